@@ -1,0 +1,1 @@
+"""Hydro: hyperparameter tuning inside the bubbles of pipeline-parallel training jobs."""

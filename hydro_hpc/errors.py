@@ -1,0 +1,49 @@
+"""Every error that Hydro shows a person: one sentence with the thing, what is wrong, what to do.
+
+Errors cross processes, so each can be pickled: one positional argument, the sentence.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_TRY_LATER: Final = 75  # EX_TEMPFAIL: no bubble to run in, now
+
+
+class HydroError(Exception):
+    """Base of all errors that a person can mend; `exit_code` is what the command ends with."""
+
+    exit_code: int = EXIT_FAILED
+
+
+class ConfigError(HydroError):
+    """A configuration file or an option says something that cannot be done."""
+
+    exit_code = EXIT_USAGE
+
+
+class PageError(HydroError):
+    """A shared page is missing, of another version, of another boot, or torn."""
+
+
+class LaneError(HydroError):
+    """A device's lane is not lent, not ours, or gone: try again elsewhere or later."""
+
+    exit_code = EXIT_TRY_LATER
+
+
+class SlurmError(HydroError):
+    """Slurm refused, did not answer, or answered something that cannot be read."""
+
+
+class FusionError(HydroError):
+    """These models cannot be trained as one bundle."""
+
+
+class StudyError(HydroError):
+    """A study's definition is wrong; `exit_code` says that it is the caller's to mend."""
+
+    exit_code = EXIT_USAGE

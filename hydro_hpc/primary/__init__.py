@@ -1,0 +1,1 @@
+"""What runs inside the training job: finds bubbles and opens the gate. Never waits for a trial."""
