@@ -3,9 +3,10 @@
     torchrun --nproc-per-node 2 train.py            # two stages on this machine
     srun --ntasks 2 python train.py                 # the same under Slurm
 
-The text is the `.py` files of the standard library that runs this script: nothing is downloaded. Without a
-GPU the stages run on one CPU core each, over gloo. Equal arguments on equal machines give equal losses, bit
-by bit: weights, data and order depend on --seed only, and every reduction has a fixed order.
+The text is the `.py` files of the standard library that runs this script: nothing is downloaded.
+Without a GPU the stages run on one CPU core each, over gloo. Equal arguments on equal machines give
+equal losses, bit by bit: weights, data and order depend on --seed only, and every reduction has a
+fixed order.
 
 Shapes: B sequences of a microbatch, T bytes of a sequence, D width, H heads, V = 256 byte values.
 """
@@ -98,18 +99,21 @@ def loss_fn(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
 
 
 def build_model(args: argparse.Namespace) -> PipelineModule:
-    """Every layer draws its weights from a seed of its own: they do not depend on the number of stages."""
+    """Every layer draws its weights from its own seed, so that they do not depend on the stages."""
     heads = max(1, args.width // 32)
     layers = [LayerSpec(Embedding, args.width, args.seq, args.seed)]
     layers += [LayerSpec(Block, args.width, heads, args.seed + 1 + i) for i in range(args.layers)]
     layers += [LayerSpec(Head, args.width, args.seed + 1 + args.layers)]
-    return PipelineModule(
+    model = PipelineModule(
         layers, num_stages=args.stages, loss_fn=loss_fn, partition_method="type:Block"
     )
+    for parameter in model.parameters():
+        parameter.model_parallel = True  # else gradient clipping sees the first stage's only
+    return model
 
 
 def read_text() -> torch.Tensor:
-    """Returns the first TEXT_BYTES of the standard library's source, files in sorted order, as bytes."""
+    """Returns the first TEXT_BYTES of the standard library's source, files in sorted order."""
     root = Path(sysconfig.get_paths()["stdlib"])
     chunks: list[bytes] = []
     size = 0
@@ -125,7 +129,7 @@ def read_text() -> torch.Tensor:
 def microbatches(
     text: torch.Tensor, args: argparse.Namespace, *, first_step: int, replica: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields (tokens_BT, targets_BT) for ever; what a step sees depends on seed, step and replica only."""
+    """Yields (tokens_BT, targets_BT) for ever: a function of the seed, the step and the replica."""
     offsets_T = torch.arange(args.seq + 1)
     step = first_step
     while True:
@@ -213,7 +217,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps in all")
     parser.add_argument("--stages", type=int, help="pipeline stages; by default one per process")
     parser.add_argument("--micro-batches", type=int, default=4, help="microbatches of a step")
-    parser.add_argument("--micro-batch-size", type=int, default=2, help="sequences of a microbatch")
+    parser.add_argument("--micro-batch-size", type=int, default=4, help="sequences of a microbatch")
     parser.add_argument("--layers", type=int, default=4, help="transformer blocks, all stages")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--seq", type=int, default=128, help="bytes of a sequence")
