@@ -1,4 +1,5 @@
-"""Who a process is: pid, boot and start time, so that a reused pid is never taken for its former owner.
+"""Who a process is: pid, boot and start time, so that a reused pid is never taken for its former
+owner.
 
 Standard library only, any Python from 3.9: root's part (`slurm_plugin/lanes.py`) runs it too.
 """
@@ -10,7 +11,9 @@ from typing import NamedTuple, Optional
 
 
 class Identity(NamedTuple):
-    """One process of one boot. `start_ticks` is field 22 of /proc/<pid>/stat (clock ticks since boot)."""
+    """One process of one boot. `start_ticks` is field 22 of /proc/<pid>/stat (clock ticks since
+    boot).
+    """
 
     pid: int
     boot_id: bytes  # 16 bytes
@@ -23,7 +26,7 @@ def read_boot_id() -> bytes:
         return bytes.fromhex(file.read().strip().replace("-", ""))
 
 
-def read_start_ticks(pid: int) -> Optional[int]:  # noqa: UP045 (Python 3.9)
+def read_start_ticks(pid: int) -> Optional[int]:
     """Returns when `pid` started, or None if there is no such process (a zombie counts as none)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

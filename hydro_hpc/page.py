@@ -1,10 +1,11 @@
 """The shared pages of a lane: offsets, units, writers. Nothing else in the project knows them.
 
-A lane is a directory `<page dir>/gpu<index>/` that root makes for one device. Its page files have a fixed
-size from the start and one writer each (`PageKind`). Words are aligned and have one writer, so a reader
-needs no lock; everything wider than a word is either written while nobody may act on it (the window
-table, while the gate is closed) or checked afterwards (a ring record's sequence number, a gate's epoch).
-Times are CLOCK_MONOTONIC nanoseconds of the node unless a name says otherwise.
+A lane is a directory `<page dir>/gpu<index>/` that root makes for one device. Its page files have
+a fixed size from the start and one writer each (`PageKind`). Words are aligned and have one
+writer, so a reader needs no lock; everything wider than a word is either written while nobody may
+act on it (the window table, while the gate is closed) or checked afterwards (a ring record's
+sequence number, a gate's epoch). Times are CLOCK_MONOTONIC nanoseconds of the node unless a name
+says otherwise.
 
 Standard library only, any Python from 3.9: root's part (`slurm_plugin/lanes.py`) runs it too.
 Not covered: who may open which file. Root decides that when it makes the lane.
@@ -16,7 +17,7 @@ import enum
 import mmap
 import os
 import struct
-from typing import Iterator, NamedTuple, Tuple, Union  # noqa: UP035 (Python 3.9)
+from typing import Iterator, NamedTuple, Tuple, Union
 
 from hydro_hpc.identity import Identity, is_alive, own_identity
 
@@ -85,7 +86,9 @@ class RecordKind(enum.IntEnum):
 
 
 class Field(NamedTuple):
-    """One value of a page. `code` is a struct code; `writer` and `unit` are documentation that tests read."""
+    """One value of a page. `code` is a struct code; `writer` and `unit` are documentation that
+    tests read.
+    """
 
     offset: int
     code: str
@@ -96,9 +99,9 @@ class Field(NamedTuple):
 class Record(NamedTuple):
     """One interval of a ring.
 
-    `value` is the predicted length (WAIT), 1 for a shut step (STEP), or the device time (RUN, OTHER), all
-    but the STEP's in ns. `extra` is when the gate was opened inside the interval (WAIT, 0 = not opened)
-    or the number of samples trained (RUN).
+    `value` is the predicted length (WAIT), 1 for a shut step (STEP), or the device time (RUN,
+    OTHER), all but the STEP's in ns. `extra` is when the gate was opened inside the interval
+    (WAIT, 0 = not opened) or the number of samples trained (RUN).
     """
 
     kind: int
@@ -265,14 +268,11 @@ class BadPageError(ValueError):
     """A page cannot be used; the text says which and why. Trials pause, reports say so."""
 
 
-Value = Union[int, bytes, Tuple[int, ...]]
-
-
 class Page:
     """A page in memory: mapped (writers, trials) or a copy of its bytes (root, reports).
 
-    `words` and `quads` are the same bytes as 32- and 64-bit numbers: one aligned load or store each, which
-    is what the hot paths use (`words[word_index("gate_word")]`).
+    `words` and `quads` are the same bytes as 32- and 64-bit numbers: one aligned load or store
+    each, which is what the hot paths use (`words[word_index("gate_word")]`).
     """
 
     def __init__(self, buffer: Union[mmap.mmap, bytes], kind: PageKind) -> None:
@@ -303,7 +303,7 @@ class Page:
 
     @staticmethod
     def map_for_reading(path: str, kind: PageKind) -> Page:
-        """Maps a page read-only; whether its writer is up is another question (`writer_problem`)."""
+        """Maps a page read-only, whether or not its writer is up (`writer_problem`)."""
         return Page(_map(path, kind, mmap.PROT_READ), kind)
 
     @staticmethod
@@ -374,7 +374,8 @@ class Page:
             return "no process has become its writer yet"
         if self.get("version") != VERSION or self.get("kind") != self.kind:
             found = f"{PageKind(self.kind).name} {self.get('version')}"
-            return f"it has layout {found}, not {self.kind.name} {VERSION}; use one release on all nodes"
+            wanted = f"{self.kind.name} {VERSION}"
+            return f"it has layout {found}, not {wanted}; use one release on all nodes"
         if not is_alive(self.writer()):
             return f"its writer (pid {self.get('pid')}) is not running any more"
         return ""
@@ -404,7 +405,9 @@ class Page:
         self.quads[head_index] = number + 1
 
     def records(self, since: int = 0) -> Iterator[Tuple[int, Record]]:
-        """Yields (number, record) from number `since` on, oldest first; what was overwritten is left out."""
+        """Yields (number, record) from number `since` on, oldest first; what was overwritten is
+        left out.
+        """
         head = self.quads[self.quad_index("ring_head")]
         for number in range(max(since, head - RING_RECORDS), head):
             offset = RING_OFFSET + number % RING_RECORDS * RECORD.size
@@ -424,7 +427,9 @@ def _map(path: str, kind: PageKind, protection: int) -> mmap.mmap:
     try:
         size = os.fstat(fd).st_size
         if size != SIZES[kind]:
-            raise BadPageError(f"{path}: has {size} bytes, not {SIZES[kind]}; use one release on all nodes")
+            raise BadPageError(
+                f"{path}: has {size} bytes, not {SIZES[kind]}; use one release on all nodes"
+            )
         return mmap.mmap(fd, size, mmap.MAP_SHARED, protection)
     finally:
         os.close(fd)

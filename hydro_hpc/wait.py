@@ -1,7 +1,7 @@
 """Sleeping until a word of a shared page changes: futex on Linux, and a fake for tests.
 
-A waiter may map the page read-only and belong to another user (Linux allows both); no private futexes,
-since the two sides are different processes.
+A waiter may map the page read-only and belong to another user (Linux allows both); no private
+futexes, since the two sides are different processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class FutexWord:
 
     def __init__(self, page: Page, name: str) -> None:
         if not _SYS_FUTEX:
-            raise OSError(f"hydro: futex is not known on {platform.machine()}; use x86_64 or aarch64")
+            raise OSError(
+                f"hydro: futex is not known on {platform.machine()}; use x86_64 or aarch64"
+            )
         self._page = page  # keeps the mapping alive
         self._address = ctypes.c_void_p(_address_of(page) + 4 * page.word_index(name))
 
@@ -65,7 +67,9 @@ class FutexWord:
 
 
 def _address_of(page: Page) -> int:
-    """Returns the address of a mapping, which may be read-only (so ctypes' own from_buffer refuses it)."""
+    """Returns the address of a mapping, which may be read-only (so ctypes' own from_buffer refuses
+    it).
+    """
     view = _PyBuffer()
     get_buffer = ctypes.pythonapi.PyObject_GetBuffer
     get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
@@ -89,5 +93,3 @@ class _PyBuffer(ctypes.Structure):
         ("suboffsets", ctypes.c_void_p),
         ("internal", ctypes.c_void_p),
     )
-
-

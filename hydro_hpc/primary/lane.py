@@ -1,0 +1,74 @@
+"""How a rank finds its lane and becomes the one writer of its stage page."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+
+from hydro_hpc.config import load_settings
+from hydro_hpc.errors import LaneError
+from hydro_hpc.page import BadPageError, DeviceKind, Page, PageKind, lane_dir, page_path
+from hydro_hpc.primary.guard import Guard, GuardSettings
+from hydro_hpc.primary.publisher import Publisher
+from hydro_hpc.wait import FutexWord
+
+
+def become_writer() -> Publisher:
+    """Locks this rank's stage page and returns its publisher. Raises LaneError or BadPageError.
+
+    The lock is held until the process ends; a fork (a data loader's worker) does not inherit the
+    writer.
+    """
+    import torch.distributed as dist
+
+    settings = load_settings(os.environ)
+    lane = own_lane(os.environ)
+    path = page_path(lane, PageKind.STAGE)
+    site = Page.read_copy(page_path(lane, PageKind.SITE), PageKind.SITE)
+    lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise LaneError(f"{path}: another process of this job already writes it") from None
+    page = Page.map_for_writing(path, PageKind.STAGE)
+    page.set("rank", dist.get_rank())
+    page.set("world_size", dist.get_world_size())
+    page.set("stage", dist.get_rank())  # an engine that knows better says so
+    page.set("num_stages", dist.get_world_size())
+    page.set("job_id", int(os.environ.get("SLURM_JOB_ID", "0")))
+    page.set("step_id", int(os.environ.get("SLURM_STEP_ID", "0")) & 0xFFFFFFFF)
+    if site.get("device_kind") == DeviceKind.CPU_CORE:
+        os.sched_setaffinity(0, {site.get("cpu_core")})
+    publisher = Publisher(
+        page,
+        guard=Guard(
+            GuardSettings(bound=settings.guard_bound, dense_steps=settings.guard_dense_steps)
+        ),
+        read_tenant=lambda: _tenant_job(lane),
+        wake_all=FutexWord(page, "gate_word").wake_all,
+    )
+    atexit.register(publisher.close)
+    return publisher
+
+
+def _tenant_job(lane: str) -> int:
+    """Returns the job that root let into the lane, 0 when it is free."""
+    try:
+        page = Page.read_copy(page_path(lane, PageKind.TENANT), PageKind.TENANT)
+    except BadPageError:
+        return 0
+    return page.get("job_id")
+
+
+def own_lane(environment: os._Environ[str] | dict[str, str]) -> str:
+    """Returns the directory of this rank's lane: of those lent to the step, the LOCAL_RANK-th."""
+    lanes = [index for index in environment.get("HYDRO_LANES", "").split(",") if index]
+    local_rank = int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0")))
+    if local_rank >= len(lanes):
+        raise LaneError(
+            f"local rank {local_rank} has no lane: this step was lent {len(lanes)}; "
+            "start one rank per device"
+        )
+    return lane_dir(environment["HYDRO_PAGE_DIR"], int(lanes[local_rank]))

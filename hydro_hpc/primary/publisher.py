@@ -1,0 +1,213 @@
+"""Writes this rank's stage page: opens the gate when a wait begins, closes it when the wait ends.
+
+For backends whose communication calls block the host (gloo): there the call itself is the bubble.
+The primary only stores words and wakes sleepers; it never reads what a trial wrote and never
+waits for one. Everything here runs on the training thread, between its own instructions, so each
+line costs the primary.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from typing import Final
+
+from hydro_hpc.page import (
+    EPOCH_MASK,
+    GATE_CLOSED,
+    GATE_OPEN,
+    NUM_LABELS,
+    Page,
+    PrimaryState,
+    Record,
+    RecordKind,
+    Word,
+)
+from hydro_hpc.primary.guard import DECIDE_EVERY_STEPS, Guard, is_shut
+from hydro_hpc.primary.windows import Windows
+
+WORTH_OPENING_NS: Final = (
+    2_000_000  # a wake-up costs about 0.1 ms, a coalesced unit of a trial 0.2 ms
+)
+MERGE_GAP_NS: Final = 200_000  # waits nearer to each other than this are one bubble
+RECORDED_NS: Final = 200_000  # shorter waits are counted, not recorded
+STEPS_UNTIL_NOT_PIPELINED: Final = 30
+
+
+class Publisher:
+    """Turns waits and steps of one rank into gate words, counters and flight-recorder records."""
+
+    def __init__(
+        self,
+        page: Page,
+        *,
+        guard: Guard,
+        wake_all: Callable[[], None],
+        read_tenant: Callable[[], int],
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._page = page
+        self._wake_all = wake_all
+        self._now_ns = now_ns
+        self._guard = guard
+        self._read_tenant = read_tenant
+        self._tenant_job = 0
+        self._windows = Windows()
+        self._words = page.words
+        self._quads = page.quads
+        self._gate = page.word_index("gate_word")
+        self._open_at = page.quad_index("open_ns")
+        self._table = page.word_index("window_us")
+        self._epoch = 0
+        self._wait_started_ns = 0
+        self._opened_ns = 0  # 0: this wait did not open the gate
+        self._bubble: Record | None = None  # the last wait, while a near one may still follow
+        self._step = 0
+        self._step_started_ns = 0
+        self._num_steps = 0
+        self._may_open = False
+        self._is_shut = False
+        self.microbatch = -1  # set by an engine's labels
+        self._words[self._gate] = GATE_CLOSED
+        page.set("owner_word", Word.RUN)
+        page.set("guard_word", Word.RUN)
+        page.set("guard_bound_ppm", int(guard.settings.bound * 1e6))
+        page.set("state", PrimaryState.STARTING)
+
+    def begin_wait(self, name: str) -> None:
+        """Called right before a communication call: opens the gate if the wait is worth it."""
+        now_ns = self._now_ns()
+        self._wait_started_ns = now_ns
+        if not self._may_open:
+            return
+        predicted_ns = self._windows.predict_ns(name)
+        if predicted_ns < WORTH_OPENING_NS:
+            return
+        label = self._windows.position % NUM_LABELS
+        self._epoch = (self._epoch + 1) & EPOCH_MASK
+        self._words[self._table + label] = predicted_ns // 1000
+        self._quads[self._open_at] = now_ns
+        self._words[self._gate] = self._epoch << 8 | label << 2 | GATE_OPEN
+        self._wake_all()
+        self._opened_ns = now_ns
+
+    def end_wait(self, name: str) -> None:
+        """Called right after it: closes the gate first, then keeps the books."""
+        opened_ns = self._opened_ns
+        if opened_ns:
+            self._words[self._gate] = self._epoch << 8 | GATE_CLOSED
+            self._opened_ns = 0
+        now_ns = self._now_ns()
+        started_ns = self._wait_started_ns
+        windows = self._windows
+        label = windows.position
+        predicted_ns = windows.predict_ns(name)
+        windows.observe(name, now_ns - started_ns)
+        before = self._bubble
+        if before is not None and started_ns - before.end_ns < MERGE_GAP_NS:
+            self._bubble = before._replace(end_ns=now_ns, extra=before.extra or opened_ns)
+            return
+        if before is not None:
+            self._flush_bubble(before)
+        self._bubble = Record(
+            kind=RecordKind.WAIT,
+            start_ns=started_ns,
+            end_ns=now_ns,
+            label=label,
+            step=self._step,
+            microbatch=self.microbatch,
+            value=predicted_ns,
+            extra=opened_ns,
+        )
+
+    def begin_step(self, step: int) -> None:
+        """Ends the step before, if any, and begins `step` (counted from 0, equal on all ranks)."""
+        now_ns = self._now_ns()
+        if self._step_started_ns:
+            self._end_step(now_ns, step)
+        self._step = step
+        self._step_started_ns = now_ns
+        self._is_shut = is_shut(step, self._guard.settings)
+        is_learned = self._windows.is_learned()
+        self._may_open = is_learned and not self._is_shut and not self._guard.is_holding
+        self._quads[self._page.quad_index("heartbeat_ns")] = now_ns
+        self._page.set("step", step)
+
+    def set_stage(self, stage: int, num_stages: int) -> None:
+        """Takes the stage from an engine that knows it; until then it is the rank."""
+        self._page.set("stage", stage)
+        self._page.set("num_stages", num_stages)
+
+    def close(self) -> None:
+        """Closes the gate for good."""
+        self._may_open = False
+        self._words[self._gate] = GATE_CLOSED
+        self._page.set("state", PrimaryState.ENDED)
+        if self._bubble is not None:
+            self._flush_bubble(self._bubble)
+            self._bubble = None
+
+    def _end_step(self, now_ns: int, next_step: int) -> None:
+        page = self._page
+        guard = self._guard
+        step_ns = now_ns - self._step_started_ns
+        self._num_steps += 1
+        page.append(
+            Record(
+                kind=RecordKind.STEP,
+                start_ns=self._step_started_ns,
+                end_ns=now_ns,
+                step=self._step,
+                value=int(self._is_shut),
+            )
+        )
+        was_shared = bool(self._tenant_job) and self._windows.longest_ns() >= WORTH_OPENING_NS
+        guard.observe(
+            step=self._step, step_ns=step_ns, was_shut=self._is_shut, was_shared=was_shared
+        )
+        self._windows.end_step()
+        is_holding = guard.decide(next_step)
+        if next_step % DECIDE_EVERY_STEPS == 0:
+            self._tenant_job = self._read_tenant()
+        page.set("guard_word", Word.HOLD if is_holding else Word.RUN)
+        page.set("num_steps", self._num_steps)
+        page.set("state", self._state())
+        if self._num_steps % 10 == 0:
+            self._publish_slow_facts()
+
+    def _state(self) -> PrimaryState:
+        if self._windows.longest_ns() >= WORTH_OPENING_NS:
+            return PrimaryState.SHARING
+        if self._num_steps >= STEPS_UNTIL_NOT_PIPELINED:
+            return PrimaryState.NOT_PIPELINED
+        return PrimaryState.LEARNING
+
+    def _publish_slow_facts(self) -> None:
+        """What nobody needs at once: about 0.1 ms, every tenth step."""
+        page = self._page
+        page.set("memory_peak_bytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        estimate = self._guard.estimate()
+        page.set("guard_pairs", estimate.num_pairs)
+        page.set("guard_trips", self._guard.num_trips)
+        if estimate.num_pairs >= 3:
+            page.set("slowdown_ppm", int(estimate.slowdown * 1e6))
+            page.set("slowdown_low_ppm", int(estimate.low * 1e6))
+            page.set("slowdown_high_ppm", int(estimate.high * 1e6))
+            open_ns, shut_ns = self._guard.step_times_ns()
+            page.set("step_open_ns", open_ns)
+            page.set("step_shut_ns", shut_ns)
+
+    def _flush_bubble(self, bubble: Record) -> None:
+        length_ns = bubble.end_ns - bubble.start_ns
+        page = self._page
+        quads = self._quads
+        quads[page.quad_index("wait_ns")] += length_ns
+        if length_ns < RECORDED_NS:
+            return
+        page.append(bubble)
+        if length_ns >= WORTH_OPENING_NS and not self._is_shut:
+            quads[page.quad_index("bubble_ns")] += length_ns
+        if bubble.extra:
+            quads[page.quad_index("open_total_ns")] += bubble.end_ns - bubble.extra
+            quads[page.quad_index("num_windows")] += 1
