@@ -1,0 +1,163 @@
+"""The cluster's Slurm configuration as text. Pure: facts in, files out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from hydro_hpc.devcluster.cgroups import CgroupSupport
+from hydro_hpc.devcluster.namespaces import device_name
+from hydro_hpc.devcluster.spec import LOGIN, ClusterSpec, Layout
+from hydro_hpc.errors import ConfigError
+
+CLUSTER_NAME: Final = "hydro"
+TENANT_PARTITION: Final = "bubble"
+SLURM_USER: Final = "slurm"
+EXPLICIT_GRES_SINCE: Final = (23, 2)
+ENABLE_CONTROLLERS_SINCE: Final = (23, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What the configuration depends on besides the spec."""
+
+    slurm_version: tuple[int, int]  # e.g. (22, 5)
+    memory_mib: int
+    cgroups: CgroupSupport
+    ports: list[int]  # slurmctld's, then one per node
+    has_plugin: bool
+
+
+def cpus_per_node(spec: ClusterSpec) -> int:
+    """Declared CPUs, not the host's: a rank and a trial gang fit on every device, and users beside."""
+    return 4 + 4 * spec.devices_per_node
+
+
+def node_memory_mib(spec: ClusterSpec, facts: HostFacts) -> int:
+    return facts.memory_mib * 9 // 10 // spec.nodes
+
+
+def gres_text(spec: ClusterSpec) -> str:
+    """Returns a node's Gres: `gpu` untyped, `bubble` with one type per device."""
+    bubbles = [f"bubble:g{index}:1" for index in range(spec.devices_per_node)]
+    return ",".join([f"gpu:{spec.devices_per_node}", *bubbles])
+
+
+def slurm_conf(spec: ClusterSpec, facts: HostFacts) -> str:
+    layout = Layout(spec.directory)
+    tracking = "cgroup" if facts.cgroups.tracks_processes else "linuxproc"
+    task = "task/cgroup" if facts.cgroups.constrains_devices else "task/none"
+    cpus, memory = cpus_per_node(spec), node_memory_mib(spec, facts)
+    nodes = ",".join(spec.node_names)
+    lines = [
+        f"ClusterName={CLUSTER_NAME}",
+        f"SlurmctldHost={LOGIN}(127.0.0.1)",
+        f"SlurmctldPort={facts.ports[0]}",
+        "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny",
+        "AuthType=auth/munge",
+        "CredType=cred/munge",
+        f"AuthInfo=socket={layout.munge_socket}",
+        f"SlurmUser={SLURM_USER}",
+        f"StateSaveLocation={layout.controller}/state",
+        f"SlurmctldPidFile={layout.controller}/slurmctld.pid",
+        f"SlurmctldLogFile={layout.log}/slurmctld.log",
+        f"SlurmdSpoolDir={layout.node('%n')}/spool",
+        f"SlurmdPidFile={layout.node('%n')}/slurmd.pid",
+        f"SlurmdLogFile={layout.log}/slurmd.%n.log",
+        f"TmpFS={layout.node('%n')}/tmp",
+        "SlurmctldTimeout=60",
+        "SlurmdTimeout=60",
+        "KillWait=5",
+        "UnkillableStepTimeout=60",
+        "ReturnToService=2",
+        "MailProg=/bin/true",
+        "PropagateResourceLimits=NONE",
+        "SchedulerType=sched/backfill",
+        "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=2",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_Core_Memory",
+        "SlurmdParameters=config_overrides",
+        f"ProctrackType=proctrack/{tracking}",
+        f"TaskPlugin={task}",
+        "MpiDefault=none",
+        "JobAcctGatherType=jobacct_gather/none",
+        "AccountingStorageType=accounting_storage/none",
+        "PrologFlags=Alloc,DeferBatch",
+        "PrologEpilogTimeout=60",
+        "GresTypes=bubble,gpu",
+        *(_plugin_lines(layout) if facts.has_plugin else ()),
+    ]
+    for name, port in zip(spec.node_names, facts.ports[1:], strict=True):
+        lines.append(
+            f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
+            f"Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 "
+            f"RealMemory={memory} Gres={gres_text(spec)}"
+        )
+    lines += [
+        f"PartitionName=main Nodes={nodes} Default=YES DefMemPerCPU={memory // (2 * cpus)}",
+        f"PartitionName={TENANT_PARTITION} Nodes={nodes} OverSubscribe=FORCE:4 "
+        f"DefMemPerCPU={memory // (8 * cpus)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _plugin_lines(layout: Layout) -> list[str]:
+    return [
+        "JobSubmitPlugins=lua",
+        "PlugStackConfig=/etc/slurm/plugstack.conf",
+        f"Prolog={layout.plugin}/prolog.d/*",
+        f"Epilog={layout.plugin}/epilog.d/*",
+    ]
+
+
+def gres_conf(spec: ClusterSpec, facts: HostFacts) -> str:
+    """`bubble` and `gpu` in the same device order: Slurm 22.05 grants by index, not by File."""
+    explicit = " Flags=explicit" if facts.slurm_version >= EXPLICIT_GRES_SINCE else ""
+    nodes = ",".join(spec.node_names)
+    lines = ["AutoDetect=off"]
+    for index in range(spec.devices_per_node):
+        file = f"/dev/{device_name(index)}"
+        lines.append(f"NodeName={nodes} Name=bubble Type=g{index} File={file}{explicit}")
+    for index in range(spec.devices_per_node):
+        lines.append(f"NodeName={nodes} Name=gpu File=/dev/{device_name(index)}")
+    return "\n".join(lines) + "\n"
+
+
+def cgroup_conf(facts: HostFacts) -> str:
+    """Cores and memory are not constrained: all nodes stand on the same host's."""
+    support = facts.cgroups
+    if support.version == 0:
+        return "CgroupPlugin=disabled\n"
+    constrain = "yes" if support.constrains_devices else "no"
+    lines = [
+        f"CgroupPlugin=cgroup/v{support.version}",
+        f"ConstrainDevices={constrain}",
+        "ConstrainCores=no",
+        "ConstrainRAMSpace=no",
+        "ConstrainSwapSpace=no",
+    ]
+    if support.version == 2:
+        newer = facts.slurm_version >= ENABLE_CONTROLLERS_SINCE
+        lines += ["IgnoreSystemd=yes", f"{'EnableControllers' if newer else 'CgroupAutomount'}=yes"]
+    return "\n".join(lines) + "\n"
+
+
+def check_gres_order(slurm_conf_text: str) -> None:
+    """Raises ConfigError unless `bubble` comes before `gpu` in GresTypes.
+
+    On Slurm 22.05 the device cgroup of a bubble job has its device only in that order.
+    """
+    found = re.findall(r"(?im)^\s*GresTypes\s*=\s*([^\s#]*)", slurm_conf_text)
+    types = found[-1].lower().split(",") if found else []
+    for name in ("bubble", "gpu"):
+        if name not in types:
+            raise ConfigError(
+                f"slurm.conf: GresTypes does not name {name!r}; write GresTypes=bubble,gpu and "
+                "restart slurmctld and every slurmd"
+            )
+    if types.index("bubble") > types.index("gpu"):
+        raise ConfigError(
+            "slurm.conf: 'gpu' comes before 'bubble' in GresTypes, so bubble jobs cannot open the "
+            "device; write GresTypes=bubble,gpu and restart slurmctld and every slurmd"
+        )
