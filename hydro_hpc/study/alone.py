@@ -1,0 +1,42 @@
+"""One trial in ordinary torch, unfused and without bubbles: the oracle of every bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from hydro_hpc.study.hyperparameters import OPTIMIZERS
+from hydro_hpc.study.randomness import seeded
+from hydro_hpc.study.space import Params
+from hydro_hpc.study.trial import TrialFailedError
+
+if TYPE_CHECKING:
+    from hydro_hpc.study.definition import Study
+
+EpochEnd = Callable[[int, nn.Module], None]
+"""Called with the epoch, from 0, and the model after it; what it raises ends the training."""
+
+
+def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None = None) -> float:
+    """Trains one trial and returns its value on the test set; see `Study.run_alone`."""
+    data = study.data()
+    model = study.build_model(params, seed)
+    settings = study.optimizer_settings(params)
+    optimizer = OPTIMIZERS[study.optimizer_name](model.parameters(), **settings)
+    with seeded(seed):  # what the model itself draws, such as dropout
+        for epoch in range(study.epochs):
+            loss_sum = torch.zeros(())
+            for rows in study.batch_indices(seed, epoch):
+                optimizer.zero_grad()
+                loss = study.loss(model(data.train_x[rows]), data.train_y[rows])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                loss_sum += loss.detach()
+            if not torch.isfinite(loss_sum):
+                raise TrialFailedError(f"its loss was not finite in epoch {epoch}")
+            if epoch_end is not None:
+                epoch_end(epoch, model)
+        return study.evaluate(model, data)

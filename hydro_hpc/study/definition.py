@@ -1,0 +1,235 @@
+"""`Study`: what an ML engineer writes, for ONE model.
+
+Everything of a trial is a function of (params, seed): a bundle and `run_alone` start from the
+same weights and see the same batches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from hydro_hpc.errors import StudyError
+from hydro_hpc.study import alone, loading
+from hydro_hpc.study.check import check_study
+from hydro_hpc.study.data import Data, batch_indices, load_data
+from hydro_hpc.study.description import Direction, PrunerName, SearchName, StudyDescription
+from hydro_hpc.study.hyperparameters import optimizer_name, optimizer_settings, split
+from hydro_hpc.study.metrics import Loss, Metric, choose_metric
+from hydro_hpc.study.randomness import seeded
+from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Params, Uniform
+
+if TYPE_CHECKING:
+    from hydro_hpc.study.search import Results
+
+TEST_ROWS = 512
+"""Rows of the test set that go through a model at once: bounds the memory of an evaluation."""
+
+
+class Study:
+    """A search over hyperparameters of one model.
+
+        study = Study(
+            name="digits", model=MLP, data=digits, loss=nn.CrossEntropyLoss(), optimizer="adam",
+            space={"lr": log_uniform(1e-4, 1e-1), "hidden": choice(32, 64)},
+        )
+        if __name__ == "__main__":
+            study.run()
+
+    `space` names them: a distribution is searched, a plain value is a constant. What the optimizer
+    knows (`lr`, `weight_decay`, `momentum`, `betas` or `beta1` and `beta2`, `eps`, ...) go to it,
+    all others to `model`, a class or function that returns an `nn.Module`.
+
+    `data` returns (train_x, train_y, test_x, test_y), rows first; it is called once per process.
+    `loss(outputs, targets)` returns a scalar tensor. `metrics` is what a trial is judged by on the
+    test set: "accuracy", "loss", or a function of (outputs, targets) that returns a number.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model: Callable[..., nn.Module],
+        data: Callable[[], Any],
+        loss: Loss,
+        space: Mapping[str, Any],
+        metrics: str | Metric = "accuracy",
+        optimizer: str | type[optim.Optimizer] = "adam",
+        epochs: int = 10,
+        batch_size: int = 32,
+        trials: int = 32,
+        seed: int = 0,
+        direction: Direction | None = None,
+        search: SearchName = "tpe",
+        pruner: PrunerName = "none",
+        slots: int | None = None,
+    ) -> None:
+        """Raises StudyError on anything that can be seen without running the user's code.
+
+        `slots`: how many trials a bundle trains side by side; None: as many as pay.
+        """
+        _check_name(name)
+        for what, function in (("model", model), ("data", data), ("loss", loss)):
+            _check_callable(what, function)
+        counts = {"epochs": epochs, "batch_size": batch_size, "trials": trials, "slots": slots or 1}
+        for what, count in counts.items():
+            _check_count(what, count)
+        _check_one_of("search", search, ("tpe", "random"))
+        _check_one_of("pruner", pruner, ("none", "median"))
+        _check_one_of("direction", direction, (None, "maximize", "minimize"))
+        self.name = name
+        self.model = model
+        self.loss = loss
+        self.metric_function, best = choose_metric(metrics, loss)
+        self.direction: Direction = direction or best
+        self.searched, self.constants = _split_space(space)
+        self.optimizer_name = optimizer_name(optimizer)
+        self.split = split(space, self.optimizer_name, model)
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.trials = trials
+        self.seed = seed
+        self.search = search
+        self.pruner = pruner
+        self.slots = slots
+        self._load_data = data
+
+    @property
+    def description(self) -> StudyDescription:
+        """The study without its code, for the search's process."""
+        settings = {name: repr(value) for name, value in self.constants.items()}
+        settings |= {"epochs": repr(self.epochs), "batch_size": repr(self.batch_size)}
+        settings["optimizer"] = self.optimizer_name
+        return StudyDescription(
+            name=self.name,
+            space=self.searched,
+            direction=self.direction,
+            search=self.search,
+            pruner=self.pruner,
+            trials=self.trials,
+            seed=self.seed,
+            settings=settings,
+        )
+
+    def data(self) -> Data:
+        """The user's tensors, as he returned them. Raises StudyError if they cannot train."""
+        return self._data
+
+    @cached_property
+    def _data(self) -> Data:
+        return load_data(self._load_data, batch_size=self.batch_size)
+
+    def build_model(self, params: Params, seed: int) -> nn.Module:
+        """Returns a new model on the CPU; its weights are a function of (params, seed).
+
+        The global random state is left as it was. What the user's code raises comes through.
+        """
+        values = {**self.constants, **params}
+        arguments = {name: values[name] for name in sorted(self.split.model)}
+        with seeded(seed):
+            model = self.model(**arguments)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the model is a {type(model).__name__}, not an nn.Module")
+        return model
+
+    def optimizer_settings(self, params: Params) -> Params:
+        """Returns the optimizer's keyword arguments for these hyperparameters."""
+        return optimizer_settings({**self.constants, **params}, self.split)
+
+    def steps_per_epoch(self) -> int:
+        return len(self.data().train_x) // self.batch_size
+
+    def batch_indices(self, seed: int, epoch: int) -> Tensor:
+        """Returns the rows of an epoch, LongTensor [steps, batch]; a short last one is left out."""
+        return batch_indices(len(self.data().train_x), self.batch_size, seed=seed, epoch=epoch)
+
+    def metric(self, outputs: Any, targets: Tensor) -> float:
+        """Returns a trial's value from its model's outputs on the whole test set."""
+        return float(self.metric_function(outputs, targets))
+
+    def evaluate(self, model: nn.Module, data: Data) -> float:
+        """Returns a model's value on the test set; puts it back into the mode that it was in."""
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            outputs = torch.cat([model(x) for x in torch.split(data.test_x, TEST_ROWS)])
+            value = self.metric(outputs, data.test_y)
+        model.train(was_training)
+        return value
+
+    def run_alone(self, params: Params, seed: int) -> float:
+        """Trains one trial with ordinary torch, and returns its value: what a bundle must equal.
+
+        Raises TrialFailedError if the loss is not finite; the user's own errors come through.
+        """
+        return alone.train(self, params, seed)
+
+    def run(self, directory: Path | str = ".") -> Results:
+        """Runs the study here, without bubbles, trial after trial; goes on where it was left.
+
+        A study file that hydro-trial loads ends at this call: there, its trials run in bubbles.
+        """
+        loading.stop_at(self)
+        from hydro_hpc.study.run import run_study  # Optuna, which a worker does not need
+
+        return run_study(self, Path(directory))
+
+    def check(self) -> None:
+        """Tries the user's code once, on one batch; raises StudyError if it cannot train."""
+        check_study(self)
+
+
+def _split_space(space: Mapping[str, Any]) -> tuple[dict[str, Distribution], Params]:
+    if not isinstance(space, Mapping):
+        raise StudyError(f"space is a {type(space).__name__}; give a dict of name to distribution")
+    searched: dict[str, Distribution] = {}
+    constants: Params = {}
+    for name, value in space.items():
+        if isinstance(value, Uniform | LogUniform | Integer | Choice):
+            searched[name] = value
+        else:
+            constants[name] = value
+    if not searched:
+        raise StudyError(
+            "the space is empty: nothing is searched; add for example 'lr': log_uniform(1e-4, 1e-1)"
+        )
+    return searched, constants
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise StudyError(
+            f"name={name!r} cannot name a folder; use up to 64 letters, digits, '-', '_' and '.'"
+        )
+
+
+def _check_callable(what: str, function: object) -> None:
+    if not callable(function):
+        raise StudyError(f"{what} is a {type(function).__name__}; give a class or a function")
+    if what == "loss" and isinstance(function, type):
+        raise StudyError(
+            f"loss is the class {function.__name__}; give an object: {function.__name__}()"
+        )
+    if what == "model" and isinstance(function, nn.Module):
+        raise StudyError(
+            f"model is one {type(function).__name__}; give the class or a function that makes one, "
+            "so that every trial gets its own"
+        )
+
+
+def _check_count(what: str, count: object) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise StudyError(f"{what}={count!r} must be an integer of at least 1")
+
+
+def _check_one_of(what: str, value: object, allowed: tuple[str | None, ...]) -> None:
+    if value not in allowed:
+        raise StudyError(
+            f"{what}={value!r} is not known; use one of {', '.join(map(repr, allowed))}"
+        )

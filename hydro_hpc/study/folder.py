@@ -1,0 +1,97 @@
+"""A study's folder on disk, `<directory>/<name>.hydro/`: its paths, its one owner, its identity.
+
+study.json          the description that the results belong to
+journal.log         Optuna's journal; `optuna-dashboard journal.log` shows it
+trials/<number>.log what went wrong in a trial, with its traceback
+checkpoints/        the trials that are in work; what is in there is the worker's
+lock                held by the process that runs the study
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hydro_hpc.errors import StudyError
+from hydro_hpc.study.description import StudyDescription
+
+
+class StudyFolder:
+    """Owns the paths. `open` makes this process the one that may write results."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.path = directory / f"{name}.hydro"
+        self.description = self.path / "study.json"
+        self.journal = self.path / "journal.log"
+        self.trials = self.path / "trials"
+        self.checkpoints = self.path / "checkpoints"
+        self._lock = FileLock(self.path / "lock", timeout=0)
+
+    def open(self, description: StudyDescription) -> None:
+        """Makes the folder or takes it over from a process that is gone.
+
+        Raises StudyError if another process runs this study, or if it holds another study.
+        """
+        try:
+            self.trials.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise StudyError(
+                f"{self.path} is in use by another process; wait until that run has ended, "
+                "or give this study another name"
+            ) from None
+        except OSError as error:
+            raise StudyError(
+                f"{self.path} cannot be written ({error.strerror}); use a folder of your own"
+            ) from None
+        try:
+            self._check_identity(description)
+        except StudyError:
+            self.close()
+            raise
+        _drop_torn_line(self.journal)
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def log_path(self, number: int) -> Path:
+        return self.trials / f"{number}.log"
+
+    def write_log(self, number: int, text: str) -> Path:
+        """Stores why a trial failed; returns where."""
+        path = self.log_path(number)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def _check_identity(self, description: StudyDescription) -> None:
+        if self.description.exists():
+            differences = self._stored().differences(description)
+            if differences:
+                raise StudyError(
+                    f"{self.path} holds a study of another {' and '.join(differences)}; "
+                    "give this one another name, or move that folder away"
+                )
+        temporary = self.description.with_suffix(".new")
+        temporary.write_text(description.to_json(), encoding="utf-8")
+        temporary.replace(self.description)
+
+    def _stored(self) -> StudyDescription:
+        try:
+            return StudyDescription.from_json(self.description.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError):
+            raise StudyError(
+                f"{self.description} cannot be read; move the folder away to start the study afresh"
+            ) from None
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cuts off a last line that a killed process left unfinished: Optuna cannot read past it."""
+    if not journal.exists():
+        return
+    data = journal.read_bytes()
+    complete = data.rfind(b"\n") + 1
+    if complete < len(data):
+        os.truncate(journal, complete)

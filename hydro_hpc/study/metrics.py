@@ -1,0 +1,33 @@
+"""What a trial's value is: a metric by name, or the user's own function, on the whole test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from hydro_hpc.errors import StudyError
+from hydro_hpc.study.description import Direction
+
+Loss = Callable[[Any, Tensor], Tensor]
+Metric = Callable[[Any, Tensor], Any]
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """The share of rows whose largest output is the target's class: [rows, classes] and [rows]."""
+    return (outputs.argmax(dim=-1) == targets).double().mean().item()
+
+
+def choose_metric(metric: str | Metric, loss: Loss) -> tuple[Metric, Direction]:
+    """Returns a metric and the direction in which it is better, unless the study says another."""
+    if metric == "accuracy":
+        return accuracy, "maximize"
+    if metric == "loss":
+        return loss, "minimize"
+    if callable(metric):
+        return metric, "maximize"
+    raise StudyError(
+        f"metrics={metric!r} is not known; "
+        "use 'accuracy', 'loss', or a function of (outputs, targets)"
+    )

@@ -1,0 +1,149 @@
+"""What a search may choose from: one small distribution per hyperparameter.
+
+Values, not samplers: they cross to the search's process as JSON, and only `search.py` turns them
+into Optuna's. No torch and no Optuna is imported here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from hydro_hpc.errors import StudyError
+
+Value = None | bool | int | float | str
+"""What a hyperparameter can be: what JSON and Optuna both keep as it is."""
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """A real number, low <= x <= high."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check_bounds("uniform", self.low, self.high)
+
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class LogUniform:
+    """A positive real number whose logarithm is uniform, low <= x <= high."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check_bounds("log_uniform", self.low, self.high)
+        if self.low <= 0:
+            raise StudyError(f"log_uniform({self.low}, {self.high}): the low bound must be above 0")
+
+    def middle(self) -> float:
+        return math.sqrt(self.low * self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """An integer, low <= x <= high; with `log`, small ones as likely as large ones."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        _check_bounds("integer", self.low, self.high)
+        if not (_is_integer(self.low) and _is_integer(self.high)):
+            raise StudyError(f"integer({self.low}, {self.high}): both bounds must be integers")
+        if self.log and self.low < 1:
+            raise StudyError(
+                f"integer({self.low}, {self.high}, log=True): the low bound must be >= 1"
+            )
+
+    def middle(self) -> int:
+        return round(math.sqrt(self.low * self.high)) if self.log else (self.low + self.high) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few values that have no order."""
+
+    options: tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise StudyError("choice(): give at least one option, as in choice('relu', 'tanh')")
+        for option in self.options:
+            if not isinstance(option, bool | int | float | str | None):
+                raise StudyError(
+                    f"choice(): {option!r} is neither a number, a text, a truth value nor None; "
+                    "choose by name and look the object up in the model"
+                )
+
+    def middle(self) -> Value:
+        return self.options[0]
+
+
+Distribution = Uniform | LogUniform | Integer | Choice
+Space = dict[str, Distribution]
+
+
+def uniform(low: float, high: float) -> Uniform:
+    """Any real number between the bounds, both included."""
+    return Uniform(low, high)
+
+
+def log_uniform(low: float, high: float) -> LogUniform:
+    """Any real number between two positive bounds, each order of magnitude equally likely."""
+    return LogUniform(low, high)
+
+
+def integer(low: int, high: int, *, log: bool = False) -> Integer:
+    """Any integer between the bounds, both included."""
+    return Integer(low, high, log)
+
+
+def choice(*options: Value) -> Choice:
+    """One of the options: numbers, texts, truth values or None."""
+    return Choice(options)
+
+
+_KINDS: Final[dict[str, type[Distribution]]] = {
+    "uniform": Uniform,
+    "log_uniform": LogUniform,
+    "integer": Integer,
+    "choice": Choice,
+}
+
+
+def distribution_to_json(distribution: Distribution) -> dict[str, Any]:
+    """Returns what `json.dumps` takes, and `distribution_from_json` takes back."""
+    kind = next(name for name, cls in _KINDS.items() if isinstance(distribution, cls))
+    return {"kind": kind, **asdict(distribution)}
+
+
+def distribution_from_json(data: Mapping[str, Any]) -> Distribution:
+    fields = {key: value for key, value in data.items() if key != "kind"}
+    if data["kind"] == "choice":
+        return Choice(tuple(fields["options"]))
+    return _KINDS[data["kind"]](**fields)
+
+
+def _is_integer(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _check_bounds(name: str, low: float, high: float) -> None:
+    for bound in (low, high):
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise StudyError(f"{name}({low!r}, {high!r}): bounds are numbers, not {bound!r}")
+        if not math.isfinite(bound):
+            raise StudyError(f"{name}({low}, {high}): bounds must be finite")
+    if low >= high:
+        raise StudyError(f"{name}({low}, {high}): the low bound must be below the high bound")
