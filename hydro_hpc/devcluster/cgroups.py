@@ -1,11 +1,11 @@
 """The private cgroups of a cluster: one per namespace, below one directory in each hierarchy.
 
-They bound what a node's processes may do, and they are how everything of a cluster is found and ended:
-children inherit their cgroup, whatever else they do.
+They bound what a node's processes may do, and they are how everything of a cluster is found and
+ended: children inherit their cgroup, whatever else they do.
 
 cgroup v1: `/sys/fs/cgroup/{freezer,devices}/<cluster>/<member>`; Slurm tracks steps in freezer and
-constrains devices in devices. cgroup v2: `/sys/fs/cgroup/<cluster>/<member>/daemons`; only leaves may
-hold processes, so the member's own directory stays empty for Slurm's slice beside the daemons.
+constrains devices in devices. cgroup v2: `/sys/fs/cgroup/<cluster>/<member>/daemons`; only leaves
+may hold processes, so the member's own directory has Slurm's slice beside the daemons.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The process that holds one namespace of the cluster: it carries out a plan, then sleeps for ever.
 
 Started as `python -I -S holder.py PLAN.json`, standard library only, as root. The plan is data
-(`namespaces.py` makes it): cgroups to join, then operations, each `[name, argument...]`. When the last
-process in the namespace ends, the kernel takes all of its mounts away: nothing has to be undone.
-Prints `ready` when the namespace can be entered.
+(`namespaces.py` makes it): cgroups to join, then operations, each `[name, argument...]`. When the
+last process in the namespace ends, the kernel takes all of its mounts away.
+Prints READY when the namespace can be entered.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ MS_NOSUID = 2
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+
+READY = "ready\n"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,7 +56,7 @@ def _tmpfs(path: str, options: str) -> None:
 
 
 def _cgroup(path: str, controller: str) -> None:
-    """Mounts a v1 hierarchy, or the unified one if `controller` is empty; its root is this namespace's."""
+    """Mounts a v1 hierarchy, or the unified one if `controller` is empty, from our cgroup down."""
     _mount("cgroup", path, "cgroup" if controller else "cgroup2", MS_NOSUID, controller)
 
 
@@ -72,7 +74,7 @@ def _symlink(path: str, target: str) -> None:
 
 
 def _cover(roots: list[list[str]], keep: list[str]) -> None:
-    """Puts an empty tmpfs on each root (path, options); of what it hides, only `keep` shows through."""
+    """Puts an empty tmpfs on each root (path, options); of what that hides only `keep` is seen."""
     kept = [(path, os.open(path, os.O_PATH)) for path in keep]
     for root, options in roots:
         _tmpfs(root, options)
@@ -112,7 +114,7 @@ def main() -> None:
     _mount("none", "/", "", MS_REC | MS_PRIVATE, "")
     for name, *arguments in plan["operations"]:
         OPERATIONS[name](*arguments)
-    os.write(1, b"ready\n")
+    os.write(1, READY.encode())
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)

@@ -1,4 +1,4 @@
-"""The users and host names that exist only inside the cluster: passwd, group, hosts, nsswitch.conf."""
+"""The users and host names that exist only inside the cluster."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The namespaces of a cluster as plans (data), for the holder process to carry out.
 
-Every namespace has its own host name, /etc/{passwd,group,hosts}, /etc/slurm, /run and cgroup root. A node
-has, beyond that, /run/hydro, /dev with its device nodes, /dev/shm and /tmp of its own. Networking, process
-ids and all other files are the host's.
+Every namespace has its own host name, /etc/{passwd,group,hosts}, /etc/slurm, /run and cgroup root.
+A node has, beyond that, /run/hydro, /dev with its device nodes, /dev/shm and /tmp of its own.
+Networking, process ids and all other files are the host's.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from typing import Any, Final
 from hydro_hpc.devcluster.cgroups import CGROUP_ROOT, Cgroups
 from hydro_hpc.devcluster.spec import LOGIN, PAGE_DIR, ClusterSpec, Layout
 from hydro_hpc.devcluster.visible import needed_paths, roots_to_cover, without_nested
+from hydro_hpc.errors import SlurmError
 
 Operation = list[Any]
 Plan = dict[str, Any]
 
 HOST_ETC_FILES: Final = ("passwd", "group", "hosts", "nsswitch.conf")
 PLAIN_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
-LOCAL_MAJORS: Final = (60, 61, 62, 63, *range(120, 128))  # the kernel's "local/experimental use"
+LOCAL_MAJORS: Final[tuple[int, ...]] = (
+    60,
+    61,
+    62,
+    63,
+    *range(120, 128),
+)  # the kernel's "local/experimental use"
 DEV_SYMLINKS: Final = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -44,8 +51,11 @@ class CharDevice:
 def free_major(proc_devices: str) -> int:
     """Returns a local major number that no driver has, from the text of /proc/devices."""
     characters = proc_devices.partition("Block devices:")[0]
-    taken = {int(line.split()[0]) for line in characters.splitlines() if line[:4].strip().isdigit()}
-    return next(major for major in LOCAL_MAJORS if major not in taken)
+    taken = {line.split()[0] for line in characters.splitlines() if line[:4].strip().isdigit()}
+    for major in LOCAL_MAJORS:
+        if str(major) not in taken:
+            return major
+    raise SlurmError("every local device number of this kernel is taken; unload a driver")
 
 
 def device_name(index: int) -> str:

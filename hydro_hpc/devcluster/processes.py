@@ -1,7 +1,8 @@
 """Starting the cluster's processes inside its namespaces, and knowing them again.
 
-A process of ours is known by pid and start time, never by name. It is started as an orphan with its own
-session, so it outlives the command that started it; it is ended through its cgroup (`cgroups.py`).
+A process of ours is known by pid and start time, never by name. It is started as an orphan with its
+own session, so it outlives the command that started it; it is ended through its cgroup
+(`cgroups.py`).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def entering(holder: Identity, cgroups: list[Path]) -> list[str]:
 
 
 def as_user(user: str, *, cwd: Path, environment: Mapping[str, str]) -> list[str]:
-    """Returns the command prefix that becomes a user with a clean environment in directory `cwd`."""
+    """Returns the command prefix that becomes a user, in `cwd`, with this environment alone."""
     assignments = [f"{name}={value}" for name, value in environment.items()]
     become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
     return [*become, "env", "-i", f"--chdir={cwd}", *assignments]

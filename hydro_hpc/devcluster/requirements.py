@@ -62,7 +62,7 @@ def check_host(
 
 
 def check_namespaces() -> None:
-    """Raises ConfigError if the kernel lets even root make no namespaces (an unprivileged container)."""
+    """Raises ConfigError if this root may make no namespaces (an unprivileged container)."""
     done = subprocess.run(
         ["unshare", "--mount", "--uts", "--cgroup", "true"], capture_output=True, text=True
     )

@@ -30,7 +30,7 @@ class HostFacts:
 
 
 def cpus_per_node(spec: ClusterSpec) -> int:
-    """Declared CPUs, not the host's: a rank and a trial gang fit on every device, and users beside."""
+    """Declared CPUs, not the host's: a rank and a gang fit on every device, and users beside."""
     return 4 + 4 * spec.devices_per_node
 
 
@@ -59,7 +59,7 @@ def slurm_conf(spec: ClusterSpec, facts: HostFacts) -> str:
         "CredType=cred/munge",
         f"AuthInfo=socket={layout.munge_socket}",
         f"SlurmUser={SLURM_USER}",
-        f"StateSaveLocation={layout.controller}/state",
+        f"StateSaveLocation={layout.slurm_state}",
         f"SlurmctldPidFile={layout.controller}/slurmctld.pid",
         f"SlurmctldLogFile={layout.log}/slurmctld.log",
         f"SlurmdSpoolDir={layout.node('%n')}/spool",

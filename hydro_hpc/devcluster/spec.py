@@ -33,7 +33,8 @@ class ClusterSpec:
             )
         if not 1 <= self.devices_per_node <= MAX_DEVICES:
             raise ConfigError(
-                f"a node with {self.devices_per_node} devices cannot be made; ask for 1-{MAX_DEVICES}"
+                f"a node with {self.devices_per_node} devices cannot be made; "
+                f"ask for 1-{MAX_DEVICES}"
             )
         if not self.directory.is_absolute() or any(c.isspace() for c in str(self.directory)):
             raise ConfigError(
@@ -84,15 +85,28 @@ class Layout:
         return self.munge / "socket"
 
     @property
+    def munge_key(self) -> Path:
+        return self.munge / "key"
+
+    @property
     def controller(self) -> Path:
+        """slurmctld's own directory, of SlurmUser."""
         return self.root / "controller"
+
+    @property
+    def slurm_state(self) -> Path:
+        return self.controller / "state"
 
     @property
     def plugin(self) -> Path:
         return self.root / "plugin"
 
+    @property
+    def homes(self) -> Path:
+        return self.root / "home"
+
     def home(self, user: str) -> Path:
-        return self.root / "home" / user
+        return self.homes / user
 
     def node(self, name: str) -> Path:
         return self.root / "nodes" / name

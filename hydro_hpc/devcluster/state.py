@@ -28,6 +28,9 @@ class ClusterState:
         """Returns the names of recorded processes that do not run."""
         return [name for name, identity in self.processes.items() if not is_alive(identity)]
 
+    def running(self) -> list[str]:
+        return [name for name, identity in self.processes.items() if is_alive(identity)]
+
     def save(self) -> None:
         path = Layout(self.spec.directory).state_file
         text = json.dumps(

@@ -1,8 +1,8 @@
 """Which host paths cluster users have to reach, and what has to be covered so that they can.
 
-The interpreter or the checkout often lies below a directory that only its owner may traverse (a home of
-mode 0700). Nothing is changed on the host: in each namespace such a directory is covered by an empty
-tmpfs in which only the needed paths show through.
+The interpreter or the checkout often lies below a directory that only its owner may traverse (a
+home of mode 0700). Nothing is changed on the host: in each namespace such a directory is covered by
+an empty tmpfs in which only the needed paths are seen.
 """
 
 from __future__ import annotations
