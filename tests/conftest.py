@@ -1,0 +1,67 @@
+"""Fixtures that several parts of the tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from hydro_hpc.devcluster import Cluster, ClusterSpec
+from hydro_hpc.devcluster.requirements import check_host
+from hydro_hpc.errors import HydroError
+from hydro_hpc.identity import own_identity, read_start_ticks
+
+DIRECTORY_PREFIX: Final = "hydro-test"  # then "-<pid>-<start ticks>-<name>" of the test run
+PARENT: Final = Path("/tmp")
+
+
+def own_directory(name: str) -> Path:
+    """Returns a directory for a cluster of this test run; it must not exist yet."""
+    own = own_identity()
+    return PARENT / f"{DIRECTORY_PREFIX}-{own.pid}-{own.start_ticks}-{name}"
+
+
+def end_clusters_of_dead_runs() -> None:
+    """Ends the clusters of test runs that were killed before they could do it themselves."""
+    for directory in PARENT.glob(f"{DIRECTORY_PREFIX}-*-*-*"):
+        pid, start_ticks = directory.name.removeprefix(DIRECTORY_PREFIX).split("-")[1:3]
+        if read_start_ticks(int(pid)) != int(start_ticks):
+            Cluster(ClusterSpec(directory=directory)).down()
+
+
+def skip_without_slurm() -> None:
+    """Skips where no cluster can be started, and says why."""
+    try:
+        check_host()
+    except HydroError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running cluster of two nodes of one device, shared by all tests of the session.
+
+    Leave it as it was: no jobs, all daemons up. Mark the test with `slurm`.
+    """
+    skip_without_slurm()
+    end_clusters_of_dead_runs()
+    shared = Cluster(ClusterSpec(nodes=2, devices_per_node=1, directory=own_directory("shared")))
+    try:
+        shared.up()
+        yield shared
+    finally:
+        shared.down()
+
+
+@pytest.fixture
+def cluster_directory() -> Iterator[Path]:
+    """A directory for a cluster of the test's own, which is ended after the test."""
+    skip_without_slurm()
+    directory = own_directory(f"own{os.urandom(3).hex()}")
+    try:
+        yield directory
+    finally:
+        Cluster(ClusterSpec(directory=directory)).down()
