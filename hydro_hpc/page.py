@@ -158,6 +158,7 @@ _LAYOUTS: dict[PageKind, dict[str, Field]] = {
         **_header(),
         "gate_word": Field(1 * LINE_BYTES, "I", "Gate", "primary"),
         "open_ns": Field(2 * LINE_BYTES, "Q", "ns", "primary"),
+        "close_ns": Field(2 * LINE_BYTES + 8, "Q", "ns", "primary"),  # of the last window
         "guard_word": Field(3 * LINE_BYTES, "I", "Word", "primary"),
         "owner_word": Field(4 * LINE_BYTES, "I", "Word", "primary's owner"),
         **_sequence(

@@ -58,6 +58,7 @@ class Publisher:
         self._quads = page.quads
         self._gate = page.word_index("gate_word")
         self._open_at = page.quad_index("open_ns")
+        self._close_at = page.quad_index("close_ns")
         self._table = page.word_index("window_us")
         self._epoch = 0
         self._wait_started_ns = 0
@@ -99,6 +100,8 @@ class Publisher:
             self._words[self._gate] = self._epoch << 8 | GATE_CLOSED
             self._opened_ns = 0
         now_ns = self._now_ns()
+        if opened_ns:
+            self._quads[self._close_at] = now_ns
         started_ns = self._wait_started_ns
         windows = self._windows
         label = windows.position

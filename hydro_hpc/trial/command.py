@@ -1,0 +1,106 @@
+"""`hydro-trial STUDY`: the command that `srun` starts, one process per device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from hydro_hpc.config import load_settings
+from hydro_hpc.errors import EXIT_DONE, EXIT_TRY_LATER, HydroError, StudyError
+from hydro_hpc.trial.gang import join_gang
+from hydro_hpc.trial.lane import TenantLane, is_own_allocation
+from hydro_hpc.trial.supervisor import StudyJob, Supervisor
+
+REASON_LENGTH = 120  # a job's comment is one line in squeue
+
+
+def main() -> int:
+    """Runs one rank of the gang; only rank 0 speaks."""
+    arguments = _parser().parse_args()
+    rank = int(os.environ.get("SLURM_PROCID", "0"))
+    try:
+        job = _study_job(arguments)
+        settings = load_settings(os.environ)
+        lane = TenantLane.granted(os.environ)
+        gang = join_gang()
+        exit_code, reason = Supervisor(gang=gang, lane=lane, job=job, settings=settings).run()
+    except HydroError as error:
+        if rank == 0:
+            _say(error.exit_code, str(error))
+        return error.exit_code
+    if rank == 0:
+        _say(exit_code, reason)
+        if exit_code == EXIT_TRY_LATER and not is_own_allocation(lane):
+            requeue_held(reason)
+    gang.close()
+    return exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hydro-trial",
+        description="Runs a study inside the bubbles of the devices that this job step holds.",
+        epilog="Exit codes: 0 done, 1 failed, 2 the study is wrong, 75 no bubble to run in now.",
+    )
+    parser.add_argument(
+        "study", type=Path, metavar="STUDY.py", help="the file that defines a Study"
+    )
+    parser.add_argument(
+        "--slots", type=int, metavar="F", help="trials per bundle (default: what the study says)"
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where the study's folder is, on all nodes alike (default: the working directory)",
+    )
+    return parser
+
+
+def _study_job(arguments: argparse.Namespace) -> StudyJob:
+    if not arguments.study.is_file():
+        raise StudyError(
+            f"study file {arguments.study} does not exist; give the path of a Python file"
+        )
+    if arguments.slots is not None and arguments.slots < 1:
+        raise StudyError(f"--slots is {arguments.slots}; give 1 or more")
+    return StudyJob(
+        file=arguments.study.absolute(), directory=arguments.dir.absolute(), slots=arguments.slots
+    )
+
+
+def _say(exit_code: int, reason: str) -> None:
+    if exit_code != EXIT_DONE:
+        print(f"hydro-trial: {reason}", file=sys.stderr, flush=True)
+
+
+def requeue_held(reason: str) -> None:
+    """Gives this job back to the coordinator: requeued, held, with the reason in its comment.
+
+    A user may do this to a job of his own. If Slurm refuses, the job just ends with 75.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    count = int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
+    comment = f"hydro:failed={plain(reason)};count={count}"
+    for command in (
+        ["scontrol", "update", f"jobid={job}", f"comment={comment}"],
+        ["scontrol", "requeuehold", job],
+    ):
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if result.returncode:
+            print(f"hydro-trial: {' '.join(command[:2])}: {result.stderr.strip()}", file=sys.stderr)
+            return
+
+
+def plain(reason: str) -> str:
+    """Returns a reason without what would end a field of a comment."""
+    return re.sub(r"[^A-Za-z0-9 _./:()-]+", " ", reason)[:REASON_LENGTH].strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""The gate: everything a trial does on the device asks here first, and sleeps here outside bubbles.
+
+A trial may run while the gate word is OPEN and guard, owner and site all say RUN, and only if
+what it is about to do ends before its own deadline: `opened + predicted - margin`. CLOSED is a
+correction for windows that ended early; the primary never waits for it to be noticed. Unknown,
+stale or torn means pause.
+
+One thread (the worker's) uses a gate. `leave` may be called from a signal handler of that thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from hydro_hpc.errors import LaneError
+from hydro_hpc.page import GATE_OPEN, Gate, Page, Record, RecordKind, Word
+from hydro_hpc.wait import Waiter
+
+SLEEP_S: Final = 0.25  # between looks at whether the primary still lives
+OVERRUN_NS: Final = 500_000  # device time after a close that widens the margin
+MARGIN_MAX_NS: Final = 4_000_000
+MARGIN_SHRINK: Final = 0.98  # per clean window
+WINDOWS_UNTIL_STARVED: Final = 400  # all too short for one unit of work
+
+
+class LeaveRequested(BaseException):
+    """The gang is leaving: unwind to where trials are checkpointed. Not an Exception on purpose:
+    user code that catches every Exception must not swallow it."""
+
+
+class LaneGate:
+    """Admits units of work of known length into the windows of one lane."""
+
+    def __init__(
+        self,
+        *,
+        stage: Page,
+        site: Page,
+        waiter: Waiter,
+        trial: Page | None,
+        margin_ns: int,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+        device_ns: Callable[[], int] = time.thread_time_ns,
+    ) -> None:
+        """`trial` is the page this process writes, None if another process of the tenant writes
+        it.
+        """
+        self._stage = stage
+        self._site = site
+        self._waiter = waiter
+        self._trial = trial
+        self._now_ns = now_ns
+        self._device_ns = device_ns
+        self._words = stage.words
+        self._quads = stage.quads
+        self._gate = stage.word_index("gate_word")
+        self._guard = stage.word_index("guard_word")
+        self._owner = stage.word_index("owner_word")
+        self._open_at = stage.quad_index("open_ns")
+        self._close_at = stage.quad_index("close_ns")
+        self._table = stage.word_index("window_us")
+        self._site_words = site.words
+        self._site_word = site.word_index("site_word")
+        self._least_margin_ns = margin_ns
+        self._margin_ns = float(margin_ns)
+        self._word = 0  # the OPEN that `_deadline_ns` belongs to
+        self._deadline_ns = 0
+        self._is_leaving = False
+        self._is_running = False
+        self._run_started_ns = 0
+        self._run_device_ns = 0
+        self._kind = RecordKind.RUN
+        self._num_too_short = 0
+        self.num_samples = 0  # trained since the run began; the worker adds to it
+
+    def admit(self, need_ns: int) -> None:
+        """Returns once `need_ns` of device time fit into the open window; sleeps until then.
+
+        Raises LeaveRequested after `leave`, LaneError when the primary or the lane is gone.
+        """
+        words = self._words
+        if (
+            words[self._gate] == self._word
+            and words[self._guard] == Word.RUN
+            and words[self._owner] == Word.RUN
+            and self._site_words[self._site_word] == Word.RUN
+            and self._now_ns() + need_ns <= self._deadline_ns
+            and not self._is_leaving
+        ):
+            if not self._is_running:
+                self._begin_run()
+            return
+        self._pause()
+        self._wait_for(need_ns)
+        self._begin_run()
+
+    @contextmanager
+    def doing(self, kind: RecordKind) -> Iterator[None]:
+        """Counts what runs inside as `kind` instead of training."""
+        before = self._kind
+        self._pause()
+        self._kind = kind
+        try:
+            yield
+        finally:
+            self._pause()
+            self._kind = before
+
+    def leave(self) -> None:
+        """Makes the next `admit`, or the one that sleeps now, raise LeaveRequested."""
+        self._is_leaving = True
+
+    def pause(self) -> None:
+        """Says that the device is given up until the next `admit` (waiting for a message, say)."""
+        self._pause()
+
+    def check(self) -> None:
+        """Raises LeaveRequested after `leave`, LaneError if this lane will not open again."""
+        if self._is_leaving:
+            raise LeaveRequested
+        if self._site_words[self._site_word] == Word.GONE:
+            raise LaneError("the lane is gone: the job that lent it has ended")
+        problem = self._stage.writer_problem()
+        if problem:
+            raise LaneError(f"the lane's stage page cannot be used: {problem}")
+
+    def _wait_for(self, need_ns: int) -> None:
+        words = self._words
+        tried_word = 0
+        while True:
+            if self._is_leaving:
+                raise LeaveRequested
+            word = words[self._gate]
+            if word & 3 == GATE_OPEN and word != tried_word and self._is_permitted():
+                tried_word = word
+                if word != self._word:
+                    self._read_deadline(word)
+                if self._now_ns() + need_ns <= self._deadline_ns:
+                    self._num_too_short = 0
+                    return
+                self._note_too_short(need_ns)
+            asleep_ns = self._now_ns()
+            self._waiter.wait_change(word, SLEEP_S)
+            if self._now_ns() - asleep_ns > SLEEP_S * 0.9e9:
+                self.check()
+                self._beat()
+
+    def _is_permitted(self) -> bool:
+        return (
+            self._words[self._guard] == Word.RUN
+            and self._words[self._owner] == Word.RUN
+            and self._site_words[self._site_word] == Word.RUN
+        )
+
+    def _read_deadline(self, word: int) -> None:
+        """Takes the deadline of this OPEN; a word that changed meanwhile leaves no time to run."""
+        opened_ns = self._quads[self._open_at]
+        window_ns = self._words[self._table + Gate.unpack(word).label] * 1000
+        if self._words[self._gate] != word:
+            self._deadline_ns = 0
+            return
+        self._word = word
+        self._deadline_ns = opened_ns + window_ns - int(self._margin_ns)
+
+    def _note_too_short(self, need_ns: int) -> None:
+        window_ns = self._words[self._table + Gate.unpack(self._word).label] * 1000
+        if need_ns <= window_ns - self._margin_ns:
+            return
+        self._num_too_short += 1
+        if self._num_too_short >= WINDOWS_UNTIL_STARVED:
+            raise LaneError(
+                f"one unit of work takes {need_ns / 1e6:.1f} ms and the last "
+                f"{WINDOWS_UNTIL_STARVED} bubbles were shorter; make model or bundle smaller"
+            )
+
+    def _begin_run(self) -> None:
+        self._is_running = True
+        self._run_started_ns = self._now_ns()
+        self._run_device_ns = self._device_ns()
+        if self._trial is not None:
+            self._trial.words[self._trial.word_index("ack_word")] = self._word
+
+    def _pause(self) -> None:
+        if not self._is_running:
+            return
+        self._is_running = False
+        now_ns = self._now_ns()
+        device_ns = self._device_ns() - self._run_device_ns
+        overrun_ns = self._overrun_ns(now_ns)
+        if overrun_ns > OVERRUN_NS:
+            self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
+        else:
+            self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
+        if self._trial is not None:
+            self._record(now_ns, device_ns, overrun_ns)
+        self.num_samples = 0
+
+    def _overrun_ns(self, now_ns: int) -> int:
+        """How long this worker ran on after the window closed (wall time; 0 if it stopped in
+        time).
+        """
+        word = self._words[self._gate]
+        if word == self._word:
+            return 0
+        closed_ns = self._quads[self._close_at]
+        return max(0, now_ns - closed_ns) if closed_ns >= self._run_started_ns else 0
+
+    def _record(self, now_ns: int, device_ns: int, overrun_ns: int) -> None:
+        page = self._trial
+        assert page is not None
+        quads = page.quads
+        page.append(
+            Record(
+                kind=self._kind,
+                start_ns=self._run_started_ns,
+                end_ns=now_ns,
+                label=Gate.unpack(self._word).label,
+                step=self._stage.get("step"),
+                value=device_ns,
+                extra=self.num_samples,
+            )
+        )
+        total = "run_ns" if self._kind == RecordKind.RUN else "other_ns"
+        quads[page.quad_index(total)] += device_ns
+        quads[page.quad_index("num_runs")] += 1
+        quads[page.quad_index("num_samples")] += self.num_samples
+        page.set("margin_ns", int(self._margin_ns))
+        page.set("heartbeat_ns", now_ns)
+        if overrun_ns > OVERRUN_NS:
+            quads[page.quad_index("num_overruns")] += 1
+            if overrun_ns > page.get("overrun_max_ns"):
+                page.set("overrun_max_ns", overrun_ns)
+
+    def _beat(self) -> None:
+        if self._trial is not None:
+            self._trial.set("heartbeat_ns", self._now_ns())

@@ -1,0 +1,111 @@
+"""The gang's search: a process of its own beside rank 0, so that Optuna never delays a supervisor.
+
+It passes the gate before each question or answer, like everything that uses the device. No torch
+here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from hydro_hpc.config import load_settings
+from hydro_hpc.errors import HydroError
+from hydro_hpc.page import RecordKind
+from hydro_hpc.study.description import StudyDescription
+from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.search import Search
+from hydro_hpc.trial.channel import Channel
+from hydro_hpc.trial.gate import LaneGate, LeaveRequested
+from hydro_hpc.trial.lane import TenantLane
+from hydro_hpc.trial.messages import (
+    AskTrials,
+    TrialEnded,
+    TrialGivenUp,
+    TrialKept,
+    TrialReported,
+    TrialsGiven,
+)
+
+ASK_NS: Final = 3_000_000  # what an ask or a tell takes, about
+
+
+class GangSearch:
+    """Which trial is with which rank, on top of a Search."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+        self._given: dict[int, dict[int, dict[str, object]]] = {}  # rank -> number -> trial
+
+    def ask(self, rank: int, message: AskTrials) -> TrialsGiven:
+        """Returns up to `count` trials; a restarted worker gets back what its rank had."""
+        mine = self._given.setdefault(rank, {})
+        trials = list(mine.values()) if message.is_first else []
+        while len(trials) < message.count:
+            trial = self._search.ask()
+            if trial is None:
+                break
+            trials.append(dataclasses.asdict(trial))
+            mine[trial.number] = trials[-1]
+        return TrialsGiven(trials=trials, is_over=len(trials) < message.count)
+
+    def report(self, message: TrialReported) -> TrialGivenUp | None:
+        gives_up = self._search.report(message.number, message.epoch, message.value)
+        return TrialGivenUp(number=message.number) if gives_up else None
+
+    def tell(self, rank: int, message: TrialEnded) -> TrialKept:
+        self._search.tell(message.number, message.value, state=message.state, reason=message.reason)
+        self._given.get(rank, {}).pop(message.number, None)
+        return TrialKept(number=message.number)
+
+
+def serve(channel: Channel, search: GangSearch, gate: LaneGate) -> None:
+    """Answers until the supervisor closes the channel."""
+    while channel.is_open:
+        for rank, message in channel.receive(timeout_s=60.0):
+            gate.admit(ASK_NS)
+            if isinstance(message, AskTrials):
+                channel.send(search.ask(rank, message), rank=rank)
+            elif isinstance(message, TrialEnded):
+                channel.send(search.tell(rank, message), rank=rank)
+            elif isinstance(message, TrialReported) and (answer := search.report(message)):
+                channel.send(answer, rank=rank)
+        gate.pause()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="hydro-trial searcher")
+    parser.add_argument("--lane", required=True)
+    parser.add_argument("--channel", type=int, required=True, help="file descriptor")
+    parser.add_argument("--folder", type=Path, required=True, help="where the study's folder is")
+    parser.add_argument("--description", required=True, help="JSON")
+    arguments = parser.parse_args()
+    channel = Channel(socket.socket(fileno=arguments.channel))
+    try:
+        lane = TenantLane(arguments.lane)
+        gate = lane.gate(load_settings(os.environ), trial=None)
+        signal.signal(signal.SIGTERM, lambda *_: gate.leave())
+        description = StudyDescription.from_json(arguments.description)
+        folder = StudyFolder(arguments.folder, description.name)
+        search = Search(description, folder)
+        try:
+            with gate.doing(RecordKind.OTHER):
+                serve(channel, GangSearch(search), gate)
+        finally:
+            search.close()
+    except LeaveRequested:
+        return 0
+    except HydroError as error:
+        print(f"hydro-trial: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

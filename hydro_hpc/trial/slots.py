@@ -1,0 +1,56 @@
+"""One trial's place in a bundle: how far it has come, and its checkpoint on disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydro_hpc.study.trial import Trial
+
+
+@dataclass(slots=True, kw_only=True)
+class SlotRun:
+    """The trial of one slot. `rows` are this epoch's batches, LongTensor [steps, batch]."""
+
+    trial: Trial
+    rows: Tensor
+    epoch: int = 0
+    position: int = 0  # the next batch of the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotCheckpoint:
+    """A trial between two steps: everything that the rest of its training is a function of."""
+
+    number: int
+    epoch: int
+    position: int
+    model: dict[str, Any]  # of the user's own class
+    optimizer: dict[str, Any]  # in torch's format
+
+    def save(self, folder: Path) -> None:
+        """Stores it as `<number>.pt`; a reader sees the old file or the new one, never half of
+        one.
+        """
+        path = checkpoint_path(folder, self.number)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        state = {name: getattr(self, name) for name in self.__slots__}
+        torch.save(state, temporary)
+        temporary.replace(path)
+
+    @staticmethod
+    def load(folder: Path, number: int) -> SlotCheckpoint | None:
+        """Returns a trial's checkpoint, None if it has none."""
+        path = checkpoint_path(folder, number)
+        if not path.exists():
+            return None
+        return SlotCheckpoint(**torch.load(path, weights_only=True))
+
+
+def checkpoint_path(folder: Path, number: int) -> Path:
+    return folder / f"{number}.pt"

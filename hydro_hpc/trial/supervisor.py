@@ -1,0 +1,344 @@
+"""One rank of a gang: waits for the lane, starts worker and search, watches, passes messages on.
+
+It is never paused and never waits for anybody: one loop that sleeps between looks. It runs beside
+the primary on the same core (CPU devices), so a look must be cheap; most of its messages wake it
+at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hydro_hpc.config import Settings
+from hydro_hpc.devices import cpu_core
+from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError, StudyError
+from hydro_hpc.page import Gate
+from hydro_hpc.trial.channel import Channel
+from hydro_hpc.trial.gang import Gang
+from hydro_hpc.trial.lane import TenantLane, local_environment
+from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves
+from hydro_hpc.trial.watchdog import Action, Look, Watch, decide
+
+LOOK_S: Final = 0.025
+STOPPED_LOOK_S: Final = 0.002  # a stopped worker is continued in the next window
+ARRIVAL_LOOK_S: Final = 0.1
+LEAVE_S: Final = 20.0  # for all ranks' last checkpoints, then the end comes without them
+WORKER_RESTARTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyJob:
+    """What to run: the study file, the directory of its folder, trials per bundle (None: as it
+    says).
+    """
+
+    file: Path
+    directory: Path
+    slots: int | None
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of this rank, and the channel to it."""
+
+    process: subprocess.Popen[bytes]
+    channel: Channel
+
+
+class Supervisor:
+    """The loop of one rank. `run` returns (exit code, reason)."""
+
+    def __init__(self, *, gang: Gang, lane: TenantLane, job: StudyJob, settings: Settings) -> None:
+        self._gang = gang
+        self._lane = lane
+        self._job = job
+        self._settings = settings
+        self._worker: Child | None = None
+        self._search: Child | None = None
+        self._watch = Watch(grace_ns=int(settings.grace_ms * 1e6))
+        self._gate_index = lane.stage.word_index("gate_word")
+        self._restarts = 0
+        self._ranks_done: set[int] = set()
+        self._leaving: LeaveAll | None = None
+        self._leave_by_s = 0.0
+        self._signalled = 0
+
+    def run(self) -> tuple[int, str]:
+        """Runs this rank until the study is over, or the gang has to leave."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note_signal)
+        try:
+            description = self._describe() if self._gang.rank == 0 else ""
+            self._wait_for_primary()
+            if self._leaving is None:
+                with self._lane.lease():
+                    if self._gang.rank == 0:
+                        self._start_search(description)
+                    self._start_worker()
+                    self._serve()
+            else:
+                self._settle()
+        except HydroError as error:
+            self._report(RankLeaves(reason=str(error), exit_code=error.exit_code))
+            self._settle()
+        finally:
+            self._end_children()
+        assert self._leaving is not None
+        return self._leaving.exit_code, self._leaving.reason
+
+    def _why_signalled(self) -> RankLeaves:
+        """A lane that is gone sends the gang elsewhere; otherwise somebody wants the job to end."""
+        try:
+            self._lane.not_ready()
+        except LaneError as error:
+            return RankLeaves(reason=str(error), exit_code=error.exit_code)
+        name = signal.Signals(self._signalled).name
+        return RankLeaves(
+            reason=f"stopped by {name}; started again, the study goes on where it was",
+            exit_code=128 + self._signalled,
+        )
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        self._signalled = number
+
+    def _describe(self) -> str:
+        """Checks the study once, in a process of its own, and returns its description as JSON."""
+        command = [sys.executable, "-m", "hydro_hpc.study.describe", str(self._job.file)]
+        result = self._run_child(command)
+        if result.returncode == 0:
+            return result.stdout
+        lines = result.stderr.strip().splitlines() or [f"{self._job.file} cannot be described"]
+        raise StudyError(lines[-1].removeprefix("hydro: "))
+
+    def _wait_for_primary(self) -> None:
+        """Waits for a writer that shows bubbles, while the gang may change its mind."""
+        give_up_s = time.monotonic() + self._settings.arrival_s
+        while self._leaving is None and (problem := self._lane.not_ready()):
+            if time.monotonic() > give_up_s:
+                waited = f"{self._settings.arrival_s:.0f} s"
+                raise LaneError(f"the lent device's primary did not come up in {waited}: {problem}")
+            self._look_for_messages(ARRIVAL_LOOK_S)
+
+    def _serve(self) -> None:
+        """The loop proper: until every rank is told to leave and this rank's worker has ended."""
+        while True:
+            self._look_for_messages(STOPPED_LOOK_S if self._watch.is_stopped else LOOK_S)
+            self._look_at_worker()
+            worker = self._worker
+            if self._leaving is not None:
+                if worker is None or time.monotonic() > self._leave_by_s:
+                    return
+                continue
+            self._look_at_search()
+
+    def _settle(self) -> None:
+        """Waits until rank 0 has told everybody to leave."""
+        give_up_s = time.monotonic() + LEAVE_S
+        while self._leaving is None and time.monotonic() < give_up_s:
+            self._look_for_messages(ARRIVAL_LOOK_S)
+        if self._leaving is None:
+            self._leave(
+                LeaveAll(reason="rank 0 of the gang does not answer", exit_code=EXIT_FAILED)
+            )
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def _look_for_messages(self, timeout_s: float) -> None:
+        """Sleeps up to `timeout_s`, and passes on what has come."""
+        if self._signalled and self._leaving is None:
+            self._report(self._why_signalled())
+            self._signalled = 0
+        children = [child for child in (self._worker, self._search) if child is not None]
+        channels = [child.channel for child in children if child.channel.is_open]
+        ready = select.select(channels, [], [], timeout_s)[0]
+        for channel in ready:
+            from_search = self._search is not None and channel is self._search.channel
+            for about, message in channel.receive():
+                if from_search:
+                    self._to_worker(about, message)
+                else:
+                    self._to_search(self._gang.rank, message)
+        for about, message in self._gang.receive():
+            self._from_gang(about, message)
+
+    def _from_gang(self, about: int, message: Message) -> None:
+        if isinstance(message, LeaveAll):
+            self._leave(message)
+        elif isinstance(message, RankLeaves | RankDone):
+            self._note_rank(about, message)
+        elif about == self._gang.rank and self._gang.rank != 0:
+            self._to_worker(about, message)
+        else:
+            self._to_search(about, message)
+
+    def _to_search(self, about: int, message: Message) -> None:
+        if isinstance(message, RankLeaves | RankDone):
+            self._report(message)
+        elif self._gang.rank != 0:
+            self._gang.send(0, message, about=about)
+        elif self._search is not None:
+            self._search.channel.send(message, rank=about)
+
+    def _to_worker(self, about: int, message: Message) -> None:
+        if about != self._gang.rank:
+            self._gang.send(about, message, about=about)
+        elif self._worker is not None:
+            self._worker.channel.send(message, rank=about)
+
+    def _report(self, message: RankLeaves | RankDone) -> None:
+        """Tells rank 0 how this rank stands."""
+        if self._gang.rank == 0:
+            self._note_rank(0, message)
+        else:
+            self._gang.send(0, message, about=self._gang.rank)
+
+    def _note_rank(self, about: int, message: RankLeaves | RankDone) -> None:
+        """Rank 0 only: when one rank leaves, or all are done, everybody goes."""
+        if self._leaving is not None:
+            return
+        if isinstance(message, RankLeaves):
+            order = LeaveAll(reason=message.reason, exit_code=message.exit_code)
+        else:
+            self._ranks_done.add(about)
+            if len(self._ranks_done) < self._gang.size:
+                return
+            order = LeaveAll(reason="", exit_code=0)
+        for rank in range(1, self._gang.size):
+            self._gang.send(rank, order, about=rank)
+        self._leave(order)
+
+    def _leave(self, order: LeaveAll) -> None:
+        """Asks the worker to checkpoint and end; the search ends with its channel."""
+        if self._leaving is not None:
+            return
+        self._leaving = order
+        self._leave_by_s = time.monotonic() + LEAVE_S
+        if self._worker is not None:
+            self._signal_worker(signal.SIGTERM)
+            self._signal_worker(signal.SIGCONT)
+
+    # -- children ------------------------------------------------------------------------------
+
+    def _start_search(self, description: str) -> None:
+        arguments = ["--folder", str(self._job.directory), "--description", description]
+        self._search = self._start("hydro_hpc.trial.searcher", arguments)
+
+    def _start_worker(self) -> None:
+        slots = [] if self._job.slots is None else ["--slots", str(self._job.slots)]
+        arguments = ["--study", str(self._job.file), "--folder", str(self._job.directory), *slots]
+        self._worker = self._start("hydro_hpc.trial.worker", arguments)
+        self._watch = Watch(grace_ns=self._watch.grace_ns)
+
+    def _start(self, module: str, arguments: list[str]) -> Child:
+        """Starts a process of this rank in the idle class, from its first instruction on."""
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", module]
+        command += ["--lane", self._lane.path, "--channel", str(theirs.fileno()), *arguments]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=local_environment(os.environ),
+            start_new_session=True,
+            preexec_fn=self._before_exec,
+        )
+        theirs.close()
+        return Child(process, Channel(ours))
+
+    def _run_child(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Runs a short process of this rank on the device, and waits for it."""
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=local_environment(os.environ),
+            start_new_session=True,
+            preexec_fn=self._before_exec,
+            check=False,
+        )
+
+    def _before_exec(self) -> None:
+        """In the child, before exec: a few system calls, no lock, so safe beside MPI's threads."""
+        cpu_core.die_with_parent()
+        core = self._lane.cpu_core()
+        if core is not None:
+            cpu_core.pin(core)
+            if self._settings.idle_class:
+                cpu_core.enter_idle_class()
+
+    def _look_at_worker(self) -> None:
+        """Watches the worker's device time, and what became of it."""
+        worker = self._worker
+        if worker is None:
+            return
+        code = worker.process.poll()
+        if code is not None:
+            self._worker_ended(worker, code)
+            return
+        word = self._lane.stage.words[self._gate_index]
+        try:
+            used_ns = cpu_core.used_ns(worker.process.pid)
+        except ProcessLookupError:
+            return
+        look = Look(is_open=Gate.unpack(word).is_open, word=word, used_ns=used_ns)
+        self._watch, action = decide(self._watch, look)
+        self._act(action)
+
+    def _act(self, action: Action) -> None:
+        if action == Action.STOP:
+            self._signal_worker(signal.SIGSTOP)
+        elif action == Action.CONTINUE:
+            self._signal_worker(signal.SIGCONT)
+        elif action == Action.END:
+            self._signal_worker(signal.SIGKILL)
+            reason = "the worker used the device outside its windows again and again"
+            self._report(RankLeaves(reason=reason, exit_code=EXIT_FAILED))
+
+    def _worker_ended(self, worker: Child, code: int) -> None:
+        """A worker that was killed is started again; one that gave up takes the gang with it."""
+        for about, message in worker.channel.receive():
+            self._to_search(about, message)
+        worker.channel.close()
+        self._worker = None
+        if self._leaving is not None or self._gang.rank in self._ranks_done:
+            return
+        if code == 0:
+            self._report(RankDone())
+        elif code < 0 and self._restarts < WORKER_RESTARTS:
+            self._restarts += 1
+            self._start_worker()
+        else:
+            reason = f"the worker of rank {self._gang.rank} ended with {code}"
+            self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
+
+    def _look_at_search(self) -> None:
+        if self._search is not None and (code := self._search.process.poll()) is not None:
+            reason = f"the search ended with {code}"
+            self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
+
+    def _signal_worker(self, number: signal.Signals) -> None:
+        if self._worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._worker.process.send_signal(number)
+
+    def _end_children(self) -> None:
+        for child in (self._worker, self._search):
+            if child is None:
+                continue
+            child.channel.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(timeout=3.0 if child is self._search else 0.0)
+            if child.process.poll() is None:
+                child.process.kill()
+                child.process.wait()

@@ -1,0 +1,297 @@
+"""Trains a bundle of trials inside windows: steps, evaluation, checkpoints, and the next trial of
+a slot.
+
+Every trial is at its own place: own batches (a function of its seed and epoch), own epoch, own
+end. An exception or a loss that is not finite ends that trial alone; the others do not notice.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from hydro_hpc import optim
+from hydro_hpc.fusion import Bundle, bind, losses
+from hydro_hpc.page import RecordKind
+from hydro_hpc.study.definition import Study
+from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.trial import Outcome, Trial
+from hydro_hpc.trial.gate import LaneGate
+from hydro_hpc.trial.meter import Meter
+from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun, checkpoint_path
+
+EVALUATION_ROWS: Final = 128  # of the test set, between two looks at the gate
+REPLACE_NS: Final = 2_000_000  # building one model and putting it into its slot, about
+CHECKPOINT_NS: Final = 2_000_000  # one slot's, about
+
+OPTIMIZERS: Final = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A trial that left its slot."""
+
+    number: int
+    state: Outcome
+    value: float | None = None
+    reason: str = ""
+
+
+class BundleTraining:
+    """A bundle, its optimizer, and which trial is in which slot."""
+
+    def __init__(
+        self,
+        study: Study,
+        folder: StudyFolder,
+        gate: LaneGate,
+        trials: Sequence[Trial],
+        *,
+        unit_ns: int,
+        report: Callable[[int, int, float], None] | None,
+    ) -> None:
+        """Binds the models of `trials` into one bundle of as many slots: outside the gate, once.
+
+        `report(number, epoch, value)` is called after each epoch, for a study that prunes. Raises
+        FusionError if the models differ; what a user's model raises comes through.
+        """
+        self._study = study
+        self._data = study.data()
+        self._folder = folder
+        self._gate = gate
+        self._report = report
+        self._slots: list[SlotRun | None] = [None] * len(trials)
+        models = [study.build_model(trial.params, trial.seed) for trial in trials]
+        example = self._data.train_x[: study.batch_size]
+        targets = self._data.train_y[: study.batch_size]
+        self._bundle: Bundle = bind(
+            models,
+            example=example,
+            loss=lambda outputs: study.loss(outputs, targets),
+            seeds=[trial.seed for trial in trials],
+        )
+        settings = [study.optimizer_settings(trial.params) for trial in trials]
+        self._optimizer = OPTIMIZERS[study.optimizer_name](
+            self._bundle, **{name: [each[name] for each in settings] for name in settings[0]}
+        )
+        for slot, trial in enumerate(trials):
+            self._begin(slot, trial)
+        self._place_batches()
+        self._train_meter = Meter(gate, unit_ns=unit_ns)
+        self._train_meter.hook({str(i): leaf for i, leaf in enumerate(self._bundle.leaves())})
+        self._evaluation_meter = Meter(gate, unit_ns=unit_ns)
+
+    def has_work(self) -> bool:
+        return any(run is not None for run in self._slots)
+
+    def num_free(self) -> int:
+        return sum(run is None for run in self._slots)
+
+    def step(self) -> list[Ended]:
+        """One optimizer step of every trial, in windows. Returns the trials that ended by it."""
+        self._train_meter.begin()
+        try:
+            values_F = self._forward_and_backward()
+        except Exception:
+            return self._end_culprits()
+        self._train_meter.point("optimizer")
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._train_meter.end()
+        self._gate.num_samples += self._study.batch_size * sum(self._active)
+        return self._advance(values_F)
+
+    def begin(self, trial: Trial) -> Ended | None:
+        """Puts a trial into a free slot. Returns how it ended if its model cannot even be built."""
+        slot = self._slots.index(None)
+        with self._gate.doing(RecordKind.OTHER):
+            self._gate.admit(REPLACE_NS)
+            try:
+                model = self._study.build_model(trial.params, trial.seed)
+            except Exception as error:
+                return self._failed(trial.number, error)
+            self._bundle.replace(slot, model, seed=trial.seed)
+            self._optimizer.reset_slot(slot, **self._study.optimizer_settings(trial.params))
+            self._begin(slot, trial)
+            self._place_batches()
+        return None
+
+    def give_up(self, number: int) -> Ended | None:
+        """Ends a trial that the search prunes, if it is still in work."""
+        for slot, run in enumerate(self._slots):
+            if run is not None and run.trial.number == number:
+                return self._end(slot, Ended(number=number, state="pruned"))
+        return None
+
+    def checkpoint(self) -> None:
+        """Stores every trial in work. Not gated: the caller knows whether the lane is his."""
+        for slot, run in enumerate(self._slots):
+            if run is not None:
+                SlotCheckpoint(
+                    number=run.trial.number,
+                    epoch=run.epoch,
+                    position=run.position,
+                    model=self._bundle.unbind(slot).state_dict(),
+                    optimizer=self._optimizer.slot_state(slot),
+                ).save(self._folder.checkpoints)
+
+    def checkpoint_in_windows(self) -> None:
+        """The same, as gated work, while the trials go on."""
+        with self._gate.doing(RecordKind.OTHER):
+            self._gate.admit(CHECKPOINT_NS * len(self._slots))
+            self.checkpoint()
+
+    def _begin(self, slot: int, trial: Trial) -> None:
+        """Notes that `trial` is in `slot`, and goes on from its checkpoint if it has one."""
+        run = SlotRun(trial=trial, rows=self._study.batch_indices(trial.seed, 0))
+        stored = SlotCheckpoint.load(self._folder.checkpoints, trial.number)
+        if stored is not None:
+            model = self._study.build_model(trial.params, trial.seed)
+            model.load_state_dict(stored.model)
+            run.epoch, run.position = stored.epoch, stored.position
+            run.rows = self._study.batch_indices(trial.seed, run.epoch)
+            step = run.epoch * len(run.rows) + run.position
+            self._bundle.replace(slot, model, seed=trial.seed, step=step)
+            self._optimizer.load_slot_state(slot, stored.optimizer)
+        self._slots[slot] = run
+
+    def _place_batches(self) -> None:
+        """Lays the slots' batches side by side: rows_FSB [slots, steps, batch], a position per
+        slot.
+        """
+        spare = torch.zeros(
+            (self._study.steps_per_epoch(), self._study.batch_size), dtype=torch.long
+        )
+        rows = [spare if run is None else run.rows for run in self._slots]
+        self._rows_FSB = torch.stack(rows)
+        self._positions_F = torch.tensor(
+            [0 if run is None else run.position for run in self._slots]
+        )
+        self._slot_numbers_F = torch.arange(len(self._slots))
+        self._active = [run is not None for run in self._slots]
+        self._weights_F = torch.tensor(self._active, dtype=torch.get_default_dtype())
+
+    def _forward_and_backward(self) -> list[float]:
+        """Leaves the gradients in the bundle. Returns each slot's loss."""
+        rows_FB = self._rows_FSB[self._slot_numbers_F, self._positions_F]
+        outputs = self._bundle(self._data.train_x[rows_FB])
+        losses_F = losses(self._study.loss, outputs, self._data.train_y[rows_FB])
+        (losses_F * self._weights_F).sum().backward()
+        values: list[float] = losses_F.detach().tolist()
+        return values
+
+    def _advance(self, values_F: list[float]) -> list[Ended]:
+        """Moves every trial on by one batch; ends those that diverged or are through."""
+        ended = []
+        finished_epoch = []
+        for slot, run in enumerate(self._slots):
+            if run is None:
+                continue
+            run.position += 1
+            if not math.isfinite(values_F[slot]):
+                reason = (
+                    f"its loss was {values_F[slot]} at step {run.position} of epoch {run.epoch}"
+                )
+                ended.append(self._end(slot, self._diverged(run.trial.number, reason)))
+            elif run.position == len(run.rows):
+                finished_epoch.append(slot)
+        self._positions_F += 1
+        if finished_epoch:
+            ended += self._finish_epochs(finished_epoch)
+        if ended or finished_epoch:
+            self._place_batches()
+        return ended
+
+    def _finish_epochs(self, slots: list[int]) -> list[Ended]:
+        """Starts the next epoch of these slots' trials, or ends them with their value."""
+        last = self._study.epochs - 1
+        due = [s for s in slots if self._report is not None or self._run(s).epoch == last]
+        values = self._evaluate(due) if due else {}
+        ended = []
+        for slot in slots:
+            run = self._run(slot)
+            value = values.get(slot)
+            if isinstance(value, Exception):
+                ended.append(self._end(slot, self._failed(run.trial.number, value)))
+                continue
+            if self._report is not None and value is not None:
+                self._report(run.trial.number, run.epoch, value)
+            if run.epoch == last:
+                done = Ended(number=run.trial.number, state="complete", value=value)
+                ended.append(self._end(slot, done))
+                continue
+            run.epoch, run.position = run.epoch + 1, 0
+            run.rows = self._study.batch_indices(run.trial.seed, run.epoch)
+        return ended
+
+    def _evaluate(self, slots: list[int]) -> dict[int, float | Exception]:
+        """Returns the value of each of `slots` on the test set, or what the metric raised."""
+        with self._gate.doing(RecordKind.OTHER), torch.no_grad():
+            self._bundle.eval()
+            self._evaluation_meter.begin()
+            parts = []
+            for x in self._data.test_x.split(EVALUATION_ROWS):
+                self._evaluation_meter.point("rows")
+                parts.append(self._bundle.shared(x))
+            self._evaluation_meter.point("metric")
+            outputs = torch.cat(parts, dim=1)  # [slots, rows, ...]
+            values: dict[int, float | Exception] = {}
+            for slot in slots:
+                try:
+                    values[slot] = self._study.metric(outputs[slot], self._data.test_y)
+                except Exception as error:
+                    values[slot] = error
+            self._evaluation_meter.end()
+            self._bundle.train()
+        return values
+
+    def _end_culprits(self) -> list[Ended]:
+        """After an exception in the bundle's step: ends the trials that raise it on their own."""
+        ended = []
+        with self._gate.doing(RecordKind.OTHER):
+            for slot, run in enumerate(self._slots):
+                if run is None:
+                    continue
+                rows = run.rows[run.position]
+                self._gate.admit(REPLACE_NS)
+                try:
+                    outputs = self._bundle.unbind(slot)(self._data.train_x[rows])
+                    self._study.loss(outputs, self._data.train_y[rows]).backward()
+                except Exception as error:
+                    ended.append(self._end(slot, self._failed(run.trial.number, error)))
+        self._optimizer.zero_grad()
+        if not ended:
+            raise  # nobody is to blame: the bundle itself is broken
+        self._place_batches()
+        return ended
+
+    def _end(self, slot: int, ended: Ended) -> Ended:
+        self._slots[slot] = None
+        self._bundle.idle(slot)
+        checkpoint_path(self._folder.checkpoints, ended.number).unlink(missing_ok=True)
+        return ended
+
+    def _run(self, slot: int) -> SlotRun:
+        run = self._slots[slot]
+        assert run is not None
+        return run
+
+    def _diverged(self, number: int, reason: str) -> Ended:
+        return Ended(number=number, state="failed", reason=reason)
+
+    def _failed(self, number: int, error: Exception) -> Ended:
+        """Keeps the traceback in the trial's own log."""
+        text = "".join(traceback.format_exception(error))
+        log = self._folder.write_log(number, text)
+        reason = f"{type(error).__name__}: {error} (see {log})"
+        return Ended(number=number, state="failed", reason=reason)
+
+
+def as_trial(body: dict[str, Any]) -> Trial:
+    """Returns the trial that a message brought."""
+    return Trial(number=body["number"], seed=body["seed"], params=body["params"])

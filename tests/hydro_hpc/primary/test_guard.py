@@ -1,0 +1,119 @@
+"""The guard: which steps are shut, what the slowdown is, and when bubbles are held."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydro_hpc.primary.guard import (
+    DECIDE_EVERY_STEPS,
+    Guard,
+    GuardSettings,
+    estimate,
+    is_shut,
+)
+
+
+def play(
+    guard: Guard, steps: range, *, slowdown: float, noise: float, source: random.Random
+) -> list[int]:
+    """Feeds steps of 100 ms, open ones longer by `slowdown`; returns the steps at which it held."""
+    held = []
+    for step in steps:
+        shut = is_shut(step, guard.settings)
+        is_open = not shut and not guard.is_holding
+        step_ns = 1e8 * (1 + slowdown * is_open) * source.gauss(1, noise)
+        guard.observe(step=step, step_ns=int(step_ns), was_shut=shut, was_shared=True)
+        if guard.decide(step + 1):
+            held.append(step + 1)
+    return held
+
+
+def test_half_of_the_steps_are_shut_at_first_and_one_in_twenty_later() -> None:
+    settings = GuardSettings(dense_steps=200)
+    assert sum(is_shut(step, settings) for step in range(200)) == 100
+    assert sum(is_shut(step, settings) for step in range(200, 2200)) == 100
+
+
+@given(st.integers(0, 10_000), st.integers(0, 1000))
+def test_shut_steps_come_in_whole_blocks_of_two(step: int, dense: int) -> None:
+    settings = GuardSettings(dense_steps=2 * dense)
+    assert is_shut(2 * (step // 2), settings) == is_shut(2 * (step // 2) + 1, settings)
+
+
+def test_estimate_finds_the_slowdown_within_its_interval() -> None:
+    source = random.Random(3)
+    guard = Guard(GuardSettings(bound=0.5, dense_steps=10_000))
+    play(guard, range(1600), slowdown=0.03, noise=0.02, source=source)
+    found = guard.estimate()
+    assert found.num_pairs == 400
+    assert found.low < 0.03 < found.high
+    assert found.high - found.low < 0.01
+
+
+def test_interval_covers_the_truth_about_nineteen_times_in_twenty() -> None:
+    source = random.Random(5)
+    covered = 0
+    for _ in range(400):
+        ratios = [source.gauss(0.02, 0.03) for _ in range(40)]
+        found = estimate(ratios)
+        covered += found.low <= 0.02 <= found.high
+    assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_one_checkpoint_in_an_open_step_does_not_move_the_estimate() -> None:
+    ratios = [0.001 * (-1) ** k for k in range(40)]
+    calm = estimate(ratios)
+    shaken = estimate([*ratios[:-1], 25.0])
+    assert abs(shaken.slowdown - calm.slowdown) < 0.001
+
+
+def test_faster_primary_is_shown_with_its_sign() -> None:
+    assert estimate([-0.02, -0.021, -0.019, -0.02]).slowdown == pytest.approx(-0.02)
+
+
+def test_too_few_pairs_say_nothing() -> None:
+    assert estimate([0.1, 0.2]).low == -math.inf
+    assert estimate([]).num_pairs == 0
+
+
+def test_trip_on_a_large_slowdown_at_a_multiple_of_twenty_then_retry() -> None:
+    source = random.Random(7)
+    guard = Guard(GuardSettings(bound=0.01, dense_steps=10_000))
+    held = play(guard, range(400), slowdown=0.10, noise=0.01, source=source)
+    assert held[0] <= 60
+    assert held[0] % DECIDE_EVERY_STEPS == 0
+    assert guard.num_trips >= 2  # it tried again, and saw it again
+
+
+def test_no_trip_when_the_trial_costs_nothing() -> None:
+    source = random.Random(11)
+    guard = Guard(GuardSettings(bound=0.01, dense_steps=10_000))
+    assert play(guard, range(1000), slowdown=0.0, noise=0.02, source=source) == []
+
+
+def test_steps_without_a_tenant_are_not_compared() -> None:
+    guard = Guard(GuardSettings(dense_steps=1000))
+    for step in range(100):
+        shut = is_shut(step, guard.settings)
+        guard.observe(step=step, step_ns=10**8, was_shut=shut, was_shared=False)
+    assert guard.estimate().num_pairs == 0
+
+
+def test_step_times_are_medians_over_the_pairs() -> None:
+    source = random.Random(13)
+    guard = Guard(GuardSettings(bound=0.9, dense_steps=1000))
+    play(guard, range(400), slowdown=0.2, noise=0.001, source=source)
+    open_ns, shut_ns = guard.step_times_ns()
+    assert statistics.fmean([open_ns / shut_ns]) == pytest.approx(1.2, abs=0.01)
+
+
+@pytest.mark.parametrize("bound", [0.0, 1.0, -1.0])
+def test_bound_that_is_no_fraction_is_refused(bound: float) -> None:
+    with pytest.raises(ValueError, match="fraction between 0 and 1"):
+        GuardSettings(bound=bound)

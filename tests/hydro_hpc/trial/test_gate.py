@@ -1,0 +1,264 @@
+"""The gate: what is admitted, when it sleeps, and what makes it give up. Fake clock, real pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hydro_hpc.errors import LaneError
+from hydro_hpc.page import (
+    GATE_CLOSED,
+    GATE_OPEN,
+    Page,
+    PageKind,
+    RecordKind,
+    Word,
+    page_path,
+)
+from hydro_hpc.trial.gate import OVERRUN_NS, LaneGate, LeaveRequested
+from tests.hydro_hpc.lanes import make_lane, set_site_word, stage_page
+
+MS = 1_000_000
+MARGIN_NS = MS // 5
+
+
+class FakePrimary:
+    """Clock, primary and waiter in one: a gate that sleeps makes the next scripted thing happen."""
+
+    def __init__(self, lane: str) -> None:
+        self.lane = lane
+        self.page = stage_page(lane)
+        self.now_ns = 1000 * MS
+        self.device_ns = 0
+        self.epoch = 0
+        self.script: list[Callable[[], None]] = []
+        self.num_sleeps = 0
+        self.page.set("guard_word", Word.RUN)
+        self.page.set("owner_word", Word.RUN)
+        self.close()
+
+    def open(self, window_ns: int) -> None:
+        self.epoch += 1
+        self.page.words[self.page.word_index("window_us")] = window_ns // 1000
+        self.page.set("open_ns", self.now_ns)
+        self.page.set("gate_word", self.epoch << 8 | GATE_OPEN)
+
+    def close(self) -> None:
+        self.page.set("close_ns", self.now_ns)
+        self.page.set("gate_word", self.epoch << 8 | GATE_CLOSED)
+
+    def work(self, length_ns: int) -> None:
+        self.now_ns += length_ns
+        self.device_ns += length_ns
+
+    def wait_change(self, seen: int, timeout_s: float) -> None:
+        self.num_sleeps += 1
+        self.now_ns += MS
+        if not self.script:
+            pytest.fail(f"the gate sleeps on {seen:#x} and nothing would wake it in {timeout_s} s")
+        self.script.pop(0)()
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> FakePrimary:
+    return FakePrimary(make_lane(tmp_path))
+
+
+def make_gate(primary: FakePrimary) -> LaneGate:
+    return LaneGate(
+        stage=Page.map_for_reading(page_path(primary.lane, PageKind.STAGE), PageKind.STAGE),
+        site=Page.map_for_reading(page_path(primary.lane, PageKind.SITE), PageKind.SITE),
+        waiter=primary,
+        trial=Page.map_for_writing(page_path(primary.lane, PageKind.TRIAL), PageKind.TRIAL),
+        margin_ns=MARGIN_NS,
+        now_ns=lambda: primary.now_ns,
+        device_ns=lambda: primary.device_ns,
+    )
+
+
+def trial_page(primary: FakePrimary) -> Page:
+    return Page.read_copy(page_path(primary.lane, PageKind.TRIAL), PageKind.TRIAL)
+
+
+def test_work_that_fits_is_admitted_without_sleeping(primary: FakePrimary) -> None:
+    primary.open(10 * MS)
+    make_gate(primary).admit(5 * MS)
+    assert primary.num_sleeps == 0
+
+
+def test_closed_gate_sleeps_until_it_opens(primary: FakePrimary) -> None:
+    primary.script = [lambda: None, lambda: primary.open(10 * MS)]
+    make_gate(primary).admit(5 * MS)
+    assert primary.num_sleeps == 2
+
+
+def test_work_that_would_pass_the_deadline_waits_for_the_next_window(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(10 * MS)
+    primary.work(6 * MS)
+    primary.script = [primary.close, lambda: primary.open(10 * MS)]
+    gate.admit(5 * MS)
+    assert primary.epoch == 2
+
+
+def test_deadline_counts_from_the_opening_however_late_it_is_seen(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(10 * MS)
+    primary.now_ns += 8 * MS
+    gate.admit(MS)
+    primary.script = [lambda: primary.open(10 * MS)]
+    gate.admit(2 * MS)
+    assert primary.num_sleeps == 1
+
+
+def test_window_that_ended_early_is_noticed_at_the_next_look(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(10 * MS)
+    gate.admit(MS)
+    primary.close()
+    primary.script = [lambda: primary.open(10 * MS)]
+    gate.admit(MS)
+    assert primary.num_sleeps == 1
+
+
+@pytest.mark.parametrize("name", ["guard_word", "owner_word"])
+@pytest.mark.parametrize("value", [Word.HOLD, 0, 12345])
+def test_any_permission_but_run_holds(primary: FakePrimary, name: str, value: int) -> None:
+    primary.open(10 * MS)
+    primary.page.set(name, value)
+
+    def permit() -> None:
+        primary.close()
+        primary.page.set(name, Word.RUN)
+        primary.open(10 * MS)
+
+    primary.script = [lambda: None, permit]
+    make_gate(primary).admit(MS)
+    assert primary.num_sleeps == 2
+
+
+def test_held_site_holds(primary: FakePrimary) -> None:
+    set_site_word(primary.lane, Word.HOLD)
+    primary.open(10 * MS)
+
+    def permit() -> None:
+        set_site_word(primary.lane, Word.RUN)
+        primary.open(10 * MS)
+
+    primary.script = [permit]
+    make_gate(primary).admit(MS)
+    assert primary.num_sleeps == 1
+
+
+def test_torn_opening_is_not_used(primary: FakePrimary) -> None:
+    """The word changes between the two looks that frame the reading of time and length."""
+    gate = make_gate(primary)
+    primary.open(10 * MS)
+    words = primary.page.words
+    index = primary.page.word_index("gate_word")
+    opened = words[index]
+    reads = 0
+    real = gate._words
+
+    class Torn:
+        def __getitem__(self, position: int) -> int:
+            nonlocal reads
+            if position == index:
+                reads += 1
+                if reads == 3:  # after those of admit and of the wait: the look that confirms
+                    return opened + (1 << 8)
+            return real[position]
+
+    gate._words = Torn()  # type: ignore[assignment]
+    primary.script = [lambda: primary.open(10 * MS)]
+    gate.admit(MS)
+    assert primary.num_sleeps == 1
+
+
+def test_leaving_ends_a_sleep(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.script = [gate.leave]
+    with pytest.raises(LeaveRequested):
+        gate.admit(MS)
+
+
+def test_leaving_is_not_swallowed_by_user_code() -> None:
+    assert not issubclass(LeaveRequested, Exception)
+
+
+def test_lane_that_is_gone_is_an_error(primary: FakePrimary) -> None:
+    def end() -> None:
+        set_site_word(primary.lane, Word.GONE)
+        primary.now_ns += 1000 * MS
+
+    primary.script = [end]
+    with pytest.raises(LaneError, match="the job that lent it has ended"):
+        make_gate(primary).admit(MS)
+
+
+def test_primary_that_died_is_an_error(primary: FakePrimary) -> None:
+    def die() -> None:
+        primary.page.set("start_ticks", 1)
+        primary.now_ns += 1000 * MS
+
+    primary.script = [die]
+    with pytest.raises(LaneError, match="not running any more"):
+        make_gate(primary).admit(MS)
+
+
+def test_unit_longer_than_every_bubble_is_an_error_at_last(primary: FakePrimary) -> None:
+    def next_window() -> None:
+        primary.script.append(next_window)
+        primary.open(3 * MS)
+
+    primary.script = [next_window]
+    with pytest.raises(LaneError, match=r"one unit of work takes 5\.0 ms"):
+        make_gate(primary).admit(5 * MS)
+
+
+def test_runs_are_recorded_with_device_time_and_samples(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(20 * MS)
+    gate.admit(MS)
+    primary.work(3 * MS)
+    gate.num_samples += 64
+    gate.pause()
+    page = trial_page(primary)
+    [(_, record)] = page.records()
+    assert record.kind == RecordKind.RUN
+    assert record.end_ns - record.start_ns == 3 * MS
+    assert (record.value, record.extra) == (3 * MS, 64)
+    assert page.get("run_ns") == 3 * MS
+    assert page.get("num_samples") == 64
+
+
+def test_other_work_is_not_counted_as_training(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(50 * MS)
+    gate.admit(MS)
+    primary.work(2 * MS)
+    with gate.doing(RecordKind.OTHER):
+        gate.admit(MS)
+        primary.work(5 * MS)
+    page = trial_page(primary)
+    assert (page.get("run_ns"), page.get("other_ns")) == (2 * MS, 5 * MS)
+
+
+def test_overrun_widens_the_margin_and_clean_windows_narrow_it(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(10 * MS)
+    gate.admit(MS)
+    primary.close()
+    primary.work(OVERRUN_NS + MS)
+    gate.pause()
+    page = trial_page(primary)
+    assert page.get("num_overruns") == 1
+    assert page.get("overrun_max_ns") == OVERRUN_NS + MS
+    assert page.get("margin_ns") > 2 * MARGIN_NS
+    for _ in range(300):
+        primary.open(10 * MS)
+        gate.admit(MS)
+        gate.pause()
+    assert trial_page(primary).get("margin_ns") == MARGIN_NS
