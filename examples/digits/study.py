@@ -52,10 +52,10 @@ study = Study(
     metrics="accuracy",
     space={
         "lr": log_uniform(1e-4, 3e-2),
-        "weight_decay": log_uniform(1e-5, 1e-1),
+        "weight_decay": log_uniform(1e-6, 1e-3),
         "beta1": uniform(0.8, 0.95),
     },
-    optimizer="adamw",
+    optimizer="adam",
     epochs=8,
     batch_size=32,
     trials=64,

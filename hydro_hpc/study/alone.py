@@ -32,7 +32,7 @@ def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None
             for rows in study.batch_indices(seed, epoch):
                 optimizer.zero_grad()
                 loss = study.loss(model(data.train_x[rows]), data.train_y[rows])
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 loss_sum += loss.detach()
             if not torch.isfinite(loss_sum):
