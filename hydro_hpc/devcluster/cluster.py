@@ -111,9 +111,9 @@ class Cluster:
             memory_mib=memory_mib(),
             cgroups=support,
             ports=ports,
-            has_plugin=install_plugin(self.spec.directory, self.spec),
         )
         write_files(self.spec, facts)
+        install_plugin(self.spec, facts, cores=sorted(os.sched_getaffinity(0)))
         start_all(
             state,
             self._cgroups,

@@ -24,6 +24,7 @@ MS_NOSUID = 2
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+MNT_DETACH = 2
 
 READY = "ready\n"
 
@@ -53,6 +54,11 @@ def _mkdir(path: str, mode: int) -> None:
 
 def _tmpfs(path: str, options: str) -> None:
     _mount("hydro", path, "tmpfs", MS_NOSUID, options)
+
+
+def _detach(path: str) -> None:
+    """Takes away what is mounted on and below `path`."""
+    _check(_libc.umount2(path.encode(), MNT_DETACH), f"detach {path}")
 
 
 def _cgroup(path: str, controller: str) -> None:
@@ -91,6 +97,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "bind": _bind,
     "cgroup": _cgroup,
     "cover": _cover,
+    "detach": _detach,
     "hostname": _hostname,
     "mkdir": _mkdir,
     "mknod": _mknod,

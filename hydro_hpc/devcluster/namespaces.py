@@ -23,6 +23,7 @@ Plan = dict[str, Any]
 
 HOST_ETC_FILES: Final = ("passwd", "group", "hosts", "nsswitch.conf")
 PLAIN_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+DEVICE_PREFIX: Final = "hydro"
 LOCAL_MAJORS: Final[tuple[int, ...]] = (
     60,
     61,
@@ -59,7 +60,7 @@ def free_major(proc_devices: str) -> int:
 
 
 def device_name(index: int) -> str:
-    return f"hydro{index}"
+    return f"{DEVICE_PREFIX}{index}"
 
 
 def host_devices() -> list[CharDevice]:
@@ -100,9 +101,10 @@ def cgroup_mounts(cgroups: Cgroups) -> list[Operation]:
     """Mounts the hierarchies afresh, so that their roots are the namespace's own cgroups."""
     if cgroups.support.version == 0:
         return []
+    root = str(CGROUP_ROOT)
     if cgroups.support.version == 2:
-        return [["cgroup", str(CGROUP_ROOT), ""]]
-    operations: list[Operation] = [["tmpfs", str(CGROUP_ROOT), "mode=0755,size=1m"]]
+        return [["detach", root], ["cgroup", root, ""]]
+    operations: list[Operation] = [["detach", root], ["tmpfs", root, "mode=0755,size=1m"]]
     for controller in cgroups.support.v1_controllers:
         path = str(CGROUP_ROOT / controller)
         operations += [["mkdir", path, 0o755], ["cgroup", path, controller]]
@@ -149,6 +151,7 @@ def node_plan(
         ["mkdir", PAGE_DIR, 0o755],
         ["tmpfs", PAGE_DIR, f"mode=0755,size={page_dir_mib(spec)}m"],
         *common_operations(spec, name, cgroups),
+        ["bind", str(Layout(spec.directory).lanes_conf(name)), "/etc/slurm/hydro/lanes.conf"],
     ]
     return _plan(name, cgroups, operations)
 

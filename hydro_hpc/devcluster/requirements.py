@@ -20,7 +20,8 @@ PROGRAMS: Final = {
     "sbatch": "slurm-client",
     "scontrol": "slurm-client",
     "munged": "munge",
-    "mungekey": "munge",
+    "make": "make",
+    "gcc": "gcc",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
 }

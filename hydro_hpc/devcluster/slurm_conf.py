@@ -26,7 +26,6 @@ class HostFacts:
     memory_mib: int
     cgroups: CgroupSupport
     ports: list[int]  # slurmctld's, then one per node
-    has_plugin: bool
 
 
 def cpus_per_node(spec: ClusterSpec) -> int:
@@ -86,7 +85,10 @@ def slurm_conf(spec: ClusterSpec, facts: HostFacts) -> str:
         "PrologFlags=Alloc,DeferBatch",
         "PrologEpilogTimeout=60",
         "GresTypes=bubble,gpu",
-        *(_plugin_lines(layout) if facts.has_plugin else ()),
+        "JobSubmitPlugins=lua",
+        "PlugStackConfig=/etc/slurm/plugstack.conf",
+        "Prolog=/etc/slurm/prolog.d/*",
+        "Epilog=/etc/slurm/epilog.d/*",
     ]
     for name, port in zip(spec.node_names, facts.ports[1:], strict=True):
         lines.append(
@@ -100,15 +102,6 @@ def slurm_conf(spec: ClusterSpec, facts: HostFacts) -> str:
         f"DefMemPerCPU={memory // (8 * cpus)}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _plugin_lines(layout: Layout) -> list[str]:
-    return [
-        "JobSubmitPlugins=lua",
-        "PlugStackConfig=/etc/slurm/plugstack.conf",
-        f"Prolog={layout.plugin}/prolog.d/*",
-        f"Epilog={layout.plugin}/epilog.d/*",
-    ]
 
 
 def gres_conf(spec: ClusterSpec, facts: HostFacts) -> str:

@@ -98,10 +98,6 @@ class Layout:
         return self.controller / "state"
 
     @property
-    def plugin(self) -> Path:
-        return self.root / "plugin"
-
-    @property
     def homes(self) -> Path:
         return self.root / "home"
 
@@ -110,6 +106,9 @@ class Layout:
 
     def node(self, name: str) -> Path:
         return self.root / "nodes" / name
+
+    def lanes_conf(self, node: str) -> Path:
+        return self.node(node) / "lanes.conf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

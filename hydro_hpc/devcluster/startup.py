@@ -13,7 +13,7 @@ from typing import Final
 
 from hydro_hpc.devcluster import holder
 from hydro_hpc.devcluster.cgroups import Cgroups
-from hydro_hpc.devcluster.daemons import MUNGED, SLURMCTLD, Daemon, list_daemons
+from hydro_hpc.devcluster.daemons import COORDINATOR, MUNGED, SLURMCTLD, Daemon, list_daemons
 from hydro_hpc.devcluster.namespaces import (
     Plan,
     free_major,
@@ -21,7 +21,13 @@ from hydro_hpc.devcluster.namespaces import (
     login_plan,
     node_plan,
 )
-from hydro_hpc.devcluster.processes import as_user, entering, last_line, start_detached
+from hydro_hpc.devcluster.processes import (
+    ROOT_ENVIRONMENT,
+    as_user,
+    entering,
+    last_line,
+    start_detached,
+)
 from hydro_hpc.devcluster.requirements import find_program
 from hydro_hpc.devcluster.spec import LOGIN, ClusterSpec, Layout
 from hydro_hpc.devcluster.state import ClusterState
@@ -45,6 +51,7 @@ def start_all(
     conditions: dict[str, Callable[[], bool]] = {
         MUNGED: layout.munge_socket.exists,
         SLURMCTLD: functools.partial(_accepts, controller_port),
+        COORDINATOR: functools.partial(_says, layout.log / f"{COORDINATOR}.out", "event=start"),
     }
     for daemon in list_daemons(state.spec):
         start_daemon(state, cgroups, daemon)
@@ -57,7 +64,9 @@ def start_daemon(state: ClusterState, cgroups: Cgroups, daemon: Daemon) -> None:
     """Starts one daemon in its namespace and records it."""
     program = find_program(daemon.argv[0]) or daemon.argv[0]
     enter = entering(state.processes[daemon.member], cgroups.joined_by_daemons(daemon.member))
-    become = as_user(daemon.user, cwd=Path("/"), environment={}) if daemon.user else []
+    become = (
+        as_user(daemon.user, cwd=Path("/"), environment=ROOT_ENVIRONMENT) if daemon.user else []
+    )
     command = [*enter, *become, program, *daemon.argv[1:]]
     log = Layout(state.spec.directory).log / f"{daemon.name}.out"
     state.processes[daemon.name] = start_detached(command, log=log)
@@ -86,7 +95,7 @@ def _start_holders(state: ClusterState, cgroups: Cgroups) -> None:
         state.save()
     for name in list(state.processes):
         log = layout.log / f"{name}.out"
-        wait_ready(state, name, functools.partial(_says_ready, log))
+        wait_ready(state, name, functools.partial(_says, log, holder.READY))
 
 
 def _plans(spec: ClusterSpec, cgroups: Cgroups) -> dict[str, Plan]:
@@ -98,8 +107,8 @@ def _plans(spec: ClusterSpec, cgroups: Cgroups) -> dict[str, Plan]:
     return {LOGIN: login_plan(spec, cgroups), **nodes}
 
 
-def _says_ready(log: Path) -> bool:
-    return log.read_text().endswith(holder.READY)
+def _says(log: Path, text: str) -> bool:
+    return text in log.read_text()
 
 
 def _accepts(port: int) -> bool:

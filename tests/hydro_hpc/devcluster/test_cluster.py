@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -148,15 +149,30 @@ def test_only_a_job_with_a_gpu_can_open_the_device(cluster: Cluster) -> None:
     assert run(cluster, "srun", *script) == f"/dev/hydro0 {DENIED}\n"
 
 
+def open_with_bubble(cluster: Cluster, index: int, *, user: str) -> str:
+    """Runs OPEN_DEVICES in a job that is pinned to a bubble as the coordinator does it, by root."""
+    script = cluster.home(user) / "open_devices.py"
+    script.write_text(OPEN_DEVICES)
+    output = cluster.home(user) / "opened.txt"
+    command = ["--hold", "-w", "n1", "-o", str(output), "--wrap", f"python {script}"]
+    job = run(cluster, "sbatch", "--parsable", *command, user=user).strip()
+    for change in (["update", f"jobid={job}", f"gres=bubble:g{index}:1"], ["release", job]):
+        assert cluster.on_node("login", ["scontrol", *change]).returncode == 0
+    run(cluster, "srun", "--dependency", f"afterany:{job}", "true")
+    return output.read_text()
+
+
 @needs_device_cgroup
 def test_a_bubble_opens_the_device_that_another_users_gpu_job_holds(cluster: Cluster) -> None:
-    holder = cluster.popen(["srun", "-w", "n1", "--gres=gpu:1", "sh", "-c", "read line"])
-    try:
-        bubble = ["-p", "bubble", "-w", "n1", "--gres=bubble:g0:1", "python", "-c", OPEN_DEVICES]
-        assert run(cluster, "srun", *bubble, user="bob") == f"/dev/hydro0 {NO_DRIVER}\n"
-    finally:
-        holder.terminate()
-        holder.wait()
+    holder = cluster.popen(
+        ["srun", "-w", "n1", "--gres=gpu:1", "sh", "-c", "echo holds; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "holds\n"
+    assert open_with_bubble(cluster, 0, user="bob") == f"/dev/hydro0 {NO_DRIVER}\n"
+    holder.communicate("\n")
 
 
 @needs_device_cgroup
@@ -164,16 +180,7 @@ def test_each_type_of_bubble_opens_its_own_device(cluster_directory: Path) -> No
     cluster = Cluster(ClusterSpec(nodes=1, devices_per_node=2, directory=cluster_directory))
     cluster.up()
     for index in (0, 1):
-        opened = run(
-            cluster,
-            "srun",
-            "-p",
-            "bubble",
-            f"--gres=bubble:g{index}:1",
-            "python",
-            "-c",
-            OPEN_DEVICES,
-        )
+        opened = open_with_bubble(cluster, index, user="bob")
         assert f"/dev/hydro{index} {NO_DRIVER}" in opened
         assert f"/dev/hydro{1 - index} {DENIED}" in opened
 
