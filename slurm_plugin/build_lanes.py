@@ -21,8 +21,16 @@ MEMBERS: Final = (
     "slurm_plugin/lane_settings.py",
     "slurm_plugin/lanes.py",
     "slurm_plugin/step_processes.py",
+    "slurm_plugin/study_beside.py",
 )
-_MAIN: Final = "import sys\nfrom slurm_plugin.lanes import main\nsys.exit(main(sys.argv[1:]))\n"
+_MAIN: Final = """\
+import sys
+if sys.argv[1:2] == ["start-study"]:  # the only thing that it does for a user
+    from slurm_plugin.study_beside import main
+else:
+    from slurm_plugin.lanes import main
+sys.exit(main(sys.argv[1:]))
+"""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same sources give the same bytes
 
 

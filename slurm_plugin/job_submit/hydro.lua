@@ -2,7 +2,7 @@
 --
 -- Jobs with --hydro-bubble are marked as lenders, jobs with --bubbles are put into the tenant partition
 -- and held for the coordinator; all others pass unchanged, also when something in here goes wrong. The
--- marks stand in admin_comment, which only this file and admins can write.
+-- marks stand in admin_comment, which only this file and admins can write. Lua 5.1 to 5.4.
 
 local hydro = {}
 
@@ -31,6 +31,12 @@ local UNSET = { -- what Slurm's "not given" numbers look like in Lua, by size
 local function refuse(message)
     slurm.log_user("hydro: " .. message)
     return slurm.ERROR
+end
+
+-- To scontrol, where 22.05 shows no message of ours: the reason is in slurmctld's log.
+local function deny(record, message)
+    slurm.log_info("hydro: update of job %s refused: %s", tostring(record.job_id), message)
+    return slurm.ESLURM_ACCESS_DENIED
 end
 
 local function is_given(value)
@@ -85,7 +91,7 @@ local function parse_range(text)
     local low, high = text:match("^(%d+)$"), nil
     if not low then low, high = text:match("^(%d+)-(%d+)$") end
     if not low or #low > 6 or (high and #high > 6) then return end
-    low, high = math.tointeger(low), math.tointeger(high or low)
+    low, high = tonumber(low), tonumber(high or low)
     if low >= 1 and low <= high then return low, high end
 end
 
@@ -148,7 +154,7 @@ end
 local function slurm_user_id()
     if hydro.settings.slurm_user_id == nil then
         local file = assert(io.open("/proc/self/status"))
-        hydro.settings.slurm_user_id = math.tointeger(file:read("a"):match("\nUid:%s+(%d+)"))
+        hydro.settings.slurm_user_id = tonumber(file:read("*a"):match("\nUid:%s+(%d+)"))
         file:close()
     end
     return hydro.settings.slurm_user_id
@@ -164,15 +170,15 @@ local function modify(job, record, user_id)
     if is_gang(record) then
         for _, locked in ipairs(LOCKED_FIELDS) do
             if is_given(job[locked[1]]) then
-                return refuse(("the coordinator places this job in bubbles, so you cannot %s; "
+                return deny(record, ("the coordinator places this job in bubbles, so you cannot %s; "
                     .. "cancel it and submit it anew with another --bubbles=N"):format(locked[2]))
             end
         end
     elseif bubble then
-        return refuse(("%s cannot be asked for by hand, since only some devices have bubbles now; "
+        return deny(record, ("%s cannot be asked for by hand, since only some devices have bubbles now; "
             .. "use sbatch --bubbles=N"):format(bubble))
     elseif names_partition(job.partition, hydro.settings.tenant_partition) then
-        return refuse(("partition %s is for studies that run in bubbles; use sbatch --bubbles=N")
+        return deny(record, ("partition %s is for studies that run in bubbles; use sbatch --bubbles=N")
             :format(hydro.settings.tenant_partition))
     end
     return slurm.SUCCESS

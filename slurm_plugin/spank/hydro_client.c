@@ -8,98 +8,86 @@
 #include <string.h>
 #include <unistd.h>
 
-static bool bubble_given, bubbles_given;
-static char study[HYDRO_PATH_MAX]; /* empty: --hydro-bubble without a study; in a step as the user typed it */
+#define REFUSE(...) (slurm_error("hydro: " __VA_ARGS__), -1)
+#define REFUSE_BOTH REFUSE("--hydro-bubble lends this job's bubbles and --bubbles asks for those of others; " \
+                           "a job can do one of them, so submit two jobs")
 
-static const char *own_name(void)
+static bool bubble_given, bubbles_given;
+static char study[HYDRO_PATH]; /* absolute; empty: none */
+
+const char *hydro_client_study(void)
 {
-    return spank_context() == S_CTX_LOCAL ? "srun" : program_invocation_short_name;
+    return study;
 }
 
 static bool is_sbatch(void)
 {
-    return spank_context() == S_CTX_ALLOCATOR && strcmp(own_name(), "salloc") != 0;
+    return spank_context() == S_CTX_ALLOCATOR && strcmp(program_invocation_short_name, "salloc") != 0;
 }
 
-static int refuse_both(void)
+/* srun in a job gets the job's own options from Slurm, through the environment; they were checked. */
+static bool is_inherited(const char *option)
 {
-    slurm_error("hydro: --hydro-bubble lends this job's bubbles and --bubbles asks for those of others; "
-                "a job can do one of them, so submit two jobs");
-    return -1;
+    char name[128];
+
+    snprintf(name, sizeof name, "SLURM_SPANK__SLURM_SPANK_OPTION_hydro_%s", option);
+    return spank_context() == S_CTX_LOCAL && getenv(name) != NULL;
 }
 
 /* Makes `path` absolute in `study`; says what is wrong with it otherwise. */
 static int take_study(const char *path)
 {
-    char directory[HYDRO_PATH_MAX] = "";
-    int length;
+    char directory[HYDRO_PATH] = "";
 
-    if (!is_sbatch()) {
-        slurm_error("hydro: --hydro-bubble=STUDY needs the batch job of sbatch to run beside; with %s give "
-                    "--hydro-bubble and start the study by: srun --overlap hydro-trial %s", own_name(), path);
-        return -1;
-    }
-    if (path[0] != '/' && getcwd(directory, sizeof directory - 1) == NULL) {
-        slurm_error("hydro: --hydro-bubble=%s: the current directory cannot be read (%s); give an absolute path",
-                    path, strerror(errno));
-        return -1;
-    }
-    if (directory[0] != '\0')
-        strcat(directory, "/");
-    length = snprintf(study, sizeof study, "%s%s", directory, strncmp(path, "./", 2) ? path : path + 2);
-    if (length >= (int)sizeof study || !hydro_is_safe_path(study)) {
-        slurm_error("hydro: --hydro-bubble=%s: a study's path may have letters, digits and _./+@,=:~- only, "
-                    "at most %d; rename or move the file", path, HYDRO_PATH_MAX - 1);
-        return -1;
-    }
-    if (euidaccess(study, R_OK) < 0) {
-        slurm_error("hydro: --hydro-bubble=%s: the study file cannot be read (%s); give the path of a Python file",
-                    path, strerror(errno));
-        return -1;
-    }
+    if (!is_sbatch())
+        return REFUSE("--hydro-bubble=STUDY needs the batch job of sbatch to run beside; with %s give "
+                      "--hydro-bubble and start the study by: srun --overlap hydro-trial %s",
+                      program_invocation_short_name, path);
+    if (path[0] != '/' && getcwd(directory, sizeof directory) == NULL)
+        return REFUSE("--hydro-bubble=%s: the current directory cannot be read (%m); give an absolute path", path);
+    if (snprintf(study, sizeof study, "%s%s%s", directory, directory[0] ? "/" : "",
+                 strncmp(path, "./", 2) ? path : path + 2) >= HYDRO_PATH || !hydro_is_safe_path(study))
+        return REFUSE("--hydro-bubble=%s: a study's path may have letters, digits and _./+@,=:~- only, "
+                      "at most %d; rename or move the file", path, HYDRO_PATH - 1);
+    if (euidaccess(study, R_OK) < 0)
+        return REFUSE("--hydro-bubble=%s: the study file cannot be read (%m); give the path of a Python file", path);
     return 0;
 }
 
-static int on_hydro_bubble(int value, const char *argument, int remote)
+/* Slurm may call it twice: for the environment, then for the command line. The last one counts. */
+static int on_hydro_bubble(int value __attribute__((unused)), const char *argument, int remote)
 {
-    (void)value;
-    if (bubbles_given && !remote)
-        return refuse_both();
+    bool has_study = argument != NULL && strcmp(argument, "(null)") != 0;
+
+    if (remote)
+        snprintf(study, sizeof study, "%s", has_study && hydro_is_safe_path(argument) ? argument : "");
+    if (remote || is_inherited("hydro_bubble"))
+        return 0;
+    if (bubbles_given)
+        return REFUSE_BOTH;
     bubble_given = true;
     study[0] = '\0';
-    if (argument == NULL || strcmp(argument, "(null)") == 0)
-        return 0;
-    if (remote) {
-        snprintf(study, sizeof study, "%s", hydro_is_safe_path(argument) ? argument : "");
-        return 0;
-    }
-    if (argument[0] == '\0') {
-        slurm_error("hydro: --hydro-bubble= has no study behind the equals sign; leave the sign out or name a file");
-        return -1;
-    }
-    return take_study(argument);
+    if (has_study && argument[0] == '\0')
+        return REFUSE("--hydro-bubble= has no study behind the equals sign; leave the sign out or name a file");
+    return has_study ? take_study(argument) : 0;
 }
 
-static int on_bubbles(int value, const char *argument, int remote)
+static int on_bubbles(int value __attribute__((unused)), const char *argument, int remote)
 {
     unsigned min, max;
 
-    (void)value;
-    if (remote)
+    if (remote || is_inherited("bubbles"))
         return 0;
-    if (!is_sbatch()) {
-        slurm_error("hydro: --bubbles is for sbatch only (the devices are found while the job waits); "
-                    "submit a script that runs: srun hydro-trial STUDY");
-        return -1;
-    }
+    if (!is_sbatch())
+        return REFUSE("--bubbles is for sbatch only (the devices are found while the job waits); "
+                      "submit a script that runs: srun hydro-trial STUDY");
     if (bubble_given)
-        return refuse_both();
+        return REFUSE_BOTH;
     bubbles_given = true;
-    if (hydro_parse_bubbles(argument, &min, &max))
-        return 0;
-    slurm_error("hydro: --bubbles=%s is not a number of devices; write --bubbles=N or --bubbles=MIN-MAX "
-                "with 1 <= MIN <= MAX <= %d", argument ? argument : "", HYDRO_MAX_BUBBLES);
-    return -1;
+    if (!hydro_parse_bubbles(argument, &min, &max))
+        return REFUSE("--bubbles=%s is not a number of devices; write --bubbles=N or --bubbles=MIN-MAX "
+                      "with 1 <= MIN <= MAX <= %d", argument ? argument : "", HYDRO_MAX_BUBBLES);
+    return 0;
 }
 
 static struct spank_option options[] = {
@@ -109,13 +97,6 @@ static struct spank_option options[] = {
       1, 1, on_bubbles },
 };
 
-/* Only a step of a job that was submitted with it knows it. */
-const char *hydro_client_study(void)
-{
-    return study;
-}
-
-/* Also called by hydro_step.c: Slurm wants the options registered in the step as well. */
 int hydro_client_init(spank_t spank)
 {
     for (size_t i = 0; i < sizeof options / sizeof *options; ++i)
@@ -127,13 +108,9 @@ int hydro_client_init(spank_t spank)
 /* Tells prolog, epilog and job_submit; root trusts nothing of it but that it was given. */
 int hydro_client_post_opt(spank_t spank)
 {
-    if (!bubble_given)
-        return 0;
-    if (spank_context() == S_CTX_LOCAL && getenv("SLURM_JOB_ID") != NULL) {
+    if (bubble_given && spank_context() == S_CTX_LOCAL && getenv("SLURM_JOB_ID") != NULL)
         slurm_spank_log("hydro: --hydro-bubble is ignored in a step; give it to the sbatch or salloc that made the job");
-        return 0;
-    }
-    if (spank_job_control_setenv(spank, "HYDRO_BUBBLE", study[0] ? study : "1", 1) != ESPANK_SUCCESS)
+    else if (bubble_given && spank_job_control_setenv(spank, "HYDRO_BUBBLE", study[0] ? study : "1", 1))
         slurm_error("hydro: Slurm did not take the opt-in, so no bubble of this job will be lent");
     return 0;
 }

@@ -1,4 +1,4 @@
-/* Root's settings (lanes.conf) and root's word on a job (page_dir/jobs/<id>). */
+/* Root's settings (the file of plugstack's config=PATH) and root's word on a job (jobs/<id>). */
 #include "hydro.h"
 
 #include <fcntl.h>
@@ -8,51 +8,44 @@
 #include <unistd.h>
 
 /* Only what root owns and nobody else can write is worth reading. */
-static int open_of_root(const char *path)
+static FILE *open_of_root(const char *path)
 {
-    struct stat facts;
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    struct stat facts;
 
     if (fd < 0)
-        return -1;
-    if (fstat(fd, &facts) == 0 && S_ISREG(facts.st_mode) && facts.st_uid == 0 &&
-        (facts.st_mode & 022) == 0)
-        return fd;
-    slurm_error("hydro: %s: not a file that only root can write; mend its owner or mode", path);
+        return NULL;
+    if (fstat(fd, &facts) == 0 && S_ISREG(facts.st_mode) && facts.st_uid == 0 && !(facts.st_mode & 022))
+        return fdopen(fd, "r");
+    slurm_error("hydro: %s: others than root can write it; chown root, chmod 0644", path);
     close(fd);
-    return -1;
+    return NULL;
 }
 
-/* One line `key = value`; all but three keys are for hydro-lanes.pyz alone. */
+/* One line `key = value`; the other keys are for hydro-lanes.pyz alone. */
 static void take_line(struct hydro_config *config, const char *line)
 {
-    char key[32], value[HYDRO_PATH_MAX];
+    char key[32], value[HYDRO_PATH];
 
-    if (sscanf(line, " %31[a-z_] = %1023[^\n \t]", key, value) != 2)
-        return;
-    if (strcmp(key, "page_dir") == 0)
-        strcpy(config->page_dir, value);
-    else if (strcmp(key, "python") == 0)
-        strcpy(config->python, value);
-    else if (strcmp(key, "program") == 0)
-        strcpy(config->program, value);
+    if (sscanf(line, " %31[a-z_] = %1023[^\n \t]", key, value) == 2)
+        strcpy(strcmp(key, "page_dir") == 0  ? config->page_dir
+               : strcmp(key, "python") == 0  ? config->python
+               : strcmp(key, "program") == 0 ? config->program
+                                             : value, value);
 }
 
-/* Fills `config` from the file of plugstack's config=PATH; false: nothing is shared on this node. */
+/* False: nothing is shared on this node. */
 bool hydro_config_read(struct hydro_config *config, int argc, char *argv[])
 {
-    char line[HYDRO_PATH_MAX + 64];
+    char line[HYDRO_PATH + 64];
     FILE *file;
-    int fd;
 
-    *config = (struct hydro_config){ .path = "/etc/slurm/hydro/lanes.conf",
-                                     .page_dir = "/run/hydro",
-                                     .python = "/usr/bin/python3",
-                                     .program = "/usr/lib/hydro/hydro-lanes.pyz" };
+    *config = (struct hydro_config){ "/etc/slurm/hydro/lanes.conf", "/run/hydro", "/usr/bin/python3",
+                                     "/usr/lib/hydro/hydro-lanes.pyz" };
     for (int i = 0; i < argc; ++i)
         if (strncmp(argv[i], "config=", 7) == 0)
             snprintf(config->path, sizeof config->path, "%s", argv[i] + 7);
-    if ((fd = open_of_root(config->path)) < 0 || (file = fdopen(fd, "r")) == NULL)
+    if ((file = open_of_root(config->path)) == NULL)
         return false;
     while (fgets(line, sizeof line, file) != NULL)
         take_line(config, line);
@@ -63,16 +56,17 @@ bool hydro_config_read(struct hydro_config *config, int argc, char *argv[])
 /* A job without such a file is not ours: this is all that it costs. */
 enum hydro_role hydro_role_of(const struct hydro_config *config, unsigned job_id)
 {
-    char path[HYDRO_PATH_MAX + 32], word[8] = "";
-    int fd;
+    char path[HYDRO_PATH + 32], word[16] = "";
+    enum hydro_role role = HYDRO_NOT_OURS;
+    FILE *file;
 
     snprintf(path, sizeof path, "%s/jobs/%u", config->page_dir, job_id);
-    if ((fd = open_of_root(path)) < 0)
+    if ((file = open_of_root(path)) == NULL)
         return HYDRO_NOT_OURS;
-    if (read(fd, word, sizeof word - 1) < 0)
-        word[0] = '\0';
-    close(fd);
-    if (strncmp(word, "lender", 6) == 0)
-        return HYDRO_LENDER;
-    return strncmp(word, "tenant", 6) == 0 ? HYDRO_TENANT : HYDRO_NOT_OURS;
+    if (fgets(word, sizeof word, file) && strcmp(word, "lender\n") == 0)
+        role = HYDRO_LENDER;
+    else if (strcmp(word, "tenant\n") == 0)
+        role = HYDRO_TENANT;
+    fclose(file);
+    return role;
 }

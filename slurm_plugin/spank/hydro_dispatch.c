@@ -3,43 +3,16 @@
 
 SPANK_PLUGIN(hydro, 1)
 
-static bool is_client(void)
-{
-    return spank_context() == S_CTX_LOCAL || spank_context() == S_CTX_ALLOCATOR;
-}
+#define UNUSED __attribute__((unused))
+#define ENTRY(name) int name(spank_t spank, int argc UNUSED, char *argv[] UNUSED)
+#define IS_STEP (spank_context() == S_CTX_REMOTE)
+#define IS_CLIENT (spank_context() == S_CTX_LOCAL || spank_context() == S_CTX_ALLOCATOR)
 
-static bool is_step(void)
+ENTRY(slurm_spank_init)
 {
-    return spank_context() == S_CTX_REMOTE;
+    return IS_STEP ? hydro_step_init(spank, argc, argv) : IS_CLIENT ? hydro_client_init(spank) : 0;
 }
-
-int slurm_spank_init(spank_t spank, int argc, char *argv[])
-{
-    if (is_client())
-        return hydro_client_init(spank);
-    return is_step() ? hydro_step_init(spank, argc, argv) : 0;
-}
-
-int slurm_spank_init_post_opt(spank_t spank, int argc, char *argv[])
-{
-    (void)argc, (void)argv;
-    return is_client() ? hydro_client_post_opt(spank) : 0;
-}
-
-int slurm_spank_task_init_privileged(spank_t spank, int argc, char *argv[])
-{
-    (void)argc, (void)argv;
-    return is_step() ? hydro_step_privileged(spank) : 0;
-}
-
-int slurm_spank_task_init(spank_t spank, int argc, char *argv[])
-{
-    (void)argc, (void)argv;
-    return is_step() ? hydro_step_task(spank) : 0;
-}
-
-int slurm_spank_exit(spank_t spank, int argc, char *argv[])
-{
-    (void)argc, (void)argv;
-    return is_step() ? hydro_step_exit(spank) : 0;
-}
+ENTRY(slurm_spank_init_post_opt) { return IS_CLIENT ? hydro_client_post_opt(spank) : 0; }
+ENTRY(slurm_spank_task_init_privileged) { return IS_STEP ? hydro_step_privileged(spank) : 0; }
+ENTRY(slurm_spank_task_init) { return IS_STEP ? hydro_step_task(spank) : 0; }
+ENTRY(slurm_spank_exit) { return IS_STEP ? hydro_step_exit(spank) : 0; }

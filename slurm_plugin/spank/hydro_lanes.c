@@ -1,138 +1,104 @@
-/* Runs hydro-lanes.pyz as root: clean environment, no inherited files, a time limit, a strict answer. */
+/* Runs hydro-lanes.pyz: as root with a clean environment, a time limit and a strict answer; as the user to
+ * start the study beside a batch job. */
 #define _GNU_SOURCE
 #include "hydro.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { TIME_LIMIT_MS = 5000, ANSWER_BYTES = 4096, NUMBER = 16 };
+enum { TIME_LIMIT_S = 5 };
 
 /* After fork in a program with threads: only calls that are safe there. */
-static void exec_lanes(char *const argv[], int out)
+static void exec_program(char *const argv[], char *const environment[], unsigned first_fd)
 {
-    static char *const environment[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", NULL };
-    int null = open("/dev/null", O_RDWR);
     sigset_t none;
 
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
     for (int number = 1; number < NSIG; ++number)
         signal(number, SIG_DFL);
-    setpgid(0, 0);
-    if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir("/") < 0)
-        _exit(126);
-    if (syscall(SYS_close_range, 3, ~0U, 0) < 0)
-        for (int fd = 3; fd < 65536; ++fd)
-            close(fd);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (syscall(SYS_close_range, first_fd, ~0U, 0) < 0)
+        for (unsigned fd = first_fd; fd < 65536; ++fd)
+            close((int)fd);
     execve(argv[0], argv, environment);
     _exit(127);
 }
 
-static int milliseconds_left(const struct timespec *start)
+static void exec_lanes(char *const argv[], int out)
 {
-    struct timespec now;
+    static char *const environment[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", NULL };
+    int null = open("/dev/null", O_RDWR);
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return TIME_LIMIT_MS - (int)((now.tv_sec - start->tv_sec) * 1000 +
-                                 (now.tv_nsec - start->tv_nsec) / 1000000);
-}
-
-/* Reads all that the child prints; false when its time is up. */
-static bool read_answer(int fd, char text[ANSWER_BYTES])
-{
-    struct pollfd wait_for = { .fd = fd, .events = POLLIN };
-    struct timespec start;
-    size_t length = 0;
-
-    clock_gettime(CLOCK_MONOTONIC, &start);
-    for (;;) {
-        char chunk[512];
-        int left = milliseconds_left(&start);
-        ssize_t got;
-
-        if (left <= 0 || poll(&wait_for, 1, left) == 0)
-            return false;
-        got = read(fd, chunk, sizeof chunk);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            break;
-        if (length + (size_t)got < ANSWER_BYTES) {
-            memcpy(text + length, chunk, (size_t)got);
-            length += (size_t)got;
-        }
-    }
-    text[length] = '\0';
-    return true;
+    alarm(TIME_LIMIT_S); /* survives exec, and kills what does not answer in time */
+    if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir("/") < 0)
+        _exit(126);
+    exec_program(argv, environment, 3);
 }
 
 /* HYDRO_LANES= and CORES= by their grammar; any other line is the reason for the user. */
-static bool parse_answer(char *text, struct hydro_answer *answer)
+static bool take_line(struct hydro_answer *answer, char *line)
 {
-    int indexes[HYDRO_MAX_LANES];
-    size_t count;
-    bool found = false;
+    unsigned indexes[HYDRO_MAX_LANES];
 
-    for (char *rest = NULL, *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        if (strncmp(line, "HYDRO_LANES=", 12) == 0) {
-            if (!hydro_parse_numbers(line + 12, indexes, &count) || strlen(line + 12) >= HYDRO_TEXT)
-                return false;
-            strcpy(answer->lanes, line + 12);
-            found = true;
-        } else if (strncmp(line, "CORES=", 6) == 0) {
-            if (!hydro_parse_numbers(line + 6, answer->cores, &answer->num_cores))
-                return false;
-        } else {
-            snprintf(answer->reason, sizeof answer->reason, "%s", line);
-        }
-    }
-    return found;
+    line[strcspn(line, "\n")] = '\0';
+    if (strncmp(line, "CORES=", 6) == 0)
+        return hydro_parse_numbers(line + 6, answer->cores, &answer->num_cores);
+    if (strncmp(line, "HYDRO_LANES=", 12) == 0)
+        return snprintf(answer->lanes, HYDRO_TEXT, "%s", line + 12) < HYDRO_TEXT &&
+               hydro_parse_numbers(answer->lanes, indexes, &answer->num_lanes);
+    snprintf(answer->reason, HYDRO_TEXT, "%.*s", HYDRO_TEXT - 1, line);
+    return true;
 }
 
-/* Says whether the program answered; if not, `answer->reason` says why and no lane is granted. */
-bool hydro_lanes_run(const struct hydro_config *config, const char *verb,
+/* No lanes in `answer` if anything goes wrong; its reason then says what. */
+void hydro_lanes_ask(const struct hydro_config *config, const char *verb,
                      const struct hydro_task *task, struct hydro_answer *answer)
 {
-    char job[NUMBER], step[NUMBER], uid[NUMBER], pid[NUMBER], text[ANSWER_BYTES];
-    char *argv[] = { (char *)config->python, "-I", (char *)config->program, "--config",
-                     (char *)config->path, (char *)verb, "--job", job, "--step", step,
-                     "--uid", uid, "--pid", pid, NULL };
-    int out[2];
+    char job[16], step[16], uid[16], pid[16], line[HYDRO_TEXT];
+    char *argv[] = { (char *)config->python, "-I", (char *)config->program, "--config", (char *)config->path,
+                     (char *)verb, "--job", job, "--step", step, "--uid", uid, "--pid", pid, NULL };
+    int out[2], status = 0;
+    bool is_clean = true;
     pid_t child;
-    bool in_time;
+    FILE *file;
 
+    *answer = (struct hydro_answer){ .reason = "" };
     snprintf(job, sizeof job, "%u", task->job_id);
     snprintf(step, sizeof step, "%u", task->step_id);
     snprintf(uid, sizeof uid, "%u", task->uid);
-    snprintf(pid, sizeof pid, "%d", (int)task->pid);
-    *answer = (struct hydro_answer){ .reason = "hydro: could not start hydro-lanes; see hydro doctor" };
-    if (pipe2(out, O_CLOEXEC) < 0)
-        return false;
-    if ((child = fork()) == 0)
-        exec_lanes(argv, out[1]);
-    close(out[1]);
-    in_time = child > 0 && read_answer(out[0], text);
-    close(out[0]);
-    if (child <= 0)
-        return false;
-    if (!in_time)
-        kill(-child, SIGKILL), kill(child, SIGKILL);
-    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    if (pipe2(out, O_CLOEXEC) == 0 && (child = fork()) >= 0) {
+        if (child == 0)
+            exec_lanes(argv, out[1]);
+        close(out[1]);
+        for (file = fdopen(out[0], "r"); file && fgets(line, sizeof line, file);)
+            is_clean = take_line(answer, line) && is_clean;
+        if (file)
+            fclose(file);
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+            ;
+        if (is_clean && status == 0)
+            return;
+    }
+    *answer = (struct hydro_answer){ .reason = "" };
+    snprintf(answer->reason, HYDRO_TEXT, "hydro: %.200s gave no answer (status %d), so no device is shared; "
+             "run hydro doctor", config->program, status);
+}
+
+/* As the user: it detaches itself at once, and Slurm ends it with the batch step that it starts in. */
+void hydro_study_start(const struct hydro_config *config, const char *study, char *const environment[])
+{
+    char *argv[] = { (char *)config->python, "-I", (char *)config->program, "start-study", (char *)study, NULL };
+    pid_t child = fork();
+
+    if (child == 0)
+        exec_program(argv, environment, 3);
+    while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
         ;
-    *answer = (struct hydro_answer){ .reason = "hydro: hydro-lanes took more than 5 s, so no device is shared" };
-    if (!in_time)
-        return false;
-    answer->reason[0] = '\0';
-    if (parse_answer(text, answer))
-        return true;
-    answer->lanes[0] = '\0', answer->num_cores = 0;
-    return false;
 }

@@ -6,14 +6,11 @@
 /* Reads 1 to 6 digits; moves *text behind them. */
 static bool parse_number(const char **text, unsigned *value)
 {
-    unsigned digits = 0;
+    const char *start = *text;
 
-    for (*value = 0; **text >= '0' && **text <= '9'; ++*text, ++digits) {
-        if (digits == 6)
-            return false;
+    for (*value = 0; **text >= '0' && **text <= '9' && *text - start < 7; ++*text)
         *value = *value * 10 + (unsigned)(**text - '0');
-    }
-    return digits > 0;
+    return *text > start && *text - start < 7;
 }
 
 /* N or MIN-MAX, with 1 <= MIN <= MAX <= HYDRO_MAX_BUBBLES. */
@@ -27,6 +24,18 @@ bool hydro_parse_bubbles(const char *text, unsigned *min, unsigned *max)
     return *text == '\0' && *min >= 1 && *min <= *max && *max <= HYDRO_MAX_BUBBLES;
 }
 
+/* "0,3,4": numbers below 4096; the empty text is none. */
+bool hydro_parse_numbers(const char *text, unsigned numbers[HYDRO_MAX_LANES], size_t *count)
+{
+    for (*count = 0; *text != '\0'; ++*count) {
+        if (*count == HYDRO_MAX_LANES || (*count > 0 && *text++ != ','))
+            return false;
+        if (!parse_number(&text, &numbers[*count]) || numbers[*count] > 4095)
+            return false;
+    }
+    return true;
+}
+
 /* What may stand in a prolog's environment, an admin_comment and a command line without quoting. */
 bool hydro_is_safe_path(const char *text)
 {
@@ -34,38 +43,20 @@ bool hydro_is_safe_path(const char *text)
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./+@,=:~-";
     size_t length = strlen(text);
 
-    return length > 0 && length < HYDRO_PATH_MAX && strspn(text, allowed) == length;
-}
-
-/* "0,3,4": numbers below 4096; the empty text is none. */
-bool hydro_parse_numbers(const char *text, int numbers[HYDRO_MAX_LANES], size_t *count)
-{
-    unsigned value;
-
-    for (*count = 0; *text != '\0'; ++*count) {
-        if (*count > 0 && *text++ != ',')
-            return false;
-        if (*count == HYDRO_MAX_LANES || !parse_number(&text, &value) || value > 4095)
-            return false;
-        numbers[*count] = (int)value;
-    }
-    return true;
+    return length > 0 && length < HYDRO_PATH && strspn(text, allowed) == length;
 }
 
 /* Is this command `hydro-trial …` or `python -m hydro_hpc.trial… …`? */
 bool hydro_is_trial(int argc, char *const argv[])
 {
     static const char module[] = "hydro_hpc.trial";
-    const char *slash;
+    const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
 
-    if (argc < 1 || argv == NULL || argv[0] == NULL)
-        return false;
-    slash = strrchr(argv[0], '/');
-    if (strcmp(slash ? slash + 1 : argv[0], "hydro-trial") == 0)
+    if (argc > 0 && strcmp(slash ? slash + 1 : argv[0], "hydro-trial") == 0)
         return true;
-    for (int i = 1; i + 1 < argc && argv[i] != NULL && argv[i][0] == '-'; ++i)
+    for (int i = 1; i + 1 < argc && argv[i][0] == '-'; ++i)
         if (strcmp(argv[i], "-m") == 0)
-            return strncmp(argv[i + 1], module, sizeof module - 1) == 0 &&
-                   strchr(".", argv[i + 1][sizeof module - 1]) != NULL;
+            return strncmp(argv[i + 1], module, strlen(module)) == 0 &&
+                   strchr(".", argv[i + 1][strlen(module)]) != NULL;
     return false;
 }
