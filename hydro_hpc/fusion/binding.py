@@ -1,0 +1,45 @@
+"""Binds models written for one trial each into a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion import signature
+from hydro_hpc.fusion.bundle import Bundle
+from hydro_hpc.fusion.executor import ExecutorKind
+from hydro_hpc.fusion.sample import LossFunction, Sample
+from hydro_hpc.fusion.state import StackedState, own_copy
+
+
+def bind(
+    models: Sequence[nn.Module],
+    example: Any = None,
+    loss: LossFunction | None = None,
+    seeds: Sequence[int] | None = None,
+    *,
+    executor: ExecutorKind | None = None,
+) -> Bundle:
+    """A bundle of these models, which are copied and not changed.
+
+    `example` is ONE model's input [batch, ...]; with `loss(outputs, targets)`, also for one model,
+    it is the pair (input, targets). On it each executor is compared with untouched copies, the
+    exact ones are timed, and the fastest is kept; `bundle.report` says which and why. Without an
+    example that happens at the first call. `seeds` has one number per trial for its random stream
+    (the slot's number if None). `executor` is one to take if it is exact: what a report recorded.
+
+    FusionError if the models differ in class, shape, dtype or device, or have nothing to train.
+    """
+    models = list(models)
+    signature.check(models)
+    seeds = list(range(len(models))) if seeds is None else list(seeds)
+    if len(seeds) != len(models):
+        raise FusionError(f"{len(seeds)} seeds were given for {len(models)} models")
+    copies = [own_copy(model, f"model of trial {trial}") for trial, model in enumerate(models)]
+    bundle = Bundle(StackedState(copies), seeds, executor=executor)
+    if example is not None:
+        bundle.choose_executor(Sample.of_one_model(example, loss, len(models)))
+    return bundle

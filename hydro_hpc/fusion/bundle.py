@@ -1,0 +1,226 @@
+"""A bundle: F trials that train as one module, each exactly as it would alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion import choice, gradients, signature
+from hydro_hpc.fusion.executor import Executor, ExecutorKind
+from hydro_hpc.fusion.gradients import BlockGradient
+from hydro_hpc.fusion.grouped import GroupedExecutor
+from hydro_hpc.fusion.loop import LoopExecutor
+from hydro_hpc.fusion.report import BundleReport
+from hydro_hpc.fusion.sample import Sample
+from hydro_hpc.fusion.state import StackedState, own_copy
+from hydro_hpc.nn.members import Refused
+from hydro_hpc.nn.randomness import SlotStreams
+
+
+class Bundle(nn.Module):
+    """Made by `bind`. Inputs and outputs are trees of tensors [slots, ...].
+
+    `active[slot]` is False while a slot is idle: it still computes, its loss reaches only itself,
+    and optimizers leave its parameters and their state for it as they are.
+    """
+
+    def __init__(
+        self,
+        state: StackedState,
+        seeds: Sequence[int],
+        *,
+        executor: ExecutorKind | None,
+    ) -> None:
+        super().__init__()
+        self.state = state
+        self.streams = SlotStreams(seeds)
+        self.active = [True] * state.slots
+        self.training = state.slot_models[0].training
+        self._wanted = executor
+        self._seen: set[Any] = set()
+        self._loop = LoopExecutor(state, self.streams)
+        self._grouped: tuple[GroupedExecutor, ...] = ()  # in a tuple: not a child module
+        self._used: list[Executor] = []  # since gradients were last cleared
+        self._without_gradient: set[int] = set()  # slots replaced since
+        self.report = BundleReport(
+            slots=state.slots,
+            executor=None,
+            reason="no example was given: chosen at the first call",
+        )
+
+    @property
+    def slots(self) -> int:
+        """F, the number of trials that fit."""
+        return self.state.slots
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Trees of tensors [slots, batch, ...] in and out."""
+        self._require_slots((args, kwargs))
+        executor = self._executor_for(args, kwargs)
+        if executor not in self._used:
+            self._used.append(executor)
+        self._without_gradient.clear()
+        self.streams.begin_call(training=self.training)
+        return executor.run(args, kwargs)
+
+    def shared(self, *args: Any, **kwargs: Any) -> Any:
+        """The same, for inputs [batch, ...] that are the same for every slot."""
+        args, kwargs = pytree.tree_map_only(
+            Tensor, lambda x: x.expand(self.slots, *x.shape), (args, kwargs)
+        )
+        return self(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Bundle:
+        """As `nn.Module.train`, by each model's own `train`, which may be the user's."""
+        for model in self.state.slot_models:
+            model.train(mode)
+        self.training = mode
+        self._or_loop(GroupedExecutor.adopt_training_flags)
+        return self
+
+    def leaves(self) -> list[nn.Module]:
+        """All modules whose forward is one unit that a gate may not interrupt, in no order.
+
+        After `replace` there are new ones.
+        """
+        executors: list[Executor] = [self._loop, *self._grouped]
+        return [module for executor in executors for module in executor.modules_to_gate()]
+
+    def unbind(self, slot: int) -> nn.Module:
+        """The slot's model: the user's class, with storage of its own."""
+        return self.state.extract(self._checked(slot))
+
+    def idle(self, slot: int) -> None:
+        """The slot has no trial until `replace`: its state stays as it is."""
+        self.active[self._checked(slot)] = False
+
+    def replace(self, slot: int, model: nn.Module, *, seed: int, step: int = 0) -> None:
+        """Another trial takes the slot; the others go on undisturbed. The model is not changed.
+
+        `step` is the number of optimizer steps that the trial has done: its random stream goes on
+        from there. The optimizer's part is `reset_slot` or `load_slot_state`. FusionError if the
+        model does not have the others' signature.
+        """
+        signature.check_like(self.state.slot_models[self._checked(slot)], model)
+        newcomer = own_copy(model, "new trial")
+        newcomer.train(self.training)
+        self._forget_gradients(slot)
+        self.state.write(slot, newcomer)
+        self._loop.collect_leaves()
+        self.streams.restart(slot, seed, step)
+        self.active[slot] = True
+        self._or_loop(lambda grouped: grouped.accept(slot))
+
+    def gradients(self) -> list[BlockGradient]:
+        """What backward has left since `zero_grad`, one per block of `state.blocks`."""
+        executors = self._used or [self._loop]
+        found = [gradients.gather(block, executors) for block in self.state.blocks]
+        return [gradients.without(one, self._without_gradient) for one in found]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets all gradients; they are absent then, not zero, whatever `set_to_none` says."""
+        del set_to_none
+        for block in self.state.blocks:
+            gradients.clear(block, self._used)
+        self._used = []
+
+    def stepped(self) -> None:
+        """An optimizer has made a step: the active trials' random streams move on."""
+        self.streams.advance(self.active)
+
+    def choose_executor(self, sample: Sample) -> None:
+        """Verifies and times the candidates on a sample and keeps the fastest that is exact."""
+        kind, self.report = choice.choose(
+            self.state.slot_models, sample, self.streams.seeds, wanted=self._wanted
+        )
+        self._seen = {_shape_of(sample.args, sample.kwargs)}
+        if kind is ExecutorKind.GROUPED:
+            self._grouped = (GroupedExecutor(self.state, self.streams, len(sample.args)),)
+
+    def _executor_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Executor:
+        if self.report.executor is None:
+            self.choose_executor(Sample(args=args, kwargs=kwargs))
+        if self.report.executor is ExecutorKind.GROUPED:
+            shape = _shape_of(args, kwargs)
+            if shape not in self._seen:
+                self._seen.add(shape)
+                sample = Sample(args=args, kwargs=kwargs)
+                models, seeds = self.state.slot_models, self.streams.seeds
+                if reason := choice.grouped_refusal(models, sample, seeds):
+                    self._fall_to_loop(reason)
+        return self._grouped[0] if self.report.executor is ExecutorKind.GROUPED else self._loop
+
+    def _or_loop(self, change: Callable[[GroupedExecutor], None]) -> None:
+        """Makes a change to the grouped executor, if it is in use, or leaves it for the loop."""
+        if self.report.executor is ExecutorKind.GROUPED:
+            try:
+                change(self._grouped[0])
+            except Refused as reason:
+                self._fall_to_loop(str(reason))
+
+    def _fall_to_loop(self, reason: str) -> None:
+        self.report = replace(self.report, executor=ExecutorKind.LOOP, reason=reason)
+
+    def _forget_gradients(self, slot: int) -> None:
+        """Gradients that the slot's last trial left must not reach the next."""
+        self._without_gradient.add(slot)
+        for executor in self._used:
+            for name in self.state.trainable:
+                leaf = executor.leaf(name)
+                if not isinstance(leaf, Tensor):
+                    leaf[slot].grad = None
+                elif leaf.grad is not None:
+                    leaf.grad[slot].zero_()
+
+    def _checked(self, slot: int) -> int:
+        if not 0 <= slot < self.slots:
+            raise IndexError(f"slot {slot} of a bundle of {self.slots}")
+        return slot
+
+    def _require_slots(self, inputs: Any) -> None:
+        for x in pytree.tree_leaves(inputs):
+            if isinstance(x, Tensor) and (x.ndim == 0 or x.size(0) != self.slots):
+                raise FusionError(
+                    f"an input {list(x.shape)} has no leading dimension of {self.slots} slots: "
+                    "give one row per slot, or call bundle.shared(x) for one batch for all"
+                )
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """The trainable parameters as autograd sees them: [slots, *shape], or one per slot."""
+        del recurse, remove_duplicate
+        in_use: Executor = self._grouped[0] if self._grouped else self._loop
+        for name in sorted(self.state.trainable):
+            leaf = in_use.leaf(name)
+            rows = [("", leaf)] if isinstance(leaf, Tensor) else number_slots(leaf)
+            for slot, tensor in rows:
+                assert isinstance(tensor, nn.Parameter)
+                yield f"{prefix}{slot}{name}", tensor
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: a bundle is saved trial by trial."""
+        del args, kwargs
+        raise FusionError("a bundle has no state_dict: save each bundle.unbind(slot).state_dict()")
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Bundle:
+        del fn, recurse
+        raise FusionError("a bundle stays as it is: move or convert the models, then bind them")
+
+
+def _shape_of(args: tuple[Any, ...], kwargs: dict[str, Any] | Any) -> Any:
+    """What an executor was verified for: all but the batch size, except that one is special."""
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    return str(spec), tuple(
+        (x.dtype, x.ndim, x.shape[2:], x.shape[1:2] == (1,)) if isinstance(x, Tensor) else x
+        for x in leaves
+    )
+
+
+def number_slots(rows: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    return [(f"{slot}.", row) for slot, row in enumerate(rows)]

@@ -1,0 +1,39 @@
+"""What a bundle asks of whatever runs its models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class ExecutorKind(Enum):
+    """How a bundle runs: all slots in each call, or one model after the other."""
+
+    GROUPED = "grouped"
+    LOOP = "loop"
+
+
+class Executor(Protocol):
+    """Runs all slots of a `StackedState`; gradients gather on leaves of its own."""
+
+    @property
+    def kind(self) -> ExecutorKind: ...
+
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Trees of tensors [slots, ...] in and out."""
+        ...
+
+    def modules_to_gate(self) -> list[nn.Module]:
+        """Its leaf modules: each forward is one uninterruptible unit."""
+        ...
+
+    def adopt_training_flags(self) -> None:
+        """The slot models' training flags have changed."""
+        ...
+
+    def leaf(self, name: str) -> Tensor | list[Tensor]:
+        """The autograd leaf of a trainable parameter: one [slots, *shape], or one per slot."""
+        ...

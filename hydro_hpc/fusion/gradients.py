@@ -1,0 +1,86 @@
+"""The gradients of a bundle as one tensor [slots, P] per block, wherever autograd left them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hydro_hpc.fusion.executor import Executor
+from hydro_hpc.fusion.state import Block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockGradient:
+    """`values` [slots, P] is laid out like the block. `present` says which parameters got a
+    gradient: [slots, N], or [slots, 1] if a slot's are all alike; None if all did. An absent
+    gradient is zero in `values`."""
+
+    values: Tensor
+    present: Tensor | None
+
+
+def gather(block: Block, executors: Sequence[Executor]) -> BlockGradient:
+    """The sum of what has gathered on the leaves of these executors."""
+    first, *others = [_gather_one(block, executor) for executor in executors]
+    for other in others:
+        present = None
+        if first.present is not None and other.present is not None:
+            present = first.present | other.present
+        first = BlockGradient(values=first.values + other.values, present=present)
+    return first
+
+
+def without(gradient: BlockGradient, slots: Collection[int]) -> BlockGradient:
+    """The same, with all gradients of these slots absent."""
+    if not slots:
+        return gradient
+    rows = [[slot not in slots] for slot in range(gradient.values.size(0))]
+    present_FN = torch.tensor(rows, device=gradient.values.device)
+    if gradient.present is not None:
+        present_FN = present_FN & gradient.present
+    return BlockGradient(values=gradient.values, present=present_FN)
+
+
+def clear(block: Block, executors: Sequence[Executor]) -> None:
+    """Forgets all gradients."""
+    for executor in executors:
+        for column in block.columns:
+            leaf = executor.leaf(column.name)
+            for tensor in [leaf] if isinstance(leaf, Tensor) else leaf:
+                tensor.grad = None
+
+
+def _gather_one(block: Block, executor: Executor) -> BlockGradient:
+    leaves = [executor.leaf(column.name) for column in block.columns]
+    slots, width = block.values_FP.shape
+    if all(isinstance(leaf, Tensor) for leaf in leaves):
+        rows = [[leaf.grad for leaf in leaves if isinstance(leaf, Tensor)]]
+    else:
+        rows = [[leaf[slot].grad for leaf in leaves] for slot in range(slots)]
+    is_whole = all(grad is not None for row in rows for grad in row)
+    lead = slots // len(rows)  # slots that one gradient tensor holds
+    parts = [
+        torch.cat(
+            [
+                _absent(block, lead, number) if grad is None else grad.reshape(lead, -1)
+                for number, grad in enumerate(row)
+            ],
+            dim=1,
+        )
+        for row in rows
+    ]
+    values_FP = parts[0] if len(parts) == 1 else torch.cat(parts)
+    assert values_FP.shape == (slots, width)
+    if is_whole:
+        return BlockGradient(values=values_FP, present=None)
+    present = [[grad is not None for grad in row] for row in rows for _ in range(lead)]
+    present_FN = torch.tensor(present, device=values_FP.device)
+    return BlockGradient(values=values_FP, present=present_FN)
+
+
+def _absent(block: Block, slots: int, number: int) -> Tensor:
+    column = block.columns[number]
+    return block.values_FP.new_zeros(slots, column.stop - column.start)

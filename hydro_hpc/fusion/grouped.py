@@ -1,0 +1,164 @@
+"""The grouped executor: the calls of one forward, each made once for all slots."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from hydro_hpc.fusion.executor import ExecutorKind
+from hydro_hpc.fusion.rules import slot_safe
+from hydro_hpc.fusion.state import StackedState
+from hydro_hpc.fusion.trace import trace_model
+from hydro_hpc.nn.dropout import Dropout
+from hydro_hpc.nn.members import Members, Refused
+from hydro_hpc.nn.randomness import SlotStreams
+from hydro_hpc.nn.registry import fuse
+
+
+class GroupedExecutor(nn.Module):
+    """One graph per set of training flags, over fused modules that all graphs share.
+
+    Construction raises `Refused` unless every call between modules is known to be slot-safe and
+    the models of all slots make the same calls.
+    """
+
+    @property
+    def kind(self) -> ExecutorKind:
+        return ExecutorKind.GROUPED
+
+    def __init__(self, state: StackedState, streams: SlotStreams, num_inputs: int) -> None:
+        super().__init__()
+        self.state, self.streams, self.num_inputs = state, streams, num_inputs
+        self._tensors = {
+            name: nn.Parameter(tensor, requires_grad=name in state.trainable)
+            if name in _parameter_names(state)
+            else tensor
+            for name, tensor in state.stacked.items()
+        }
+        self._fused: dict[str, nn.Module] = {}
+        self._drops: list[nn.Module] = []
+        self._graphs: dict[tuple[bool, ...], tuple[str, fx.GraphModule]] = {}
+        self.adopt_training_flags()
+
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if kwargs or len(args) != self.num_inputs or not all(isinstance(x, Tensor) for x in args):
+            raise Refused(f"the grouped executor takes {self.num_inputs} tensors by position")
+        return self._graph(*args)
+
+    def modules_to_gate(self) -> list[nn.Module]:
+        return [*self._fused.values(), *self._drops]
+
+    def leaf(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def adopt_training_flags(self) -> None:
+        models = self.state.slot_models
+        flags = _flags(models[0])
+        for slot, model in enumerate(models):
+            if _flags(model) != flags:
+                raise Refused(f"trials 0 and {slot} have modules in different training modes")
+        if flags not in self._graphs:
+            self._graphs[flags] = self._build()
+        self._graph = self._graphs[flags][1]
+        for path, fused in self._fused.items():
+            fused.training = models[0].get_submodule(path).training
+
+    def accept(self, slot: int) -> None:
+        """The slot has another model; `Refused` if it does not make the same calls as the rest."""
+        model = self.state.slot_models[slot]
+        text = _text(trace_model(model, self.num_inputs))
+        if text != self._graphs[_flags(model)][0]:
+            raise Refused(
+                f"forward of the new trial in slot {slot} makes other calls than the rest"
+            )
+        for path, fused in self._fused.items():
+            fresh = fuse(self._members(path))
+            if isinstance(fused, Dropout) and isinstance(fresh, Dropout):
+                fused.probabilities = fresh.probabilities
+        self._graphs = {_flags(model): self._graphs[_flags(model)]}  # others are traced anew
+
+    def _build(self) -> tuple[str, fx.GraphModule]:
+        graphs = [trace_model(model, self.num_inputs) for model in self.state.slot_models]
+        text = _text(graphs[0])
+        for slot, graph in enumerate(graphs):
+            if _text(graph) != text:
+                raise Refused(f"forward of trial {slot} makes other calls than that of trial 0")
+        return text, self._rewrite(graphs[0])
+
+    def _rewrite(self, traced: fx.Graph) -> fx.GraphModule:
+        graph, parts = fx.Graph(), dict[str, Any]()
+        made: dict[fx.Node, Any] = {}
+        for node in traced.nodes:
+            if node.op in ("call_function", "call_method"):
+                made[node] = self._rewrite_call(graph, parts, node, made)
+                continue
+            made[node] = graph.node_copy(node, lambda old: made[old])
+            if node.op in ("call_module", "get_attr"):
+                part = self._module(node.target) if node.op == "call_module" else self._tensor(node)
+                made[node].target = name = f"{node.op}_{node.target}".replace(".", "_dot_")
+                parts[name] = part
+        return fx.GraphModule(parts, graph)
+
+    def _rewrite_call(
+        self, graph: fx.Graph, parts: dict[str, Any], node: fx.Node, made: dict[fx.Node, Any]
+    ) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda old: made[old])
+        if node.target is F.dropout:
+            return self._dropout(graph, parts, node.name, args, kwargs)
+        target = slot_safe(node)
+        if isinstance(target, str):
+            return graph.call_method(target, args, kwargs)
+        return graph.call_function(target, args, kwargs)
+
+    def _dropout(
+        self, graph: fx.Graph, parts: dict[str, Any], name: str, args: Any, kwargs: Any
+    ) -> Any:
+        """A functional dropout call as a module that draws from the slots' streams."""
+        settings = inspect.signature(F.dropout).bind(*args, **kwargs)
+        settings.apply_defaults()
+        x, p, training, inplace = settings.args
+        if inplace or not isinstance(p, float | int) or not isinstance(training, bool):
+            raise Refused("'dropout' with inplace=True or computed settings has no fused rule")
+        module = Dropout([float(p)] * self.state.slots, self.streams)
+        module.train(training)
+        self._drops.append(module)
+        parts[f"functional_{name}"] = module
+        return graph.call_module(f"functional_{name}", (x,))
+
+    def _module(self, path: Any) -> nn.Module:
+        if path not in self._fused:
+            self._fused[path] = fuse(self._members(path))
+        return self._fused[path]
+
+    def _members(self, path: str) -> Members:
+        modules = [model.get_submodule(path) for model in self.state.slot_models]
+        prefix = f"{path}." if path else ""
+        own = [*modules[0]._parameters, *modules[0]._buffers]
+        owner = self.state.owner
+        tensors = {
+            name: self._tensors[owner[prefix + name]] for name in own if prefix + name in owner
+        }
+        return Members(path=path, modules=modules, tensors=tensors, streams=self.streams)
+
+    def _tensor(self, node: fx.Node) -> Tensor:
+        name = str(node.target)
+        if name not in self.state.owner:
+            raise Refused(f"forward uses the tensor '{name}', which is no parameter and no buffer")
+        return self._tensors[self.state.owner[name]]
+
+
+def _parameter_names(state: StackedState) -> set[str]:
+    return {name for name, _ in state.slot_models[0].named_parameters()}
+
+
+def _flags(model: nn.Module) -> tuple[bool, ...]:
+    return tuple(module.training for module in model.modules())
+
+
+def _text(graph: fx.Graph) -> str:
+    """Equal for two models if they make the same calls with the same constants."""
+    return "\n".join(f"{n.op} {n.target} {n.args} {n.kwargs}" for n in graph.nodes)

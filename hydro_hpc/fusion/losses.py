@@ -1,0 +1,84 @@
+"""The loss of every slot from a loss function written for one model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion.loop import split_slots
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+def losses(loss: LossFunction | Sequence[LossFunction], outputs: Any, targets: Any) -> Tensor:
+    """[slots] losses; call backward on their SUM, so that no trial's gradient depends on F.
+
+    `loss` takes ONE model's outputs and targets, in their unfused shapes, and returns a scalar; or
+    it is a sequence with one such function per slot. `outputs` and `targets` are trees of tensors
+    [slots, ...]; for targets that all slots share give `targets.expand(slots, *targets.shape)`.
+    """
+    slots = _slots(outputs, targets)
+    if isinstance(loss, Sequence):
+        if len(loss) != slots:
+            raise FusionError(f"{len(loss)} loss functions were given for {slots} slots")
+        return _one_by_one(loss, outputs, targets, slots)
+    if _is_plain_cross_entropy(loss, outputs, targets):
+        return _cross_entropy(outputs, targets)
+    return _one_by_one([loss] * slots, outputs, targets, slots)
+
+
+def _one_by_one(
+    functions: Sequence[LossFunction], outputs: Any, targets: Any, slots: int
+) -> Tensor:
+    rows = split_slots((outputs, targets), slots)
+    values = [function(*row) for function, row in zip(functions, rows, strict=True)]
+    for value in values:
+        if not isinstance(value, Tensor) or value.ndim:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise FusionError(f"the loss function returned {shape}, not one number per model")
+    return torch.stack(values)
+
+
+def _is_plain_cross_entropy(loss: LossFunction, outputs: Any, targets: Any) -> bool:
+    """torch's own function on class numbers: one call does for all slots."""
+    return (
+        loss is F.cross_entropy
+        and isinstance(outputs, Tensor)
+        and isinstance(targets, Tensor)
+        and not targets.is_floating_point()
+        and outputs.ndim == targets.ndim + 1
+        and targets.ndim >= 2
+    )
+
+
+def _cross_entropy(outputs_FBC: Tensor, targets_FB: Tensor, ignored: int = -100) -> Tensor:
+    """The mean over each slot's own targets, without the ignored ones."""
+    slots = outputs_FBC.size(0)
+    per_target = F.cross_entropy(
+        outputs_FBC.flatten(0, 1), targets_FB.flatten(0, 1), reduction="none", ignore_index=ignored
+    ).view(slots, -1)
+    counted = (targets_FB != ignored).view(slots, -1).sum(1)
+    return per_target.sum(1) / counted
+
+
+def _slots(outputs: Any, targets: Any) -> int:
+    sizes = [
+        x.size(0) if x.ndim else None
+        for x in pytree.tree_leaves((outputs, targets))
+        if isinstance(x, Tensor)
+    ]
+    if not sizes:
+        raise FusionError("losses() was given no tensors")
+    slots = sizes[0]
+    if slots is None or any(size != slots for size in sizes):
+        raise FusionError(
+            f"losses() was given tensors with leading dimensions {sizes}: outputs and targets "
+            "need one row per slot; for shared targets give targets.expand(slots, *targets.shape)"
+        )
+    return slots

@@ -1,0 +1,64 @@
+"""Can these models be one bundle at all? Same classes, same shapes, something to train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from hydro_hpc.errors import FusionError
+
+Facts = dict[str, str]
+
+
+def check(models: Sequence[nn.Module]) -> None:
+    """FusionError in one sentence unless all models have the signature of the first."""
+    if not models:
+        raise FusionError("no models were given: a bundle needs at least one")
+    for trial, model in enumerate(models):
+        if not isinstance(model, nn.Module):
+            raise FusionError(f"trial {trial}'s model is a {type(model).__name__}, not a Module")
+        if any(is_lazy(p) for p in model.parameters()):
+            raise FusionError(f"trial {trial}'s model has lazy parameters: call it once before")
+    if not any(p.requires_grad for p in models[0].parameters()):
+        raise FusionError("trial 0's model has no parameters to train")
+    if len({id(model) for model in models}) < len(models):
+        raise FusionError("one model object was given twice: build one for each trial")
+    first = dict(_facts(models[0]))
+    for trial, model in enumerate(models[1:], start=1):
+        compare(first, dict(_facts(model)), f"trial {trial}")
+
+
+def check_like(resident: nn.Module, newcomer: nn.Module) -> None:
+    """FusionError unless a new trial's model fits where `resident` lives."""
+    compare(dict(_facts(resident)), dict(_facts(newcomer)), "the new trial")
+
+
+def compare(first: Facts, other: Facts, who: str) -> None:
+    """FusionError that names the first difference between two models' facts."""
+    for what in [*first, *(what for what in other if what not in first)]:
+        if first.get(what) != other.get(what):
+            raise FusionError(
+                f"{who} cannot join the bundle: {what} is {other.get(what, 'missing')} there and "
+                f"{first.get(what, 'missing')} in trial 0; bind only models of one shape"
+            )
+
+
+def _facts(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """What must agree, in the order in which a person would want to hear of it."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        yield f"class of '{path}'" if path else "class", type(module).__qualname__
+    kinds = (
+        ("parameter", model.named_parameters(remove_duplicate=False)),
+        ("buffer", model.named_buffers(remove_duplicate=False)),
+    )
+    seen: dict[int, str] = {}
+    for kind, named in kinds:
+        for name, tensor in named:
+            owner = seen.setdefault(id(tensor), name)
+            yield f"{kind} '{name}'", f"{list(tensor.shape)}"
+            yield f"dtype of {kind} '{name}'", str(tensor.dtype)
+            yield f"device of {kind} '{name}'", str(tensor.device)
+            yield f"requires_grad of {kind} '{name}'", str(tensor.requires_grad)
+            yield f"tie of {kind} '{name}'", owner

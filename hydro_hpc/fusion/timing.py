@@ -1,0 +1,68 @@
+"""How long one forward and backward of a bundle takes under an executor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from hydro_hpc.fusion.losses import losses
+from hydro_hpc.fusion.sample import Sample
+from hydro_hpc.fusion.state import StackedState, own_copy
+from hydro_hpc.fusion.verify import MakeExecutor
+from hydro_hpc.nn.randomness import SlotStreams
+
+ROUNDS: Final = 4  # the first warms up
+
+
+def step_times_ms(
+    makers: Sequence[MakeExecutor],
+    models: Sequence[nn.Module],
+    sample: Sample,
+    seeds: Sequence[int],
+) -> list[float]:
+    """The shortest of a few steps of each executor, taken in turns, on copies of the models."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return _step_times_ms(makers, models, sample, seeds)
+
+
+def _step_times_ms(
+    makers: Sequence[MakeExecutor],
+    models: Sequence[nn.Module],
+    sample: Sample,
+    seeds: Sequence[int],
+) -> list[float]:
+    runs = []
+    for make in makers:
+        state, streams = StackedState([own_copy(m, "trial") for m in models]), SlotStreams(seeds)
+        runs.append((make(state, streams), streams))
+    times: list[list[float]] = [[] for _ in makers]
+    for _ in range(ROUNDS):
+        for (executor, streams), taken in zip(runs, times, strict=True):
+            start = _clock_ms()
+            streams.begin_call(training=models[0].training)
+            output = executor.run(sample.args, sample.kwargs)
+            loss = _sum_of_losses(sample, output)
+            if loss.requires_grad:
+                loss.backward()
+            taken.append(_clock_ms() - start)
+    return [min(taken[1:]) for taken in times]
+
+
+def _sum_of_losses(sample: Sample, output: object) -> Tensor:
+    if sample.loss is not None:
+        return losses(sample.loss, output, sample.targets).sum()
+    tensors = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
+    return torch.stack([x.sum() for x in tensors if x.is_floating_point()]).sum()
+
+
+def _clock_ms() -> float:
+    """On the CPU this thread's own time, so that being paused or preempted does not count."""
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return time.thread_time() * 1e3
+    torch.cuda.synchronize()
+    return time.perf_counter() * 1e3

@@ -1,0 +1,205 @@
+"""Does an executor equal separate models? Found out on untouched copies, slot by slot.
+
+Compared are outputs, losses, gradients (absent ones too) and buffers, in every training mode that
+the bundle can be in, in double precision where the models allow it and in their own. Copies get
+slightly different weights, so that slots which start equal cannot be taken for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from hydro_hpc.fusion.executor import Executor
+from hydro_hpc.fusion.gradients import clear
+from hydro_hpc.fusion.loop import split_slots
+from hydro_hpc.fusion.sample import Sample
+from hydro_hpc.fusion.state import StackedState, own_copy
+from hydro_hpc.nn.members import Refused
+from hydro_hpc.nn.randomness import SlotStreams, trial_stream
+
+MakeExecutor = Callable[[StackedState, SlotStreams], Executor]
+
+RELATIVE_TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
+COARSE_TOLERANCE: Final = 5e-2  # of half precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one slot's model gave in one training mode."""
+
+    output: list[Tensor]
+    loss: Tensor
+    gradients: dict[str, Tensor | None]
+    buffers: dict[str, Tensor]
+
+
+def refusal(
+    make: MakeExecutor, models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
+) -> str | None:
+    """Why this executor may not be used for these models, or None. They are not changed."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            return _refusal(make, models, sample, seeds)
+    except Refused as reason:
+        return str(reason)
+    except Exception as error:  # of the user's model, or of a fused one where it raises nothing
+        return f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _refusal(
+    make: MakeExecutor, models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
+) -> str | None:
+    specimens = [_perturbed(model, slot) for slot, model in enumerate(models)]
+    wide = [own_copy(model, "trial").double() for model in specimens]
+    wide_sample = sample.in_float64()
+    try:
+        expected = list(_expected(wide, wide_sample, seeds))
+    except Exception:  # a model may insist on its own precision: then that one has to do
+        expected = []
+    if expected:
+        found = _found(make, wide, wide_sample, seeds)
+        if difference := _first_difference(expected, found):
+            return difference
+    expected = list(_expected(specimens, sample, seeds))
+    return _first_difference(expected, _found(make, specimens, sample, seeds))
+
+
+def training_modes(model: nn.Module) -> list[bool | None]:
+    """The modes that a bundle of such models can be in; None is the flags that it came with."""
+    modules = list(model.modules())
+    is_plain = all(type(module).train is nn.Module.train for module in modules)
+    is_covered = is_plain and len({module.training for module in modules}) == 1
+    return [True, False] if is_covered else [None, True, False]
+
+
+def _expected(
+    models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
+) -> Iterator[list[Outcome]]:
+    oracles = [own_copy(model, "trial") for model in models]
+    for mode in training_modes(models[0]):
+        rows = zip(oracles, seeds, sample.rows(len(models)), strict=True)
+        yield [_expected_of_one(oracle, mode, sample, seed, row) for oracle, seed, row in rows]
+
+
+def _expected_of_one(
+    oracle: nn.Module, mode: bool | None, sample: Sample, seed: int, row: tuple[Any, Any, Any]
+) -> Outcome:
+    args, kwargs, targets = row
+    if mode is not None:
+        oracle.train(mode)
+    oracle.zero_grad(set_to_none=True)
+    with trial_stream(seed, 0, 0, training=oracle.training):
+        output = oracle(*args, **kwargs)
+    loss = sample.loss_of(output, targets)
+    if loss.requires_grad:
+        loss.backward()
+    return Outcome(
+        output=_tensors(output),
+        loss=loss.detach(),
+        gradients={n: p.grad for n, p in oracle.named_parameters() if p.requires_grad},
+        buffers={n: b.detach().clone() for n, b in oracle.named_buffers()},
+    )
+
+
+def _found(
+    make: MakeExecutor, models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
+) -> Iterator[list[Outcome]]:
+    state = StackedState([own_copy(model, "trial") for model in models])
+    streams = SlotStreams(seeds)
+    executor = make(state, streams)
+    for mode in training_modes(models[0]):
+        for model in state.slot_models if mode is not None else ():
+            model.train(bool(mode))
+        executor.adopt_training_flags()
+        for block in state.blocks:
+            clear(block, [executor])
+        streams.advance([False] * state.slots)  # the first call of a step again
+        streams.begin_call(training=state.slot_models[0].training)
+        outputs = split_slots(executor.run(sample.args, sample.kwargs), state.slots)
+        rows = zip(outputs, sample.rows(state.slots), strict=True)
+        losses = [sample.loss_of(output, row[2]) for output, row in rows]
+        if losses[0].requires_grad:
+            torch.stack(losses).sum().backward()
+        yield [
+            Outcome(
+                output=_tensors(outputs[slot]),
+                loss=losses[slot].detach(),
+                gradients={name: _gradient(executor, name, slot) for name in state.trainable},
+                buffers={n: b.detach().clone() for n, b in model.named_buffers()},
+            )
+            for slot, model in enumerate(state.slot_models)
+        ]
+
+
+def _gradient(executor: Executor, name: str, slot: int) -> Tensor | None:
+    leaf = executor.leaf(name)
+    if not isinstance(leaf, Tensor):
+        return leaf[slot].grad
+    return None if leaf.grad is None else leaf.grad[slot]
+
+
+def _perturbed(model: nn.Module, slot: int) -> nn.Module:
+    copy = own_copy(model, "trial")
+    generator = torch.Generator().manual_seed(slot)
+    with torch.no_grad():
+        for tensor in [*copy.parameters(), *copy.buffers()]:
+            if tensor.is_floating_point():
+                noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+                tensor.mul_((1.0 + 0.1 * noise).to(tensor))
+    return copy
+
+
+def _first_difference(
+    expected: Sequence[list[Outcome]], found: Iterator[list[Outcome]]
+) -> str | None:
+    for slots in expected:
+        for slot, (right, ours) in enumerate(zip(slots, next(found), strict=True)):
+            if what := _difference(right, ours):
+                return f"differs from separate models in slot {slot}: {what}"
+    return None
+
+
+def _difference(right: Outcome, ours: Outcome) -> str | None:
+    """What differs most plainly, in words; None if nothing does."""
+    if len(right.output) != len(ours.output):
+        return f"{len(ours.output)} output tensors, not {len(right.output)}"
+    present = [g for g in right.gradients.values() if g is not None]
+    largest = max((float(g.detach().abs().max()) for g in present if g.numel()), default=0.0)
+    outputs = enumerate(zip(right.output, ours.output, strict=True))
+    gradients = right.gradients.items()
+    pairs: list[tuple[str, Tensor | None, Tensor | None, float]] = [
+        *((f"output {number}", a, b, 0.0) for number, (a, b) in outputs),
+        ("loss", right.loss, ours.loss, 0.0),
+        *((f"gradient of '{name}'", g, ours.gradients[name], largest) for name, g in gradients),
+        *((f"buffer '{name}'", b, ours.buffers[name], 0.0) for name, b in right.buffers.items()),
+    ]
+    for what, a, b, scale in pairs:
+        if (a is None) != (b is None):
+            return f"{what} is {'absent' if b is None else 'there'}"
+        if a is not None and b is not None and not _close(a, b, scale):
+            return what
+    return None
+
+
+def _close(right: Tensor, ours: Tensor, largest: float) -> bool:
+    """Equal up to rounding. `largest` is the slot's largest gradient: a gradient that is zero but
+    for rounding (of a bias before a normalisation) is measured against it."""
+    if right.shape != ours.shape or right.dtype != ours.dtype:
+        return False
+    if not right.is_floating_point() or right.numel() == 0:
+        return torch.equal(right, ours)
+    tolerance = RELATIVE_TOLERANCE.get(right.dtype, COARSE_TOLERANCE)
+    floor = largest * (1e-5 if right.dtype == torch.float64 else 1.0)
+    finite = right[right.isfinite()]
+    scale = max(float(finite.abs().max()) if finite.numel() else 0.0, floor)
+    return torch.allclose(ours, right, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x.detach() for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]

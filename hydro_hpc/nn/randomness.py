@@ -1,0 +1,81 @@
+"""Random numbers as functions of (trial seed, step, call), so that no neighbour can change them.
+
+Before each forward of an unfused trial its stream is a fresh generator, seeded from the trial's
+seed, the number of optimizer steps done and the number of the call since the last step. A bundle
+draws from the same streams in the same order, so its dropout masks are those of the unfused trial,
+whatever F, the slot and its neighbours, and after a resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+
+def stream_key(seed: int, step: int, call: int, *, training: bool) -> int:
+    """The 63-bit generator seed of one forward call of one trial."""
+    packed = struct.pack("<qqq?", seed, step, call, training)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def trial_stream(seed: int, step: int, call: int = 0, *, training: bool = True) -> Iterator[None]:
+    """Within it, torch's global generators are the trial's stream for this call.
+
+    Put it around each forward of an unfused model to give it the masks it has in a bundle; `step`
+    counts optimizer steps done, `call` the forwards since. The global state is restored after.
+    """
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+        seed_globally(stream_key(seed, step, call, training=training))
+        yield
+
+
+def seed_globally(key: int) -> None:
+    """Seeds the generators that ordinary torch code draws from, on the CPU and the current GPU."""
+    torch.default_generator.manual_seed(key)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.manual_seed(key)
+
+
+class SlotStreams:
+    """The streams of all slots of a bundle: who draws, and how far each trial is."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = list(seeds)
+        self.steps = [0] * len(seeds)
+        self._calls = {True: 0, False: 0}
+        self._training = True
+        self._generators = [torch.Generator() for _ in seeds]
+        self._seeded_in_this_call = [False] * len(seeds)
+
+    def begin_call(self, *, training: bool) -> None:
+        """A forward of all slots starts."""
+        self._training = training
+        self._calls[training] += 1
+        self._seeded_in_this_call = [False] * len(self.seeds)
+
+    def advance(self, active: Sequence[bool]) -> None:
+        """An optimizer step was made by the active slots."""
+        self.steps = [step + on for step, on in zip(self.steps, active, strict=True)]
+        self._calls = {True: 0, False: 0}
+
+    def restart(self, slot: int, seed: int, step: int = 0) -> None:
+        """Another trial, or the same one at another step, is in the slot now."""
+        self.seeds[slot], self.steps[slot] = seed, step
+
+    def key(self, slot: int) -> int:
+        """The slot's generator seed for the present call."""
+        call = self._calls[self._training] - 1
+        return stream_key(self.seeds[slot], self.steps[slot], call, training=self._training)
+
+    def generator(self, slot: int) -> torch.Generator:
+        """The slot's generator, at the place that its draws in this call have reached."""
+        if not self._seeded_in_this_call[slot]:
+            self._generators[slot].manual_seed(self.key(slot))
+            self._seeded_in_this_call[slot] = True
+        return self._generators[slot]

@@ -1,0 +1,44 @@
+"""One value per slot of every hyperparameter, as tensors that are never collapsed to one number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PerSlot = float | Sequence[float] | Tensor
+Pair = tuple[float, float]
+
+
+def over_slots(name: str, value: PerSlot, slots: int) -> Tensor:
+    """[slots] float64 from one number for all or one for each; ValueError otherwise."""
+    tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    if tensor.ndim == 0:
+        return tensor.repeat(slots)
+    if tensor.shape != (slots,):
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, not one number or [{slots}]")
+    return tensor
+
+
+def split_betas(betas: Pair | Sequence[Pair], slots: int) -> tuple[Tensor, Tensor]:
+    """[slots] float64 of beta1 and of beta2, from one pair for all or one for each."""
+    tensor = torch.as_tensor(betas, dtype=torch.float64)
+    if tensor.shape not in ((2,), (slots, 2)) or (tensor.ndim == 1 and tensor.shape != (2,)):
+        raise ValueError(f"betas has shape {list(tensor.shape)}, not (2,) or ({slots}, 2)")
+    beta1, beta2 = tensor.expand(slots, 2).clone().unbind(1)
+    return beta1, beta2
+
+
+def check_range(values: Mapping[str, Tensor], ranges: Mapping[str, tuple[float, float]]) -> None:
+    """ValueError unless low <= value < high in every slot."""
+    for name, (low, high) in ranges.items():
+        for slot, value in enumerate(values[name].tolist()):
+            if not low <= value < high:
+                raise ValueError(f"{name} of slot {slot} is {value}: it must be in [{low}, {high})")
+
+
+def plain(value: Any) -> Any:
+    """A number out of a tensor of one, as torch's param_groups have it."""
+    return value.item() if isinstance(value, Tensor) else value

@@ -1,0 +1,170 @@
+"""What all optimizers of bundles do: step the present, keep the absent, speak torch's format.
+
+F slots, P columns of a block (all parameters of one dtype), N parameters of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hydro_hpc.fusion.bundle import Bundle
+from hydro_hpc.fusion.gradients import BlockGradient
+from hydro_hpc.fusion.state import Block, view_columns
+from hydro_hpc.optim.hyperparameters import check_range, over_slots
+
+
+class Moments:
+    """A block's optimizer state: tensors laid out like the block, and steps per slot and
+    parameter (parameters without a gradient do not step)."""
+
+    def __init__(self, block: Block, names: tuple[str, ...]) -> None:
+        self.block = block
+        self.tensors = {name: torch.zeros_like(block.values_FP) for name in names}
+        self.steps_FN = torch.zeros(block.values_FP.size(0), len(block.columns), dtype=torch.int64)
+        widths = [column.stop - column.start for column in block.columns]
+        self._widths = torch.tensor(widths)
+
+    def per_column(self, values_FN: Tensor) -> Tensor:
+        """A coefficient per slot and parameter as [F, 1] if a slot's are equal, else [F, P]; in
+        the block's dtype and on its device."""
+        if bool((values_FN == values_FN[:, :1]).all()):
+            values_FN = values_FN[:, :1]
+        elif values_FN.size(1) > 1:
+            values_FN = values_FN.repeat_interleave(self._widths, dim=1)
+        return values_FN.to(self.block.values_FP)
+
+
+class SlotOptimizer(ABC):
+    """Base of SGD, Adam and AdamW. A step changes nothing in idle slots and nothing of parameters
+    without a gradient; nothing is ever reduced over slots, so a NaN stays in its slot."""
+
+    TENSORS: ClassVar[tuple[str, ...]]  # names of the state tensors, as in torch
+    TORCH: ClassVar[type[torch.optim.Optimizer]]
+    RANGES: ClassVar[Mapping[str, tuple[float, float]]]
+
+    def __init__(self, bundle: Bundle, settings: Mapping[str, Any]) -> None:
+        self.bundle = bundle
+        self.hyper: dict[str, Tensor] = self._per_slot(settings, bundle.slots)
+        check_range(self.hyper, self.RANGES)
+        self._moments = [Moments(block, self.TENSORS) for block in bundle.state.blocks]
+
+    @abstractmethod
+    def _update(self, moments: Moments, grad_FP: Tensor) -> None:
+        """One step of a whole block, in place; `grad_FP` may be overwritten."""
+
+    def _per_slot(self, settings: Mapping[str, Any], slots: int) -> dict[str, Tensor]:
+        """Hyperparameters [slots] by the name under which `hyper` has them."""
+        return {name: over_slots(name, value, slots) for name, value in settings.items()}
+
+    def _torch_settings(self, slot: int) -> dict[str, Any]:
+        """One slot's hyperparameters as torch's constructor takes them."""
+        return {name: float(values[slot]) for name, values in self.hyper.items()}
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients of the bundle."""
+        self.bundle.zero_grad()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step of every active slot with the gradients that backward left."""
+        for moments, gradient in zip(self._moments, self.bundle.gradients(), strict=True):
+            stepping_FN = self._stepping(gradient)
+            if stepping_FN is None:
+                moments.steps_FN += 1
+                self._update(moments, gradient.values)
+            else:
+                self._update_where(moments, gradient.values, stepping_FN)
+        self.bundle.stepped()
+
+    def set(self, slot: int, **settings: Any) -> None:
+        """Gives one slot other hyperparameters, such as a schedule's next learning rate."""
+        changed = self._per_slot(settings, 1)
+        check_range(changed, {name: r for name, r in self.RANGES.items() if name in changed})
+        for name, value in changed.items():
+            if name not in self.hyper:
+                raise ValueError(f"{name} is no setting of {type(self).__name__}")
+            self.hyper[name][slot] = value[0]
+
+    @torch.no_grad()
+    def reset_slot(self, slot: int, **settings: Any) -> None:
+        """The slot's optimizer state as new, with these hyperparameters and the rest as before."""
+        self.set(slot, **settings)
+        for moments in self._moments:
+            moments.steps_FN[slot] = 0
+            for tensor in moments.tensors.values():
+                tensor[slot] = 0
+
+    def slot_state(self, slot: int) -> dict[str, Any]:
+        """The slot's state as `state_dict()` of a torch optimizer over `model.parameters()`."""
+        places = self._places()
+        optimizer = self.TORCH([nn.Parameter(torch.zeros(1))], **self._torch_settings(slot))
+        group = optimizer.state_dict()["param_groups"][0]
+        group["params"] = list(range(len(places)))
+        state = {}
+        for moments in self._moments:
+            for number, column in enumerate(moments.block.columns):
+                steps = int(moments.steps_FN[slot, number])
+                own = {
+                    name: view_columns(tensor, column)[slot].clone()
+                    for name, tensor in moments.tensors.items()
+                }
+                if steps and (kept := self._to_torch(slot, steps, own)):
+                    state[places[column.name]] = kept
+        return {"state": dict(sorted(state.items())), "param_groups": [group]}
+
+    @torch.no_grad()
+    def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
+        """Takes a torch optimizer's `state_dict()`, or `slot_state`'s, into the slot."""
+        groups = state["param_groups"]
+        places = self._places()
+        if len(groups) != 1 or len(groups[0]["params"]) != len(places):
+            raise ValueError(f"this state is not of one group with {len(places)} parameters")
+        self.reset_slot(slot, **self._from_torch_group(groups[0]))
+        for moments in self._moments:
+            for number, column in enumerate(moments.block.columns):
+                found = state["state"].get(places[column.name])
+                if not found:
+                    continue
+                moments.steps_FN[slot, number] = int(found.get("step", 1))
+                for name, tensor in moments.tensors.items():
+                    if found.get(name) is not None:
+                        view_columns(tensor, column)[slot].copy_(found[name])
+
+    def _to_torch(self, slot: int, steps: int, own: dict[str, Tensor]) -> dict[str, Any]:
+        """One parameter's state as torch keeps it."""
+        del slot
+        return {"step": torch.tensor(float(steps)), **own}
+
+    def _from_torch_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings for `set` that a torch parameter group holds."""
+        return {name: group[name] for name in self.hyper}
+
+    def _places(self) -> dict[str, int]:
+        """Each parameter's number in `model.parameters()`, frozen ones counted."""
+        model = self.bundle.state.slot_models[0]
+        return {name: number for number, (name, _) in enumerate(model.named_parameters())}
+
+    def _stepping(self, gradient: BlockGradient) -> Tensor | None:
+        """[F, N] or [F, 1]: which parameters step; None if all do."""
+        if all(self.bundle.active):
+            return gradient.present
+        active_F1 = torch.tensor(self.bundle.active, device=gradient.values.device)[:, None]
+        return active_F1 if gradient.present is None else active_F1 & gradient.present
+
+    def _update_where(self, moments: Moments, grad_FP: Tensor, stepping_FN: Tensor) -> None:
+        """Steps the whole block, then puts back what was not to step, bit for bit."""
+        kept = [moments.block.values_FP, *moments.tensors.values()]
+        before = [tensor.clone() for tensor in kept]
+        steps_FN = moments.steps_FN.clone()
+        stepping_FN = stepping_FN.expand(steps_FN.shape)
+        moments.steps_FN += 1
+        self._update(moments, grad_FP)
+        mask_FP = moments.per_column(stepping_FN.cpu()).bool()
+        for tensor, old in zip(kept, before, strict=True):
+            tensor.copy_(torch.where(mask_FP, tensor, old))
+        moments.steps_FN = torch.where(stepping_FN.cpu(), moments.steps_FN, steps_FN)

@@ -1,0 +1,80 @@
+"""Stochastic gradient descent with momentum, per slot."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hydro_hpc.fusion.bundle import Bundle
+from hydro_hpc.optim.hyperparameters import PerSlot
+from hydro_hpc.optim.optimizer import Moments, SlotOptimizer
+
+
+class SGD(SlotOptimizer):
+    """Equals `torch.optim.SGD` in every slot. Each setting is one number or one per slot;
+    `nesterov` is one truth value or one per slot."""
+
+    TENSORS: ClassVar = ("momentum_buffer",)
+    TORCH: ClassVar = torch.optim.SGD
+    RANGES: ClassVar = {
+        "lr": (0.0, float("inf")),
+        "momentum": (0.0, float("inf")),
+        "weight_decay": (0.0, float("inf")),
+    }
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        lr: PerSlot = 1e-3,
+        momentum: PerSlot = 0.0,
+        dampening: PerSlot = 0.0,
+        weight_decay: PerSlot = 0.0,
+        nesterov: PerSlot = False,
+    ) -> None:
+        settings = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
+        super().__init__(bundle, settings)
+        self._check_nesterov()
+
+    def set(self, slot: int, **settings: Any) -> None:
+        super().set(slot, **settings)
+        self._check_nesterov()
+
+    def _check_nesterov(self) -> None:
+        hyper = self.hyper
+        is_wrong = (hyper["nesterov"] != 0) & ((hyper["momentum"] <= 0) | (hyper["dampening"] != 0))
+        if bool(is_wrong.any()):
+            slot = int(is_wrong.nonzero()[0])
+            raise ValueError(f"nesterov in slot {slot} needs a momentum and no dampening")
+
+    def _update(self, moments: Moments, grad_FP: Tensor) -> None:
+        values_FP, buffer_FP = moments.block.values_FP, moments.tensors["momentum_buffer"]
+        hyper = {name: values[:, None] for name, values in self.hyper.items()}
+        if bool(hyper["weight_decay"].any()):
+            grad_FP.addcmul_(values_FP, moments.per_column(hyper["weight_decay"]))
+        if bool(hyper["momentum"].any()):
+            momentum = moments.per_column(hyper["momentum"])
+            # The first step takes the gradient whole, and so does every step without momentum.
+            is_whole = (moments.steps_FN == 1) | (hyper["momentum"] == 0)
+            share = torch.where(is_whole, 1.0, 1.0 - hyper["dampening"])
+            buffer_FP.mul_(momentum).addcmul_(grad_FP, moments.per_column(share))
+            ahead = momentum * moments.per_column(hyper["nesterov"])
+            is_ahead = moments.per_column(hyper["nesterov"]).bool()
+            grad_FP = torch.where(is_ahead, torch.addcmul(grad_FP, buffer_FP, ahead), buffer_FP)
+        values_FP.addcmul_(grad_FP, moments.per_column(-hyper["lr"]))
+
+    def _torch_settings(self, slot: int) -> dict[str, Any]:
+        settings = super()._torch_settings(slot)
+        return {**settings, "nesterov": bool(settings["nesterov"])}
+
+    def _to_torch(self, slot: int, steps: int, own: dict[str, Tensor]) -> dict[str, Any]:
+        del steps
+        return own if float(self.hyper["momentum"][slot]) else {}
