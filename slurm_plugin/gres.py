@@ -18,7 +18,8 @@ _ITEM: Final = re.compile(
     r"(?::(?P<type>(?!\d+(?:[:(]|$))[\w.-]+))?"
     r"(?:[:=](?P<count>\d+))?"
     r"(?::no_consume)?"
-    r"(?P<details>(?:\([^()]*\))*)"
+    r"(?P<details>(?:\([^()]*\))*)",
+    re.ASCII,
 )
 _INDEXES: Final = re.compile(r"\(IDX:([\d,-]*)\)")
 _TYPE: Final = re.compile(r"g(\d{1,4})")
@@ -63,7 +64,8 @@ def parse_indexes(text: str) -> tuple[int, ...]:
     numbers: set[int] = set()
     for part in filter(None, text.split(",")):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 9:
+        is_number = first.isdecimal() and (last.isdecimal() or not dash)
+        if not (is_number and part.isascii() and len(part) <= 9):
             raise ValueError(f"not an index list: {text!r}")
         numbers |= set(range(int(first), int(last or first) + 1))
     if numbers and max(numbers) > MAX_INDEX:
@@ -109,7 +111,7 @@ def counted_bubbles(count: int) -> str:
 
 def _split(text: str) -> list[str]:
     """Splits at the commas that are not inside parentheses."""
-    return re.findall(r"(?:[^,(]|\([^()]*\))+", text)
+    return re.split(r",(?![^(]*\))", text)
 
 
 def _parse_item(text: str) -> GresItem:

@@ -8,9 +8,9 @@ from itertools import product
 from typing import Final
 
 MAX_HOSTS: Final = 100_000
-_ITEM: Final = re.compile(r"((?:[\w.-]|\[[0-9,-]+\])+)(?:,|$)")
+_ITEM: Final = re.compile(r"((?:[\w.-]|\[[0-9,-]+\])+)(?:,|$)", re.ASCII)
 _PART: Final = re.compile(r"([\w.-]+)|\[([0-9,-]+)\]")
-_RANGE: Final = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+_RANGE: Final = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
 
 def expand_hostlist(text: str) -> tuple[str, ...]:

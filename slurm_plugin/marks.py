@@ -14,9 +14,9 @@ from typing import Final
 PREFIX: Final = "hydro:"
 MAX_WANT: Final = 1_000_000
 MAX_WAITING_CHARS: Final = 200
-_WANT: Final = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?")
+_WANT: Final = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?", re.ASCII)
 _REASON: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_COUNT: Final = re.compile(r"\d{1,6}")
+_COUNT: Final = re.compile(r"\d{1,6}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

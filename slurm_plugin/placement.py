@@ -73,7 +73,7 @@ def choose(
 ) -> Placement | None:
     """Returns the best placement of a gang on `devices` (-> their lender), None if there is none.
 
-    Best: most devices; then by count; then of the fewest lenders; then on the fewest nodes.
+    Best: most devices; then of the fewest lenders; then by count; then on the fewest nodes.
     """
     free: dict[str, set[int]] = {}
     for device in devices:
@@ -103,8 +103,8 @@ def choose(
         lenders = {devices[device] for device in placement.devices}
         return (
             -placement.num_tasks,
-            not placement.by_count,
             len(lenders),
+            not placement.by_count,
             len(placement.nodes),
             placement.nodes,
             placement.indexes,
@@ -217,10 +217,11 @@ def _lacking(gang: Gang, pool: _Pool) -> str:
         refusals = (pool.room_refusal(gang, pool.nodes[name], tasks) for name in roomy.nodes)
         return next(filter(None, refusals))
     counts = f"{len(pool.free)} of {len(pool.survey.lent)} lent devices are free"
-    if gang.pin is not None and (gang.pin.is_typed or gang.num_requeues):
+    if gang.pin is not None:
         which = f"device {print_indexes(gang.pin.indexes)}" if gang.pin.is_typed else "all devices"
-        where = f"{gang.num_nodes} nodes" if gang.num_requeues else "its nodes"
-        return f"needs {which} of {where}, as Slurm keeps a job's request; {counts}"
+        nodes = f"{gang.num_nodes} node" + ("s" if gang.num_nodes > 1 else "")
+        again = f"needs {which} of {nodes if gang.num_requeues else 'each node'} again"
+        return f"{again}, as Slurm keeps a job's request; {counts}"
     alike = ", not enough of them alike" if len(pool.free) >= gang.wish.low else ""
     return f"wants {_print_wish(gang.wish)} devices, the same on each node; {counts}{alike}"
 
