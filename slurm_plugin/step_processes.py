@@ -87,9 +87,11 @@ def _in_tree(step: Step) -> set[int]:
     stats = {
         int(name): _parent_and_session(int(name)) for name in os.listdir("/proc") if name.isdigit()
     }
-    is_first_alive = read_start_ticks(step.first_pid) == step.first_start_ticks
+    start_ticks = read_start_ticks(step.first_pid)
+    if start_ticks not in (None, step.first_start_ticks):
+        return set()  # a new process has its number, which is free only when its session is empty
     found = {pid for pid, (_, session) in stats.items() if session == step.first_pid}
-    if is_first_alive:
+    if start_ticks is not None:
         found.add(step.first_pid)
     while True:
         more = {pid for pid, (parent, _) in stats.items() if parent in found} - found
