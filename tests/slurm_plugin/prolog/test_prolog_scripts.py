@@ -13,7 +13,7 @@ SOURCES = Path(slurm_plugin.__file__).parent
 
 
 class Node:
-    """A made-up node: its page directory, settings, and a program that notes that it was started."""
+    """A made-up node: its page directory, settings, and a program that notes its start."""
 
     def __init__(self, root: Path) -> None:
         self.pages = root / "pages"
