@@ -3,7 +3,6 @@
 from hydro_hpc.fusion.binding import bind
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.executor import ExecutorKind
-from hydro_hpc.fusion.loop import SlotError
 from hydro_hpc.fusion.losses import losses
 from hydro_hpc.fusion.report import BundleReport, Candidate
 from hydro_hpc.nn.randomness import trial_stream
@@ -13,7 +12,6 @@ __all__ = [
     "BundleReport",
     "Candidate",
     "ExecutorKind",
-    "SlotError",
     "bind",
     "losses",
     "trial_stream",

@@ -25,8 +25,9 @@ from hydro_hpc.nn.randomness import SlotStreams
 class Bundle(nn.Module):
     """Made by `bind`. Inputs and outputs are trees of tensors [slots, ...].
 
-    `active[slot]` is False while a slot is idle: it still computes, its loss reaches only itself,
-    and optimizers leave its parameters and their state for it as they are.
+    A slot is idle while no trial is in it (`active[slot]` is False): its loss reaches only itself,
+    and optimizers leave its parameters and their state for it as they are. Where the loop runs, a
+    model that raises makes its slot idle, its outputs NaN, and is found in `failures`.
     """
 
     def __init__(
@@ -39,7 +40,6 @@ class Bundle(nn.Module):
         super().__init__()
         self.state = state
         self.streams = SlotStreams(seeds)
-        self.active = [True] * state.slots
         self.training = state.slot_models[0].training
         self._wanted = executor
         self._seen: set[Any] = set()
@@ -57,6 +57,16 @@ class Bundle(nn.Module):
     def slots(self) -> int:
         """F, the number of trials that fit."""
         return self.state.slots
+
+    @property
+    def active(self) -> list[bool]:
+        """Which slots have a trial."""
+        return list(self.state.active)
+
+    @property
+    def failures(self) -> dict[int, Exception]:
+        """What models raised in `forward`, by slot, until the slot's trial is replaced."""
+        return dict(self.state.failures)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Trees of tensors [slots, batch, ...] in and out."""
@@ -97,7 +107,7 @@ class Bundle(nn.Module):
 
     def idle(self, slot: int) -> None:
         """The slot has no trial until `replace`: its state stays as it is."""
-        self.active[self._checked(slot)] = False
+        self.state.active[self._checked(slot)] = False
 
     def replace(self, slot: int, model: nn.Module, *, seed: int, step: int = 0) -> None:
         """Another trial takes the slot; the others go on undisturbed. The model is not changed.
@@ -113,7 +123,6 @@ class Bundle(nn.Module):
         self.state.write(slot, newcomer)
         self._loop.collect_leaves()
         self.streams.restart(slot, seed, step)
-        self.active[slot] = True
         self._or_loop(lambda grouped: grouped.accept(slot))
 
     def gradients(self) -> list[BlockGradient]:
@@ -131,7 +140,7 @@ class Bundle(nn.Module):
 
     def stepped(self) -> None:
         """An optimizer has made a step: the active trials' random streams move on."""
-        self.streams.advance(self.active)
+        self.streams.advance(self.state.active)
 
     def choose_executor(self, sample: Sample) -> None:
         """Verifies and times the candidates on a sample and keeps the fastest that is exact."""

@@ -41,7 +41,7 @@ class GroupedExecutor(nn.Module):
         }
         self._fused: dict[str, nn.Module] = {}
         self._drops: list[nn.Module] = []
-        self._graphs: dict[tuple[bool, ...], tuple[str, fx.GraphModule]] = {}
+        self._graphs: dict[tuple[bool, ...], tuple[fx.Graph, fx.GraphModule]] = {}
         self.adopt_training_flags()
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -68,26 +68,30 @@ class GroupedExecutor(nn.Module):
             fused.training = models[0].get_submodule(path).training
 
     def accept(self, slot: int) -> None:
-        """The slot has another model; `Refused` if it does not make the same calls as the rest."""
-        model = self.state.slot_models[slot]
-        text = _text(trace_model(model, self.num_inputs))
-        if text != self._graphs[_flags(model)][0]:
-            raise Refused(
-                f"forward of the new trial in slot {slot} makes other calls than the rest"
-            )
-        for path, fused in self._fused.items():
-            fresh = fuse(self._members(path))
-            if isinstance(fused, Dropout) and isinstance(fresh, Dropout):
-                fused.probabilities = fresh.probabilities
-        self._graphs = {_flags(model): self._graphs[_flags(model)]}  # others are traced anew
+        """The slot has another model; `Refused` if it does not make the same calls as the rest.
 
-    def _build(self) -> tuple[str, fx.GraphModule]:
+        Fused modules are made anew, as settings may have changed in all slots.
+        """
+        model = self.state.slot_models[slot]
+        present = _flags(model)
+        traced = {flags: graph for flags, (graph, _) in self._graphs.items()}
+        for flags, graph in traced.items():
+            _set_flags(model, flags)
+            if _text(trace_model(model, self.num_inputs)) != _text(graph):
+                raise Refused(f"forward of slot {slot}'s new trial makes other calls than the rest")
+        _set_flags(model, present)
+        self._fused.clear()
+        self._drops.clear()
+        self._graphs = {flags: (graph, self._rewrite(graph)) for flags, graph in traced.items()}
+        self.adopt_training_flags()
+
+    def _build(self) -> tuple[fx.Graph, fx.GraphModule]:
         graphs = [trace_model(model, self.num_inputs) for model in self.state.slot_models]
         text = _text(graphs[0])
         for slot, graph in enumerate(graphs):
             if _text(graph) != text:
                 raise Refused(f"forward of trial {slot} makes other calls than that of trial 0")
-        return text, self._rewrite(graphs[0])
+        return graphs[0], self._rewrite(graphs[0])
 
     def _rewrite(self, traced: fx.Graph) -> fx.GraphModule:
         graph, parts = fx.Graph(), dict[str, Any]()
@@ -157,6 +161,11 @@ def _parameter_names(state: StackedState) -> set[str]:
 
 def _flags(model: nn.Module) -> tuple[bool, ...]:
     return tuple(module.training for module in model.modules())
+
+
+def _set_flags(model: nn.Module, flags: tuple[bool, ...]) -> None:
+    for module, flag in zip(model.modules(), flags, strict=True):
+        module.training = flag
 
 
 def _text(graph: fx.Graph) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,6 @@ from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.nn.randomness import SlotStreams, seed_globally
-
-
-class SlotError(Exception):
-    """The model in one slot raised; `slot` says which, `__cause__` is what it raised."""
-
-    def __init__(self, message: str, slot: int = -1) -> None:
-        super().__init__(message, slot)
-        self.slot = slot
 
 
 class LoopExecutor:
@@ -41,23 +34,29 @@ class LoopExecutor:
         self._leaves = {name: [own[name] for own in named] for name in self.state.trainable}
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Idle slots are left out: their outputs are NaN (0 where whole numbers). A model that
+        raises makes its slot idle and fails alone; if none is left, the last error is raised."""
         rows = split_slots((args, dict(kwargs)), self.state.slots)
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        outputs = []
+        outputs: dict[int, Any] = {}
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
             for slot, (model, row) in enumerate(zip(self.state.slot_models, rows, strict=True)):
-                seed_globally(self.streams.key(slot))
-                outputs.append(self._call(slot, model, *row))
-        return stack_slots(outputs)
+                if self.state.active[slot]:
+                    self._call(slot, model, row, outputs)
+        if not outputs:
+            raise FusionError("no slot has an active trial") from next(
+                iter(reversed(self.state.failures.values())), None
+            )
+        blank = pytree.tree_map_only(Tensor, _blank, next(iter(outputs.values())))
+        return stack_slots([outputs.get(slot, blank) for slot in range(self.state.slots)])
 
-    def _call(
-        self, slot: int, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _call(self, slot: int, model: nn.Module, row: Any, outputs: dict[int, Any]) -> None:
+        args, kwargs = row
+        seed_globally(self.streams.key(slot))
         try:
-            return model(*args, **kwargs)
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise SlotError(f"the model in slot {slot} raised {what}", slot) from error
+            outputs[slot] = model(*args, **kwargs)
+        except Exception as error:  # the user's code: it may raise anything
+            self.state.fail(slot, error)
 
     def modules_to_gate(self) -> list[nn.Module]:
         return [
@@ -72,6 +71,10 @@ class LoopExecutor:
 
     def leaf(self, name: str) -> list[Tensor]:
         return self._leaves[name]
+
+
+def _blank(x: Tensor) -> Tensor:
+    return torch.full_like(x, math.nan if x.is_floating_point() else 0, requires_grad=False)
 
 
 def split_slots(tree: Any, slots: int) -> list[Any]:

@@ -58,11 +58,14 @@ class StackedState:
     """The stacked state of `models`, which it takes as its slot models: give it copies.
 
     `stacked` maps each parameter's and buffer's own name to its tensor [slots, *shape]; `owner`
-    maps every name, tied ones too, to the name under which it is stacked.
+    maps every name, tied ones too, to the name under which it is stacked. An idle slot has
+    `active[slot]` False; `failures` has what models raised, by slot.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.slot_models = list(models)
+        self.active = [True] * len(self.slot_models)
+        self.failures: dict[int, Exception] = {}
         first = self.slot_models[0]
         trainable = {n: p for n, p in first.named_parameters() if p.requires_grad}
         by_dtype: dict[torch.dtype, list[str]] = {}
@@ -97,6 +100,13 @@ class StackedState:
                 self.stacked[name][slot].copy_(tensor)
         self._alias(slot, model)
         self.slot_models[slot] = model
+        self.active[slot] = True
+        self.failures.pop(slot, None)
+
+    def fail(self, slot: int, error: Exception) -> None:
+        """The slot's model raised: it is idle from now on."""
+        self.active[slot] = False
+        self.failures[slot] = error
 
     def extract(self, slot: int) -> nn.Module:
         """A copy of the slot's model, of the user's class, with storage of its own."""

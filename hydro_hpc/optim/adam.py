@@ -47,23 +47,26 @@ class Adam(SlotOptimizer):
         return hyper
 
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
-        values_FP = moments.block.values_FP
+        values_FP, constant, hyper = moments.block.values_FP, moments.constant, self._hyper
         mean_FP, square_FP = moments.tensors["exp_avg"], moments.tensors["exp_avg_sq"]
-        hyper = {name: values[:, None] for name, values in self.hyper.items()}
-        self._decay(moments, grad_FP, hyper)
-        mean_FP.lerp_(grad_FP, moments.per_column(1.0 - hyper["beta1"]))
-        square_FP.lerp_(grad_FP.mul_(grad_FP), moments.per_column(1.0 - hyper["beta2"]))
+        self._decay(moments, grad_FP)
+        mean_FP.lerp_(grad_FP, constant("1 - beta1", lambda: 1.0 - hyper["beta1"]))
+        grad_FP.mul_(grad_FP)
+        square_FP.lerp_(grad_FP, constant("1 - beta2", lambda: 1.0 - hyper["beta2"]))
         # lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), with sqrt(c2) taken out of the fraction
-        root = (1.0 - hyper["beta2"] ** moments.steps_FN).sqrt()
-        size = hyper["lr"] * root / (1.0 - hyper["beta1"] ** moments.steps_FN)
-        update_FP = torch.sqrt(square_FP, out=grad_FP).add_(moments.per_column(hyper["eps"] * root))
+        steps = moments.steps
+        root = (1.0 - hyper["beta2"][:, None] ** steps).sqrt_()
+        size = hyper["lr"][:, None] * root / (1.0 - hyper["beta1"][:, None] ** steps)
+        update_FP = torch.sqrt(square_FP, out=grad_FP)
+        update_FP.add_(moments.coefficient(hyper["eps"][:, None] * root))
         torch.div(mean_FP, update_FP, out=update_FP)
-        values_FP.addcmul_(update_FP, moments.per_column(-size))
+        values_FP.addcmul_(update_FP, moments.coefficient(-size))
 
-    def _decay(self, moments: Moments, grad_FP: Tensor, hyper: Mapping[str, Tensor]) -> None:
+    def _decay(self, moments: Moments, grad_FP: Tensor) -> None:
         """Weight decay as part of the gradient."""
-        if bool(hyper["weight_decay"].any()):
-            grad_FP.addcmul_(moments.block.values_FP, moments.per_column(hyper["weight_decay"]))
+        decay = self._hyper["weight_decay"]
+        if bool(decay.any()):
+            grad_FP.addcmul_(moments.block.values_FP, moments.constant("decay", lambda: decay))
 
     def _torch_settings(self, slot: int) -> dict[str, Any]:
         settings = super()._torch_settings(slot)
@@ -90,8 +93,9 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(bundle, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def _decay(self, moments: Moments, grad_FP: Tensor, hyper: Mapping[str, Tensor]) -> None:
+    def _decay(self, moments: Moments, grad_FP: Tensor) -> None:
         del grad_FP
+        hyper = self._hyper
         if bool(hyper["weight_decay"].any()):
-            factor = moments.per_column(1.0 - hyper["lr"] * hyper["weight_decay"])
+            factor = moments.constant("kept", lambda: 1.0 - hyper["lr"] * hyper["weight_decay"])
             moments.block.values_FP.mul_(factor)

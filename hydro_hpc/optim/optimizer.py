@@ -6,7 +6,7 @@ F slots, P columns of a block (all parameters of one dtype), N parameters of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -25,18 +25,32 @@ class Moments:
     def __init__(self, block: Block, names: tuple[str, ...]) -> None:
         self.block = block
         self.tensors = {name: torch.zeros_like(block.values_FP) for name in names}
-        self.steps_FN = torch.zeros(block.values_FP.size(0), len(block.columns), dtype=torch.int64)
-        widths = [column.stop - column.start for column in block.columns]
-        self._widths = torch.tensor(widths)
+        shape = (block.values_FP.size(0), len(block.columns))
+        self.steps_FN = torch.zeros(shape, dtype=torch.int64)
+        self.is_even = True  # all parameters of a slot have made the same number of steps
+        self.constants: dict[str, Tensor] = {}  # coefficients [F, 1], until a setting changes
+        self._widths = torch.tensor([column.stop - column.start for column in block.columns])
 
-    def per_column(self, values_FN: Tensor) -> Tensor:
-        """A coefficient per slot and parameter as [F, 1] if a slot's are equal, else [F, P]; in
-        the block's dtype and on its device."""
-        if bool((values_FN == values_FN[:, :1]).all()):
-            values_FN = values_FN[:, :1]
-        elif values_FN.size(1) > 1:
-            values_FN = values_FN.repeat_interleave(self._widths, dim=1)
-        return values_FN.to(self.block.values_FP)
+    @property
+    def steps(self) -> Tensor:
+        """[F, 1] steps per slot if they are even, else [F, N]."""
+        return self.steps_FN[:, :1] if self.is_even else self.steps_FN
+
+    def coefficient(self, values: Tensor) -> Tensor:
+        """[F, 1] or [F, N] numbers as [F, 1] or [F, P], in the block's dtype on its device."""
+        if values.size(1) == self.steps_FN.size(1) > 1:
+            values = values.repeat_interleave(self._widths, dim=1)
+        return values.to(self.block.values_FP)
+
+    def constant(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """[F, 1] from [F] numbers that only a changed setting changes."""
+        if name not in self.constants:
+            self.constants[name] = self.coefficient(make()[:, None])
+        return self.constants[name]
+
+    def count_even(self) -> None:
+        """Steps have been set from outside."""
+        self.is_even = bool((self.steps_FN == self.steps_FN[:, :1]).all())
 
 
 class SlotOptimizer(ABC):
@@ -49,8 +63,8 @@ class SlotOptimizer(ABC):
 
     def __init__(self, bundle: Bundle, settings: Mapping[str, Any]) -> None:
         self.bundle = bundle
-        self.hyper: dict[str, Tensor] = self._per_slot(settings, bundle.slots)
-        check_range(self.hyper, self.RANGES)
+        self._hyper = self._per_slot(settings, bundle.slots)
+        check_range(self._hyper, self.RANGES)
         self._moments = [Moments(block, self.TENSORS) for block in bundle.state.blocks]
 
     @abstractmethod
@@ -63,7 +77,12 @@ class SlotOptimizer(ABC):
 
     def _torch_settings(self, slot: int) -> dict[str, Any]:
         """One slot's hyperparameters as torch's constructor takes them."""
-        return {name: float(values[slot]) for name, values in self.hyper.items()}
+        return {name: float(values[slot]) for name, values in self._hyper.items()}
+
+    @property
+    def hyper(self) -> dict[str, Tensor]:
+        """[slots] float64 copies of all hyperparameters by name; `set` changes them."""
+        return {name: values.clone() for name, values in self._hyper.items()}
 
     def zero_grad(self) -> None:
         """Forgets all gradients of the bundle."""
@@ -86,9 +105,11 @@ class SlotOptimizer(ABC):
         changed = self._per_slot(settings, 1)
         check_range(changed, {name: r for name, r in self.RANGES.items() if name in changed})
         for name, value in changed.items():
-            if name not in self.hyper:
+            if name not in self._hyper:
                 raise ValueError(f"{name} is no setting of {type(self).__name__}")
-            self.hyper[name][slot] = value[0]
+            self._hyper[name][slot] = value[0]
+        for moments in self._moments:
+            moments.constants.clear()
 
     @torch.no_grad()
     def reset_slot(self, slot: int, **settings: Any) -> None:
@@ -96,6 +117,7 @@ class SlotOptimizer(ABC):
         self.set(slot, **settings)
         for moments in self._moments:
             moments.steps_FN[slot] = 0
+            moments.count_even()
             for tensor in moments.tensors.values():
                 tensor[slot] = 0
 
@@ -134,6 +156,7 @@ class SlotOptimizer(ABC):
                 for name, tensor in moments.tensors.items():
                     if found.get(name) is not None:
                         view_columns(tensor, column)[slot].copy_(found[name])
+            moments.count_even()
 
     def _to_torch(self, slot: int, steps: int, own: dict[str, Tensor]) -> dict[str, Any]:
         """One parameter's state as torch keeps it."""
@@ -142,7 +165,7 @@ class SlotOptimizer(ABC):
 
     def _from_torch_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """The settings for `set` that a torch parameter group holds."""
-        return {name: group[name] for name in self.hyper}
+        return {name: group[name] for name in self._hyper}
 
     def _places(self) -> dict[str, int]:
         """Each parameter's number in `model.parameters()`, frozen ones counted."""
@@ -164,7 +187,8 @@ class SlotOptimizer(ABC):
         stepping_FN = stepping_FN.expand(steps_FN.shape)
         moments.steps_FN += 1
         self._update(moments, grad_FP)
-        mask_FP = moments.per_column(stepping_FN.cpu()).bool()
+        mask_FP = moments.coefficient(stepping_FN.cpu()).bool()
         for tensor, old in zip(kept, before, strict=True):
             tensor.copy_(torch.where(mask_FP, tensor, old))
         moments.steps_FN = torch.where(stepping_FN.cpu(), moments.steps_FN, steps_FN)
+        moments.count_even()

@@ -49,27 +49,32 @@ class SGD(SlotOptimizer):
         self._check_nesterov()
 
     def _check_nesterov(self) -> None:
-        hyper = self.hyper
+        hyper = self._hyper
         is_wrong = (hyper["nesterov"] != 0) & ((hyper["momentum"] <= 0) | (hyper["dampening"] != 0))
         if bool(is_wrong.any()):
             slot = int(is_wrong.nonzero()[0])
             raise ValueError(f"nesterov in slot {slot} needs a momentum and no dampening")
 
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
-        values_FP, buffer_FP = moments.block.values_FP, moments.tensors["momentum_buffer"]
-        hyper = {name: values[:, None] for name, values in self.hyper.items()}
+        values_FP, constant, hyper = moments.block.values_FP, moments.constant, self._hyper
         if bool(hyper["weight_decay"].any()):
-            grad_FP.addcmul_(values_FP, moments.per_column(hyper["weight_decay"]))
+            grad_FP.addcmul_(values_FP, constant("decay", lambda: hyper["weight_decay"]))
         if bool(hyper["momentum"].any()):
-            momentum = moments.per_column(hyper["momentum"])
-            # The first step takes the gradient whole, and so does every step without momentum.
-            is_whole = (moments.steps_FN == 1) | (hyper["momentum"] == 0)
-            share = torch.where(is_whole, 1.0, 1.0 - hyper["dampening"])
-            buffer_FP.mul_(momentum).addcmul_(grad_FP, moments.per_column(share))
-            ahead = momentum * moments.per_column(hyper["nesterov"])
-            is_ahead = moments.per_column(hyper["nesterov"]).bool()
-            grad_FP = torch.where(is_ahead, torch.addcmul(grad_FP, buffer_FP, ahead), buffer_FP)
-        values_FP.addcmul_(grad_FP, moments.per_column(-hyper["lr"]))
+            grad_FP = self._accelerated(moments, grad_FP)
+        values_FP.addcmul_(grad_FP, constant("-lr", lambda: -hyper["lr"]))
+
+    def _accelerated(self, moments: Moments, grad_FP: Tensor) -> Tensor:
+        """The gradient with momentum, [F, P]; the buffer is brought up to date."""
+        hyper, buffer_FP = self._hyper, moments.tensors["momentum_buffer"]
+        momentum = moments.constant("momentum", lambda: hyper["momentum"])
+        # The first step takes the gradient whole, and so does every step without momentum.
+        is_whole = (moments.steps == 1) | (hyper["momentum"][:, None] == 0)
+        share = torch.where(is_whole, 1.0, 1.0 - hyper["dampening"][:, None])
+        buffer_FP.mul_(momentum).addcmul_(grad_FP, moments.coefficient(share))
+        if not bool(hyper["nesterov"].any()):
+            return buffer_FP
+        is_ahead = moments.constant("nesterov", lambda: hyper["nesterov"]).bool()
+        return torch.where(is_ahead, torch.addcmul(grad_FP, buffer_FP, momentum), buffer_FP)
 
     def _torch_settings(self, slot: int) -> dict[str, Any]:
         settings = super()._torch_settings(slot)
@@ -77,4 +82,4 @@ class SGD(SlotOptimizer):
 
     def _to_torch(self, slot: int, steps: int, own: dict[str, Tensor]) -> dict[str, Any]:
         del steps
-        return own if float(self.hyper["momentum"][slot]) else {}
+        return own if float(self._hyper["momentum"][slot]) else {}
