@@ -11,8 +11,8 @@ may hold processes, so the member's own directory has Slurm's slice beside the d
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 V1_NEEDED: Final = ("freezer", "devices")
 LEAF: Final = "daemons"
 SLICE: Final = "system.slice"  # where Slurm's cgroup/v2 plugin puts its scope, below the member
-END_S: Final = 10.0
+REMOVE_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +84,19 @@ class Cgroups:
         return [self.root / controller / self.name for controller in self.support.v1_controllers]
 
     def create(self, members: list[str]) -> None:
-        """Makes the directories of all members; existing ones are kept."""
-        for top in self._tops():
-            for member in members:
-                (top / member).mkdir(parents=True, exist_ok=True)
-                if self.support.version == 2:
-                    (top / member / LEAF).mkdir(exist_ok=True)
-                    (top / member / SLICE).mkdir(exist_ok=True)
+        """Makes the directories of all members; existing ones are kept.
+
+        Raises SlurmError where even root may not.
+        """
+        below = (LEAF, SLICE) if self.support.version == 2 else ("",)
+        try:
+            for top, member, name in itertools.product(self._tops(), members, below):
+                (top / member / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SlurmError(
+                f"cgroup {error.filename} cannot be made ({error.strerror}); mount {self.root} "
+                "writable, e.g. start the container with --privileged"
+            ) from None
 
     def namespace_roots(self, member: str) -> list[Path]:
         """What has to be joined before unsharing, to become the root of the cgroup namespace."""
@@ -115,26 +121,15 @@ class Cgroups:
             for path, _, _ in os.walk(top, topdown=False):
                 yield Path(path)
 
-    def end_processes(self) -> None:
-        """Kills all that live in the cgroups. Raises SlurmError if something outlives SIGKILL."""
-        deadline = time.monotonic() + END_S
-        while pids := self.pids():
-            for directory in self._directories():
-                with contextlib.suppress(OSError):  # v1: a frozen process takes no signal
-                    (directory / "freezer.state").write_text("THAWED")
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise SlurmError(
-                    f"cluster processes {sorted(pids)} do not end on SIGKILL; see what they wait "
-                    "for in /proc/<pid>/stack, then run: hydro cluster down"
-                )
-            time.sleep(0.01)
+    def thaw(self) -> None:
+        """Lets frozen processes run, since on v1 they take no signal until then."""
+        for directory in self._directories():
+            with contextlib.suppress(OSError):
+                (directory / "freezer.state").write_text("THAWED")
 
     def remove(self) -> None:
         """Removes the directories; the kernel may need a moment after the last process."""
-        deadline = time.monotonic() + END_S
+        deadline = time.monotonic() + REMOVE_S
         while directories := list(self._directories()):
             for directory in directories:
                 with contextlib.suppress(OSError):

@@ -16,7 +16,14 @@ from hydro_hpc.devcluster.cgroups import Cgroups, detect_cgroups
 from hydro_hpc.devcluster.daemons import list_daemons
 from hydro_hpc.devcluster.files import write_files
 from hydro_hpc.devcluster.plugin import install_plugin
-from hydro_hpc.devcluster.processes import ROOT_ENVIRONMENT, as_user, entering
+from hydro_hpc.devcluster.processes import (
+    ROOT_ENVIRONMENT,
+    as_user,
+    end_processes,
+    entering,
+    mount_namespaces,
+    processes_in,
+)
 from hydro_hpc.devcluster.requirements import (
     check_host,
     check_namespaces,
@@ -128,7 +135,7 @@ class Cluster:
         """Ends the cluster and removes everything of it; does nothing if there is none."""
         check_host()
         if not self.spec.directory.exists():
-            self._end_processes()
+            self._end_processes(None)
             return
         with self._locked():
             self._check_directory()
@@ -150,7 +157,7 @@ class Cluster:
 
     def _clean(self, *, keep: tuple[str, ...]) -> None:
         """Ends all processes and removes all files but those named; removes an empty directory."""
-        self._end_processes()
+        self._end_processes(load_state(self.spec.directory))
         for path in self.spec.directory.iterdir():
             if path.name in keep:
                 continue
@@ -159,8 +166,11 @@ class Cluster:
             else:
                 path.unlink()
 
-    def _end_processes(self) -> None:
-        self._cgroups.end_processes()
+    def _end_processes(self, state: ClusterState | None) -> None:
+        namespaces = mount_namespaces(state.processes.values() if state else ())
+        end_processes(
+            lambda: self._cgroups.pids() | processes_in(namespaces), thaw=self._cgroups.thaw
+        )
         self._cgroups.remove()
 
     @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""The users and host names that exist only inside the cluster."""
+"""The cluster's own versions of the host's files: its users and host names exist nowhere else."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
+from hydro_hpc.devcluster.namespaces import INIT_CGROUP
 from hydro_hpc.devcluster.spec import LOGIN, USERS, ClusterSpec, Layout
 
 FIRST_UID: Final = 60700  # 60578-61183 is used by nobody: not useradd, not systemd
@@ -45,6 +46,7 @@ def write_host_etc(spec: ClusterSpec) -> dict[str, int]:
         "group": group_text(group, uids),
         "hosts": hosts_text(spec),
         "nsswitch.conf": NSSWITCH,
+        INIT_CGROUP: "0::/\n",
     }
     layout.host_etc.mkdir(exist_ok=True)
     for name, text in texts.items():

@@ -22,6 +22,7 @@ Operation = list[Any]
 Plan = dict[str, Any]
 
 HOST_ETC_FILES: Final = ("passwd", "group", "hosts", "nsswitch.conf")
+INIT_CGROUP: Final = "init_cgroup"
 PLAIN_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 DEVICE_PREFIX: Final = "hydro"
 LOCAL_MAJORS: Final[tuple[int, ...]] = (
@@ -97,13 +98,17 @@ def covering(spec: ClusterSpec, private: dict[str, str]) -> Operation:
     return ["cover", [[str(root), roots[str(root)]] for root in outer], keep]
 
 
-def cgroup_mounts(cgroups: Cgroups) -> list[Operation]:
-    """Mounts the hierarchies afresh, so that their roots are the namespace's own cgroups."""
+def cgroup_mounts(layout: Layout, cgroups: Cgroups) -> list[Operation]:
+    """Mounts the hierarchies afresh, so that their roots are the namespace's own cgroups.
+
+    On v2, Slurm from 23.11 looks for the root at init's cgroup, which is outside of the namespace.
+    """
     if cgroups.support.version == 0:
         return []
     root = str(CGROUP_ROOT)
     if cgroups.support.version == 2:
-        return [["detach", root], ["cgroup", root, ""]]
+        init_is_at_root = ["bind", str(layout.host_etc / INIT_CGROUP), "/proc/1/cgroup"]
+        return [["detach", root], ["cgroup", root, ""], init_is_at_root]
     operations: list[Operation] = [["detach", root], ["tmpfs", root, "mode=0755,size=1m"]]
     for controller in cgroups.support.v1_controllers:
         path = str(CGROUP_ROOT / controller)
@@ -117,7 +122,7 @@ def common_operations(spec: ClusterSpec, name: str, cgroups: Cgroups) -> list[Op
         ["hostname", name],
         ["bind", str(layout.etc), "/etc/slurm"],
         *[["bind", str(layout.host_etc / file), f"/etc/{file}"] for file in HOST_ETC_FILES],
-        *cgroup_mounts(cgroups),
+        *cgroup_mounts(layout, cgroups),
     ]
 
 

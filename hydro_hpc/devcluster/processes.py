@@ -1,14 +1,18 @@
 """Starting the cluster's processes inside its namespaces, and knowing them again.
 
 A process of ours is known by pid and start time, never by name. It is started as an orphan with its
-own session, so it outlives the command that started it; it is ended through its cgroup
-(`cgroups.py`).
+own session, so it outlives the command that started it. All of a cluster is found and ended through
+its cgroups and its mount namespaces, whatever its processes forked.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +24,8 @@ JOIN: Final = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs" || exit 1; sh
 EXEC: Final = 'exec "$@"'
 # Leaves the program behind as an orphan and prints its pid.
 DETACH: Final = 'log=$1; shift; setsid "$@" >>"$log" 2>&1 </dev/null & echo $!'
+END_S: Final = 10.0
+END_POLL_S: Final = 0.01
 ROOT_ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -43,7 +49,7 @@ def start_detached(argv: list[str], *, log: Path) -> Identity:
     pid = int(done.stdout)
     start_ticks = read_start_ticks(pid)
     if start_ticks is None:
-        raise SlurmError(f"{argv[0]} ended at once: {last_line(log)}; see {log}")
+        raise SlurmError(f"{argv[0]} ended at once: {last_words(log)}; see {log}")
     return Identity(pid, read_boot_id(), start_ticks)
 
 
@@ -66,9 +72,51 @@ def as_user(user: str, *, cwd: Path, environment: Mapping[str, str]) -> list[str
     return [*become, "env", "-i", f"--chdir={cwd}", *assignments]
 
 
-def last_line(log: Path) -> str:
+def mount_namespaces(identities: Iterable[Identity]) -> set[int]:
+    """Returns the numbers of the mount namespaces that live processes of ours are in."""
+    return {
+        number
+        for identity in identities
+        if is_alive(identity) and (number := _mount_namespace(identity.pid)) is not None
+    }
+
+
+def processes_in(namespaces: set[int]) -> set[int]:
+    """Returns the pids of all processes in these mount namespaces."""
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()] if namespaces else []
+    return {pid for pid in pids if _mount_namespace(pid) in namespaces}
+
+
+def _mount_namespace(pid: int) -> int | None:
     try:
-        lines = log.read_text(errors="replace").split("\n")
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
     except OSError:
-        return "no log"
-    return next((line for line in reversed(lines) if line.strip()), "nothing was logged")
+        return None
+
+
+def end_processes(find: Callable[[], set[int]], *, thaw: Callable[[], None]) -> None:
+    """Kills whatever `find` returns until that is nothing.
+
+    Raises SlurmError if something outlives SIGKILL.
+    """
+    deadline = time.monotonic() + END_S
+    while pids := find():
+        thaw()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise SlurmError(
+                f"cluster processes {sorted(pids)} do not end on SIGKILL; see what they wait for "
+                "in /proc/<pid>/stack, then run: hydro cluster down"
+            )
+        time.sleep(END_POLL_S)
+
+
+def last_words(log: Path) -> str:
+    """Returns the last line of a log that says why a daemon ended, else its very last."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    for sign in ("fatal:", "error:", "Error", ""):
+        if found := [line for line in lines if sign in line]:
+            return found[-1]
+    return "nothing was logged"

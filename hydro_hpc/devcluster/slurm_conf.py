@@ -15,7 +15,7 @@ CLUSTER_NAME: Final = "hydro"
 TENANT_PARTITION: Final = "bubble"
 SLURM_USER: Final = "slurm"
 EXPLICIT_GRES_SINCE: Final = (23, 2)
-ENABLE_CONTROLLERS_SINCE: Final = (23, 2)
+NO_CGROUPS_SINCE: Final = (24, 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,9 @@ def cgroup_conf(facts: HostFacts) -> str:
     """Cores and memory are not constrained: all nodes stand on the same host's."""
     support = facts.cgroups
     if support.version == 0:
-        return "CgroupPlugin=disabled\n"
+        # Older releases load a plugin always; v1 touches nothing until something is constrained.
+        plugin = "disabled" if facts.slurm_version >= NO_CGROUPS_SINCE else "cgroup/v1"
+        return f"CgroupPlugin={plugin}\n"
     constrain = "yes" if support.constrains_devices else "no"
     lines = [
         f"CgroupPlugin=cgroup/v{support.version}",
@@ -131,8 +133,7 @@ def cgroup_conf(facts: HostFacts) -> str:
         "ConstrainSwapSpace=no",
     ]
     if support.version == 2:
-        newer = facts.slurm_version >= ENABLE_CONTROLLERS_SINCE
-        lines += ["IgnoreSystemd=yes", f"{'EnableControllers' if newer else 'CgroupAutomount'}=yes"]
+        lines.append("IgnoreSystemd=yes")
     return "\n".join(lines) + "\n"
 
 

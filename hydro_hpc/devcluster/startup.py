@@ -25,7 +25,7 @@ from hydro_hpc.devcluster.processes import (
     ROOT_ENVIRONMENT,
     as_user,
     entering,
-    last_line,
+    last_words,
     start_detached,
 )
 from hydro_hpc.devcluster.requirements import find_program
@@ -119,4 +119,4 @@ def _accepts(port: int) -> bool:
 def _story(state: ClusterState, name: str) -> str:
     """The last words of a process, and where to read more."""
     log = Layout(state.spec.directory).log / f"{name}.out"
-    return f"{last_line(log)} (all of it: {log})"
+    return f"{last_words(log)} (all of it: {log})"

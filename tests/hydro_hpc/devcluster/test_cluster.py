@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hydro_hpc.devcluster import Cluster, ClusterSpec
+from hydro_hpc.devcluster import Cluster, ClusterSpec, namespaces
 from hydro_hpc.devcluster.cgroups import CGROUP_ROOT, detect_cgroups
+from hydro_hpc.devcluster.visible import needed_paths
 from hydro_hpc.errors import ConfigError, SlurmError
 from hydro_hpc.identity import read_start_ticks
 
@@ -37,7 +38,8 @@ needs_device_cgroup = pytest.mark.skipif(
 
 def traces(directory: Path) -> dict[str, object]:
     """Whatever a cluster could leave on the host."""
-    cgroups = [path for path in CGROUP_ROOT.rglob("hydro-*") if path.is_dir()]
+    name = ClusterSpec(directory=directory).cgroup_name
+    cgroups = [path for path in CGROUP_ROOT.rglob(name) if path.is_dir()]
     return {
         "mounts": sorted(
             line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
@@ -250,3 +252,23 @@ def test_directory_with_other_files_is_refused_and_kept(cluster_directory: Path)
 def test_command_in_a_cluster_that_is_down_says_so(cluster_directory: Path) -> None:
     with pytest.raises(SlurmError, match="run: hydro cluster up"):
         Cluster(ClusterSpec(directory=cluster_directory)).run(["true"])
+
+
+def test_what_lies_below_a_closed_directory_is_read_in_all_namespaces(
+    cluster_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, checkout = tmp_path / "closed", tmp_path / "closed" / "checkout"
+    checkout.mkdir(parents=True)
+    checkout.chmod(0o755)
+    (checkout / "train.py").write_text("print('read')")
+    (closed / "diary").write_text("")
+    closed.chmod(0o700)
+    needed = [*needed_paths(), checkout]
+    monkeypatch.setattr(namespaces, "needed_paths", lambda: needed)
+    cluster = Cluster(ClusterSpec(nodes=1, directory=cluster_directory))
+    cluster.up()
+
+    for where in ([], ["srun"]):
+        assert run(cluster, *where, "python", str(checkout / "train.py")) == "read\n"
+        assert run(cluster, *where, "ls", str(closed)) == "checkout\n"
+    assert closed.stat().st_mode & 0o777 == 0o700
