@@ -22,7 +22,7 @@ class StudyFolder:
     """Owns the paths. `open` makes this process the one that may write results."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self.path = directory / f"{name}.hydro"
+        self.path = directory.absolute() / f"{name}.hydro"
         self.description = self.path / "study.json"
         self.journal = self.path / "journal.log"
         self.trials = self.path / "trials"
@@ -52,7 +52,7 @@ class StudyFolder:
         except StudyError:
             self.close()
             raise
-        _drop_torn_line(self.journal)
+        self._clean_journal()
 
     def close(self) -> None:
         self._lock.release()
@@ -77,6 +77,15 @@ class StudyFolder:
         temporary = self.description.with_suffix(".new")
         temporary.write_text(description.to_json(), encoding="utf-8")
         temporary.replace(self.description)
+
+    def _clean_journal(self) -> None:
+        """Removes what a killed process left: half a line, and Optuna's own lock.
+
+        Optuna would wait 30 s for that lock, or for ever if the folder has moved since. Nobody but its
+        owner, who is this process now, holds it for longer than one write.
+        """
+        self.journal.with_name(self.journal.name + ".lock").unlink(missing_ok=True)
+        _drop_torn_line(self.journal)
 
     def _stored(self) -> StudyDescription:
         try:

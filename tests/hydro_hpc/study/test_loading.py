@@ -8,7 +8,6 @@ import pytest
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study import load_study
-from hydro_hpc.study.description import StudyDescription
 
 GOOD = """
 import torch
@@ -91,28 +90,6 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "study.txt").write_text("x = 1", encoding="utf-8")
     with pytest.raises(StudyError, match=r"its name must end in \.py"):
         load_study(tmp_path / "study.txt")
-
-
-def describe(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hydro_hpc.study.describe", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-@pytest.mark.processes
-def test_describe_prints_what_the_search_needs(tmp_path: Path) -> None:
-    path = write(tmp_path, GOOD + "study = make()\n")
-    result = describe(path)
-    assert result.returncode == 0, result.stderr
-    assert StudyDescription.from_json(result.stdout) == load_study(path).description
-
-
-@pytest.mark.processes
-def test_describe_ends_with_2_and_one_line(tmp_path: Path) -> None:
-    result = describe(write(tmp_path, GOOD.replace("Linear(3", "Linear(4") + "study = make()\n"))
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("hydro: the model's forward raised RuntimeError")
-    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.processes

@@ -243,3 +243,11 @@ def test_the_journal_is_on_disk_before_tell_returns(tmp_path: Path) -> None:
     size = os.path.getsize(tmp_path / "s.hydro" / "journal.log")
     search.tell(0, 0.5)
     assert os.path.getsize(tmp_path / "s.hydro" / "journal.log") > size
+
+
+def test_a_journal_lock_of_a_killed_process_is_broken_at_once(tmp_path: Path) -> None:
+    search = open_search(tmp_path)
+    run_all(search)
+    search.close()
+    (tmp_path / "s.hydro" / "journal.log.lock").symlink_to("where/the/folder/was/journal.log")
+    assert len(run_all(open_search(tmp_path, trials=7))) == 1
