@@ -81,8 +81,8 @@ class StudyFolder:
     def _clean_journal(self) -> None:
         """Removes what a killed process left: half a line, and Optuna's own lock.
 
-        Optuna would wait 30 s for that lock, or for ever if the folder has moved since. Nobody but its
-        owner, who is this process now, holds it for longer than one write.
+        Optuna would wait 30 s for that lock, or for ever if the folder has moved since. Nobody but
+        the owner, who is this process now, holds it for longer than one write.
         """
         self.journal.with_name(self.journal.name + ".lock").unlink(missing_ok=True)
         _drop_torn_line(self.journal)
