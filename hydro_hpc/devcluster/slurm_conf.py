@@ -96,8 +96,10 @@ def slurm_conf(spec: ClusterSpec, facts: HostFacts) -> str:
             f"Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 "
             f"RealMemory={memory} Gres={gres_text(spec)}"
         )
+    # A job of a FORCE partition starts only beside jobs of FORCE partitions; :1 shares no core.
     lines += [
-        f"PartitionName=main Nodes={nodes} Default=YES DefMemPerCPU={memory // (2 * cpus)}",
+        f"PartitionName=main Nodes={nodes} Default=YES OverSubscribe=FORCE:1 "
+        f"DefMemPerCPU={memory // (2 * cpus)}",
         f"PartitionName={TENANT_PARTITION} Nodes={nodes} OverSubscribe=FORCE:4 "
         f"DefMemPerCPU={memory // (8 * cpus)}",
     ]
