@@ -14,6 +14,8 @@ from hydro_hpc.study import Study, log_uniform, uniform
 
 TEST_ROWS = 360  # of 1797
 
+torch.set_num_threads(1)  # networks this small only wait for a second thread
+
 
 class MLP(nn.Module):
     """pixels [batch, 64] -> logits [batch, 10]."""
