@@ -369,9 +369,13 @@ class Page:
     def writer(self) -> Identity:
         return Identity(self.get("pid"), self.get_bytes("boot_id"), self.get("start_ticks"))
 
+    def has_writer(self) -> bool:
+        """Says whether some process has become the writer, living or not."""
+        return self.get_bytes("magic") == MAGIC
+
     def writer_problem(self) -> str:
         """Says why nobody may act on this page, or returns an empty text if its writer is up."""
-        if self.get_bytes("magic") != MAGIC:
+        if not self.has_writer():
             return "no process has become its writer yet"
         if self.get("version") != VERSION or self.get("kind") != self.kind:
             found = f"{PageKind(self.kind).name} {self.get('version')}"

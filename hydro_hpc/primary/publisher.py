@@ -109,7 +109,11 @@ class Publisher:
         windows.observe(name, now_ns - started_ns)
         before = self._bubble
         if before is not None and started_ns - before.end_ns < MERGE_GAP_NS:
-            self._bubble = before._replace(end_ns=now_ns, extra=before.extra or opened_ns)
+            self._bubble = before._replace(
+                end_ns=now_ns,
+                value=max(before.value, predicted_ns),
+                extra=before.extra or opened_ns,
+            )
             return
         if before is not None:
             self._flush_bubble(before)

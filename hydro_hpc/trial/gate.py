@@ -16,13 +16,15 @@ from contextlib import contextmanager
 from typing import Final
 
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import GATE_OPEN, Gate, Page, Record, RecordKind, Word
+from hydro_hpc.page import GATE_OPEN, NUM_LABELS, Gate, Page, Record, RecordKind, Word
 from hydro_hpc.wait import Waiter
 
 SLEEP_S: Final = 0.25  # between looks at whether the primary still lives
 OVERRUN_NS: Final = 500_000  # device time after a close that widens the margin
 MARGIN_MAX_NS: Final = 4_000_000
 MARGIN_SHRINK: Final = 0.98  # per clean window
+FIRST_NEED_NS: Final = 2_000_000  # of a piece of work that was never done before
+FORGET: Final = 0.9  # of the longest piece, at each shorter one
 WINDOWS_UNTIL_STARVED: Final = 400  # all too short for one unit of work
 
 
@@ -74,6 +76,7 @@ class LaneGate:
         self._run_device_ns = 0
         self._kind = RecordKind.RUN
         self._num_too_short = 0
+        self._needs_ns: dict[str, int] = {}  # of pieces of work, by their name
         self.num_samples = 0  # trained since the run began; the worker adds to it
 
     def admit(self, need_ns: int) -> None:
@@ -96,6 +99,19 @@ class LaneGate:
         self._pause()
         self._wait_for(need_ns)
         self._begin_run()
+
+    @contextmanager
+    def work(self, name: str) -> Iterator[None]:
+        """Admits a piece of work that cannot be cut, by what pieces of that name took before.
+
+        One that is longer than every window starts with the longest: it may overrun, but it ends.
+        """
+        need_ns = self._needs_ns.get(name, FIRST_NEED_NS)
+        self.admit(min(need_ns, self._longest_window_ns()))
+        started_ns = self._device_ns()
+        yield
+        used_ns = self._device_ns() - started_ns
+        self._needs_ns[name] = int(max(used_ns, FORGET * need_ns))
 
     @contextmanager
     def doing(self, kind: RecordKind) -> Iterator[None]:
@@ -123,6 +139,8 @@ class LaneGate:
             raise LeaveRequested
         if self._site_words[self._site_word] == Word.GONE:
             raise LaneError("the lane is gone: the job that lent it has ended")
+        if not self._stage.has_writer():
+            return  # the primary is still starting; the supervisor bounds the wait
         problem = self._stage.writer_problem()
         if problem:
             raise LaneError(f"the lane's stage page cannot be used: {problem}")
@@ -147,6 +165,11 @@ class LaneGate:
             if self._now_ns() - asleep_ns > SLEEP_S * 0.9e9:
                 self.check()
                 self._beat()
+
+    def _longest_window_ns(self) -> int:
+        """Returns most of the longest window of the table; a whole one would never fit."""
+        table = self._words[self._table : self._table + NUM_LABELS]
+        return int(0.8 * max(table) * 1000 - self._margin_ns)
 
     def _is_permitted(self) -> bool:
         return (

@@ -32,6 +32,7 @@ class TenantLane:
         self.path = path
         self.site = _map(path, PageKind.SITE)
         self.stage = _map(path, PageKind.STAGE)
+        self._trial = _map(path, PageKind.TRIAL)
 
     @staticmethod
     def granted(environment: Mapping[str, str]) -> TenantLane:
@@ -75,6 +76,10 @@ class TenantLane:
         if state == PrimaryState.ENDED:
             raise LaneError("the job that lends this device has stopped training")
         return "" if state == PrimaryState.SHARING else "its primary has not shown a bubble yet"
+
+    def trial_state(self) -> int:
+        """Returns the worker's TrialState, as it says itself."""
+        return self._trial.get("state")
 
     def lease(self) -> FileLock:
         """Returns the held lock on this lane. Raises LaneError if another process of ours holds

@@ -1,8 +1,10 @@
 """What worker, supervisors and search say to each other: frozen values, one JSON line each.
 
-worker  -> search: AskTrials, TrialEnded          (through its supervisor, and MPI between nodes)
-search  -> worker: TrialsGiven, TrialKept supervisor -> gang's rank 0: RankLeaves, RankDone rank 0
--> supervisors: LeaveAll
+    worker -> search: AskTrials, TrialReported, TrialEnded     (by way of supervisors, and MPI)
+    search -> worker: TrialsGiven, TrialGivenUp, TrialKept
+    worker -> its supervisor: StudyChecked, RankLeaves
+    supervisor -> rank 0's: RankLeaves, RankDone
+    rank 0's supervisor -> all: LeaveAll
 
 A result is *kept* once it stands in the study's journal; only then may its slot be used again.
 """
@@ -13,6 +15,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyChecked:
+    """The study file can run; `description` is what the search needs of it, as JSON."""
+
+    description: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +91,8 @@ class LeaveAll:
 
 
 Message = (
-    AskTrials
+    StudyChecked
+    | AskTrials
     | TrialsGiven
     | TrialReported
     | TrialGivenUp

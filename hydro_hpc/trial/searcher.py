@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Final
 
 from hydro_hpc.config import load_settings
 from hydro_hpc.errors import HydroError
@@ -26,14 +25,13 @@ from hydro_hpc.trial.gate import LaneGate, LeaveRequested
 from hydro_hpc.trial.lane import TenantLane
 from hydro_hpc.trial.messages import (
     AskTrials,
+    Message,
     TrialEnded,
     TrialGivenUp,
     TrialKept,
     TrialReported,
     TrialsGiven,
 )
-
-ASK_NS: Final = 3_000_000  # what an ask or a tell takes, about
 
 
 class GangSearch:
@@ -42,6 +40,17 @@ class GangSearch:
     def __init__(self, search: Search) -> None:
         self._search = search
         self._given: dict[int, dict[int, dict[str, object]]] = {}  # rank -> number -> trial
+
+    def answer(self, rank: int, message: Message) -> Message | None:
+        """Does what a worker wants and returns what he is told, None: nothing."""
+        match message:
+            case AskTrials():
+                return self.ask(rank, message)
+            case TrialEnded():
+                return self.tell(rank, message)
+            case TrialReported():
+                return self.report(message)
+        raise AssertionError(f"not for the search: {message}")
 
     def ask(self, rank: int, message: AskTrials) -> TrialsGiven:
         """Returns up to `count` trials; a restarted worker gets back what its rank had."""
@@ -69,12 +78,9 @@ def serve(channel: Channel, search: GangSearch, gate: LaneGate) -> None:
     """Answers until the supervisor closes the channel."""
     while channel.is_open:
         for rank, message in channel.receive(timeout_s=60.0):
-            gate.admit(ASK_NS)
-            if isinstance(message, AskTrials):
-                channel.send(search.ask(rank, message), rank=rank)
-            elif isinstance(message, TrialEnded):
-                channel.send(search.tell(rank, message), rank=rank)
-            elif isinstance(message, TrialReported) and (answer := search.report(message)):
+            with gate.work(type(message).__name__):
+                answer = search.answer(rank, message)
+            if answer is not None:
                 channel.send(answer, rank=rank)
         gate.pause()
 

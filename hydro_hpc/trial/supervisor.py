@@ -21,12 +21,12 @@ from typing import Final
 
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
-from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError, StudyError
-from hydro_hpc.page import Gate
+from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError
+from hydro_hpc.page import Gate, TrialState
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.gang import Gang
 from hydro_hpc.trial.lane import TenantLane, local_environment
-from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves
+from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves, StudyChecked
 from hydro_hpc.trial.watchdog import Action, Look, Watch, decide
 
 LOOK_S: Final = 0.025
@@ -67,6 +67,7 @@ class Supervisor:
         self._search: Child | None = None
         self._watch = Watch(grace_ns=int(settings.grace_ms * 1e6))
         self._gate_index = lane.stage.word_index("gate_word")
+        self._early: list[tuple[int, Message]] = []  # for the search, before it was started
         self._restarts = 0
         self._ranks_done: set[int] = set()
         self._leaving: LeaveAll | None = None
@@ -78,16 +79,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note_signal)
         try:
-            description = self._describe() if self._gang.rank == 0 else ""
-            self._wait_for_primary()
-            if self._leaving is None:
-                with self._lane.lease():
-                    if self._gang.rank == 0:
-                        self._start_search(description)
-                    self._start_worker()
-                    self._serve()
-            else:
-                self._settle()
+            with self._lane.lease():
+                self._start_worker()
+                self._wait_for_primary()
+                self._serve()
         except HydroError as error:
             self._report(RankLeaves(reason=str(error), exit_code=error.exit_code))
             self._settle()
@@ -111,35 +106,26 @@ class Supervisor:
     def _note_signal(self, number: int, _frame: object) -> None:
         self._signalled = number
 
-    def _describe(self) -> str:
-        """Checks the study once, in a process of its own, and returns its description as JSON."""
-        command = [sys.executable, "-m", "hydro_hpc.study.describe", str(self._job.file)]
-        result = self._run_child(command)
-        if result.returncode == 0:
-            return result.stdout
-        lines = result.stderr.strip().splitlines() or [f"{self._job.file} cannot be described"]
-        raise StudyError(lines[-1].removeprefix("hydro: "))
-
     def _wait_for_primary(self) -> None:
         """Waits for a writer that shows bubbles, while the gang may change its mind."""
         give_up_s = time.monotonic() + self._settings.arrival_s
         while self._leaving is None and (problem := self._lane.not_ready()):
+            self._look_at_children()
             if time.monotonic() > give_up_s:
                 waited = f"{self._settings.arrival_s:.0f} s"
                 raise LaneError(f"the lent device's primary did not come up in {waited}: {problem}")
             self._look_for_messages(ARRIVAL_LOOK_S)
 
     def _serve(self) -> None:
-        """The loop proper: until every rank is told to leave and this rank's worker has ended."""
+        """The loop proper: until all ranks are told to leave and this rank's worker has ended."""
         while True:
             self._look_for_messages(STOPPED_LOOK_S if self._watch.is_stopped else LOOK_S)
-            self._look_at_worker()
-            worker = self._worker
-            if self._leaving is not None:
-                if worker is None or time.monotonic() > self._leave_by_s:
-                    return
-                continue
-            self._look_at_search()
+            self._look_at_children()
+            if self._leaving is not None and (
+                self._worker is None or time.monotonic() > self._leave_by_s
+            ):
+                return
+            self._watch_worker()
 
     def _settle(self) -> None:
         """Waits until rank 0 has told everybody to leave."""
@@ -184,10 +170,15 @@ class Supervisor:
     def _to_search(self, about: int, message: Message) -> None:
         if isinstance(message, RankLeaves | RankDone):
             self._report(message)
+        elif isinstance(message, StudyChecked):
+            if self._gang.rank == 0 and self._search is None:
+                self._start_search(message.description)
         elif self._gang.rank != 0:
             self._gang.send(0, message, about=about)
         elif self._search is not None:
             self._search.channel.send(message, rank=about)
+        else:
+            self._early.append((about, message))
 
     def _to_worker(self, about: int, message: Message) -> None:
         if about != self._gang.rank:
@@ -232,6 +223,9 @@ class Supervisor:
     def _start_search(self, description: str) -> None:
         arguments = ["--folder", str(self._job.directory), "--description", description]
         self._search = self._start("hydro_hpc.trial.searcher", arguments)
+        for about, message in self._early:
+            self._search.channel.send(message, rank=about)
+        self._early.clear()
 
     def _start_worker(self) -> None:
         slots = [] if self._job.slots is None else ["--slots", str(self._job.slots)]
@@ -255,19 +249,6 @@ class Supervisor:
         theirs.close()
         return Child(process, Channel(ours))
 
-    def _run_child(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        """Runs a short process of this rank on the device, and waits for it."""
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=local_environment(os.environ),
-            start_new_session=True,
-            preexec_fn=self._before_exec,
-            check=False,
-        )
-
     def _before_exec(self) -> None:
         """In the child, before exec: a few system calls, no lock, so safe beside MPI's threads."""
         cpu_core.die_with_parent()
@@ -277,14 +258,20 @@ class Supervisor:
             if self._settings.idle_class:
                 cpu_core.enter_idle_class()
 
-    def _look_at_worker(self) -> None:
-        """Watches the worker's device time, and what became of it."""
-        worker = self._worker
-        if worker is None:
-            return
-        code = worker.process.poll()
-        if code is not None:
+    def _look_at_children(self) -> None:
+        """Notices children that have ended."""
+        worker, search = self._worker, self._search
+        if worker is not None and (code := worker.process.poll()) is not None:
             self._worker_ended(worker, code)
+        if search is not None and (code := search.process.poll()) is not None:
+            self._search = None
+            reason = f"the search ended with {code}"
+            self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
+
+    def _watch_worker(self) -> None:
+        """Holds the worker's device time against its windows, from its first gated step on."""
+        worker = self._worker
+        if worker is None or self._lane.trial_state() != TrialState.TRAINING:
             return
         word = self._lane.stage.words[self._gate_index]
         try:
@@ -320,11 +307,6 @@ class Supervisor:
             self._start_worker()
         else:
             reason = f"the worker of rank {self._gang.rank} ended with {code}"
-            self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
-
-    def _look_at_search(self) -> None:
-        if self._search is not None and (code := self._search.process.poll()) is not None:
-            reason = f"the search ended with {code}"
             self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
 
     def _signal_worker(self, number: signal.Signals) -> None:

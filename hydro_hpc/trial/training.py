@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from hydro_hpc import optim
 from hydro_hpc.fusion import Bundle, bind, losses
@@ -26,8 +27,6 @@ from hydro_hpc.trial.meter import Meter
 from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun, checkpoint_path
 
 EVALUATION_ROWS: Final = 128  # of the test set, between two looks at the gate
-REPLACE_NS: Final = 2_000_000  # building one model and putting it into its slot, about
-CHECKPOINT_NS: Final = 2_000_000  # one slot's, about
 
 OPTIMIZERS: Final = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
 
@@ -67,12 +66,11 @@ class BundleTraining:
         self._report = report
         self._slots: list[SlotRun | None] = [None] * len(trials)
         models = [study.build_model(trial.params, trial.seed) for trial in trials]
-        example = self._data.train_x[: study.batch_size]
-        targets = self._data.train_y[: study.batch_size]
+        rows = slice(0, study.batch_size)
         self._bundle: Bundle = bind(
             models,
-            example=example,
-            loss=lambda outputs: study.loss(outputs, targets),
+            example=(self._data.train_x[rows], self._data.train_y[rows]),
+            loss=study.loss,
             seeds=[trial.seed for trial in trials],
         )
         settings = [study.optimizer_settings(trial.params) for trial in trials]
@@ -82,15 +80,14 @@ class BundleTraining:
         for slot, trial in enumerate(trials):
             self._begin(slot, trial)
         self._place_batches()
+        self._unit_ns = unit_ns
+        self._leaves: list[nn.Module] = []
         self._train_meter = Meter(gate, unit_ns=unit_ns)
-        self._train_meter.hook({str(i): leaf for i, leaf in enumerate(self._bundle.leaves())})
         self._evaluation_meter = Meter(gate, unit_ns=unit_ns)
+        self._hook_leaves()
 
     def has_work(self) -> bool:
-        return any(run is not None for run in self._slots)
-
-    def num_free(self) -> int:
-        return sum(run is None for run in self._slots)
+        return bool(self._slots_in_work())
 
     def step(self) -> list[Ended]:
         """One optimizer step of every trial, in windows. Returns the trials that ended by it."""
@@ -109,8 +106,7 @@ class BundleTraining:
     def begin(self, trial: Trial) -> Ended | None:
         """Puts a trial into a free slot. Returns how it ended if its model cannot even be built."""
         slot = self._slots.index(None)
-        with self._gate.doing(RecordKind.OTHER):
-            self._gate.admit(REPLACE_NS)
+        with self._gate.doing(RecordKind.OTHER), self._gate.work("begin"):
             try:
                 model = self._study.build_model(trial.params, trial.seed)
             except Exception as error:
@@ -119,6 +115,7 @@ class BundleTraining:
             self._optimizer.reset_slot(slot, **self._study.optimizer_settings(trial.params))
             self._begin(slot, trial)
             self._place_batches()
+            self._hook_leaves()
         return None
 
     def give_up(self, number: int) -> Ended | None:
@@ -130,21 +127,28 @@ class BundleTraining:
 
     def checkpoint(self) -> None:
         """Stores every trial in work. Not gated: the caller knows whether the lane is his."""
-        for slot, run in enumerate(self._slots):
-            if run is not None:
-                SlotCheckpoint(
-                    number=run.trial.number,
-                    epoch=run.epoch,
-                    position=run.position,
-                    model=self._bundle.unbind(slot).state_dict(),
-                    optimizer=self._optimizer.slot_state(slot),
-                ).save(self._folder.checkpoints)
+        for slot in self._slots_in_work():
+            self._store(slot)
 
     def checkpoint_in_windows(self) -> None:
         """The same, as gated work, while the trials go on."""
         with self._gate.doing(RecordKind.OTHER):
-            self._gate.admit(CHECKPOINT_NS * len(self._slots))
-            self.checkpoint()
+            for slot in self._slots_in_work():
+                with self._gate.work("checkpoint"):
+                    self._store(slot)
+
+    def _store(self, slot: int) -> None:
+        run = self._run(slot)
+        SlotCheckpoint(
+            number=run.trial.number,
+            epoch=run.epoch,
+            position=run.position,
+            model=self._bundle.unbind(slot).state_dict(),
+            optimizer=self._optimizer.slot_state(slot),
+        ).save(self._folder.checkpoints)
+
+    def _slots_in_work(self) -> list[int]:
+        return [slot for slot, run in enumerate(self._slots) if run is not None]
 
     def _begin(self, slot: int, trial: Trial) -> None:
         """Notes that `trial` is in `slot`, and goes on from its checkpoint if it has one."""
@@ -159,6 +163,16 @@ class BundleTraining:
             self._bundle.replace(slot, model, seed=trial.seed, step=step)
             self._optimizer.load_slot_state(slot, stored.optimizer)
         self._slots[slot] = run
+
+    def _hook_leaves(self) -> None:
+        """Makes every leaf of the bundle a point; a replaced slot may have brought new ones."""
+        leaves = self._bundle.leaves()
+        if [id(leaf) for leaf in leaves] == [id(leaf) for leaf in self._leaves]:
+            return
+        self._train_meter.close()
+        self._train_meter = Meter(self._gate, unit_ns=self._unit_ns)
+        self._train_meter.hook({str(number): leaf for number, leaf in enumerate(leaves)})
+        self._leaves = leaves
 
     def _place_batches(self) -> None:
         """Lays the slots' batches side by side: rows_FSB [slots, steps, batch], a position per
@@ -254,21 +268,28 @@ class BundleTraining:
         """After an exception in the bundle's step: ends the trials that raise it on their own."""
         ended = []
         with self._gate.doing(RecordKind.OTHER):
-            for slot, run in enumerate(self._slots):
-                if run is None:
-                    continue
-                rows = run.rows[run.position]
-                self._gate.admit(REPLACE_NS)
-                try:
-                    outputs = self._bundle.unbind(slot)(self._data.train_x[rows])
-                    self._study.loss(outputs, self._data.train_y[rows]).backward()
-                except Exception as error:
-                    ended.append(self._end(slot, self._failed(run.trial.number, error)))
+            for slot in self._slots_in_work():
+                with self._gate.work("alone"):
+                    problem = self._try_alone(slot)
+                if problem is not None:
+                    failed = self._failed(self._run(slot).trial.number, problem)
+                    ended.append(self._end(slot, failed))
         self._optimizer.zero_grad()
         if not ended:
             raise  # nobody is to blame: the bundle itself is broken
         self._place_batches()
         return ended
+
+    def _try_alone(self, slot: int) -> Exception | None:
+        """Returns what the step of one trial raises when it runs by itself."""
+        run = self._run(slot)
+        rows = run.rows[run.position]
+        try:
+            outputs = self._bundle.unbind(slot)(self._data.train_x[rows])
+            self._study.loss(outputs, self._data.train_y[rows]).backward()
+        except Exception as error:
+            return error
+        return None
 
     def _end(self, slot: int, ended: Ended) -> Ended:
         self._slots[slot] = None

@@ -33,6 +33,7 @@ from hydro_hpc.trial.messages import (
     AskTrials,
     Message,
     RankLeaves,
+    StudyChecked,
     TrialEnded,
     TrialGivenUp,
     TrialKept,
@@ -200,7 +201,8 @@ def main() -> int:
         gate = lane.gate(settings, trial=page)
         signal.signal(signal.SIGTERM, lambda *_: gate.leave())
         study = load_study(arguments.study)
-        study.data()
+        study.check()
+        channel.send(StudyChecked(description=study.description.to_json()), rank=0)
         folder = StudyFolder(arguments.folder, study.name)
         worker = Worker(study, folder, gate, channel, page)
         worker.run(settings, arguments.slots or study.slots or SLOTS)

@@ -1,4 +1,4 @@
-"""Lanes for tests that need no root: the files that `slurm_plugin/lanes.py` makes, in a directory."""
+"""Lanes for tests that need no root: the files that root makes, in any directory."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from pathlib import Path
 
@@ -36,14 +37,16 @@ def test_fields_are_aligned_and_do_not_overlap(kind: PageKind) -> None:
             assert field.offset % struct.calcsize(field.code[-1]) == 0, name
         spans.append((field.offset, field.offset + size, name))
     spans.sort()
-    for (_, end, name), (start, _, following) in zip(spans, spans[1:], strict=False):
+    for (_, end, name), (start, _, following) in itertools.pairwise(spans):
         assert end <= start, f"{name} runs into {following}"
     assert spans[-1][1] <= RING_OFFSET
 
 
 def test_words_that_others_wait_for_have_a_cache_line_to_themselves() -> None:
     fields = layout(PageKind.STAGE)
-    lines = [fields[name].offset // LINE_BYTES for name in ("gate_word", "guard_word", "owner_word")]
+    lines = [
+        fields[name].offset // LINE_BYTES for name in ("gate_word", "guard_word", "owner_word")
+    ]
     others = [f.offset // LINE_BYTES for n, f in fields.items() if not n.endswith("_word")]
     assert len(set(lines)) == 3
     assert not set(lines) & set(others)

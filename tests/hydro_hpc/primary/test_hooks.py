@@ -1,0 +1,143 @@
+"""The hooks on torch.distributed, in real processes over gloo."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from hydro_hpc.page import Page, PageKind, PrimaryState, RecordKind, lane_dir, page_path
+from tests.hydro_hpc.lanes import make_lane
+
+pytestmark = pytest.mark.processes
+
+SCRIPT = textwrap.dedent(
+    """
+    import os, sys, time
+    import torch
+    import torch.distributed as dist
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for step in range(int(sys.argv[1])):
+        x = torch.ones(4)
+        if rank == 0:
+            time.sleep(0.006)          # rank 1 waits: its bubble
+            dist.send(x, 1)
+        else:
+            dist.recv(x, 0)
+        work = dist.all_reduce(x, async_op=True)
+        work.wait()
+        weight.grad = x[:1] * 0
+        optimizer.step()
+    reqs = dist.batch_isend_irecv(
+        [dist.P2POp(dist.isend if rank == 0 else dist.irecv, x, 1 - rank)]
+    )
+    for req in reqs:
+        req.wait()
+    print("done", flush=True)
+    """
+)
+
+
+def run_ranks(script: str, *arguments: str, page_dir: Path | None, ranks: int = 2) -> list[str]:
+    """Runs `script` as `ranks` processes and returns what each printed."""
+    processes = []
+    for rank in range(ranks):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(29_000 + os.getpid() % 2000),
+            "OMP_NUM_THREADS": "1",
+        }
+        if page_dir is not None:
+            lanes = ",".join(str(index) for index in range(ranks))
+            environment |= {"HYDRO_PAGE_DIR": str(page_dir), "HYDRO_LANES": lanes}
+            environment["HYDRO_ROLE"] = "lend"
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", script, *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=90)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, outputs
+    return outputs
+
+
+def read_stage(page_dir: Path, index: int) -> Page:
+    return Page.read_copy(page_path(lane_dir(str(page_dir), index), PageKind.STAGE), PageKind.STAGE)
+
+
+@pytest.fixture
+def page_dir(tmp_path: Path) -> Path:
+    for index in range(2):
+        make_lane(tmp_path, index, core=index)
+    return tmp_path
+
+
+def test_waiting_rank_opens_its_windows_without_any_change_to_the_script(page_dir: Path) -> None:
+    run_ranks(SCRIPT, "60", page_dir=page_dir)
+    waiting = read_stage(page_dir, 1)
+    assert waiting.get("rank") == 1
+    assert waiting.get("num_windows") >= 20
+    assert waiting.get("state") == PrimaryState.ENDED
+    waits = [record for _, record in waiting.records() if record.kind == RecordKind.WAIT]
+    assert all(record.extra == 0 or record.value >= 2_000_000 for record in waits)
+    busy = read_stage(page_dir, 0)
+    assert busy.get("num_windows") <= waiting.get("num_windows") // 4
+
+
+def test_process_without_lanes_is_left_alone(tmp_path: Path) -> None:
+    outputs = run_ranks(SCRIPT, "3", page_dir=None)
+    assert outputs == ["done\n", "done\n"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_lane_stops_sharing_and_not_the_training(tmp_path: Path) -> None:
+    outputs = run_ranks(SCRIPT, "3", page_dir=tmp_path / "nothing")
+    assert all(output.endswith("done\n") for output in outputs)
+    assert all("bubbles are not lent" in output for output in outputs)
+
+
+def test_single_process_never_becomes_a_writer(page_dir: Path) -> None:
+    run_ranks(
+        "import torch, torch.distributed as d; d.init_process_group('gloo')",
+        page_dir=page_dir,
+        ranks=1,
+    )
+    assert "no process" in read_stage(page_dir, 0).writer_problem()
+
+
+def test_patches_are_undone() -> None:
+    script = textwrap.dedent(
+        """
+        import torch, torch.distributed as dist
+        from torch.distributed import distributed_c10d as c10d
+        before = {name: getattr(dist, name) for name in dir(dist)}
+        wait = dist.Work.wait
+        from hydro_hpc.primary import hooks
+        hooks.install()
+        assert dist.recv is c10d.recv and dist.recv is not before["recv"]
+        assert dist.isend is c10d.isend
+        hooks.uninstall()
+        assert all(getattr(dist, name) is value for name, value in before.items())
+        assert dist.Work.wait is wait
+        print("done")
+        """
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.stdout == "done\n", result.stderr

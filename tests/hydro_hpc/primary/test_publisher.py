@@ -1,0 +1,155 @@
+"""The publisher: when the gate opens and closes, what it counts. Fake clock, a real page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydro_hpc.page import Gate, PageKind, PrimaryState, RecordKind, Word, page_path
+from hydro_hpc.page import Page as StagePage
+from hydro_hpc.primary.guard import Guard, GuardSettings, is_shut
+from hydro_hpc.primary.publisher import STEPS_UNTIL_NOT_PIPELINED, Publisher
+from tests.hydro_hpc.lanes import make_lane, stage_page
+
+MS = 1_000_000
+
+
+class Rank:
+    """A rank whose every step is: compute 10 ms, wait `wait_ns`, compute 10 ms, wait `wait_ns`."""
+
+    def __init__(self, lane: str, *, dense_steps: int = 0, tenant_job: int = 7) -> None:
+        self.lane = lane
+        self.now_ns = 1000 * MS
+        self.wakes = 0
+        self.words_in_wait: list[tuple[int, Gate]] = []
+        self.page = stage_page(lane)
+        self.guard = Guard(GuardSettings(dense_steps=dense_steps))
+        self.publisher = Publisher(
+            self.page,
+            guard=self.guard,
+            wake_all=self.wake,
+            read_tenant=lambda: tenant_job,
+            now_ns=lambda: self.now_ns,
+        )
+        self.step_number = 0
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+    def gate(self) -> Gate:
+        return Gate.unpack(self.page.get("gate_word"))
+
+    def wait(self, name: str, wait_ns: int) -> None:
+        self.publisher.begin_wait(name)
+        self.words_in_wait.append((self.step_number, self.gate()))
+        self.now_ns += wait_ns
+        self.publisher.end_wait(name)
+        assert not self.gate().is_open
+
+    def run(self, steps: int, wait_ns: int, gap_ns: int = 10 * MS) -> None:
+        for _ in range(steps):
+            self.publisher.begin_step(self.step_number)
+            for name in ("recv", "all_reduce"):
+                self.now_ns += gap_ns
+                self.wait(name, wait_ns)
+            self.now_ns += 10 * MS
+            self.step_number += 1
+
+    def records(self, kind: RecordKind) -> list[object]:
+        return [record for _, record in self.page.records() if record.kind == kind]
+
+
+@pytest.fixture
+def lane(tmp_path: Path) -> str:
+    return make_lane(tmp_path)
+
+
+def test_gate_opens_only_once_waits_are_learned(lane: str) -> None:
+    rank = Rank(lane)
+    rank.run(3, 5 * MS)
+    assert not any(gate.is_open for _, gate in rank.words_in_wait)
+    assert rank.page.get("state") == PrimaryState.LEARNING
+    rank.run(2, 5 * MS)
+    assert all(gate.is_open for step, gate in rank.words_in_wait if step >= 3)
+    assert rank.page.get("state") == PrimaryState.SHARING
+    assert rank.wakes == 4
+
+
+def test_opening_tells_when_and_for_how_long_before_it_is_seen(lane: str) -> None:
+    rank = Rank(lane)
+    rank.run(4, 5 * MS)
+    rank.publisher.begin_step(4)
+    rank.publisher.begin_wait("recv")
+    gate = rank.gate()
+    assert gate.is_open
+    assert rank.page.get("open_ns") == rank.now_ns
+    assert rank.page.words[rank.page.word_index("window_us") + gate.label] == 5000
+
+
+def test_short_waits_are_never_opened(lane: str) -> None:
+    rank = Rank(lane)
+    rank.run(STEPS_UNTIL_NOT_PIPELINED + 1, 1 * MS)
+    assert rank.wakes == 0
+    assert rank.page.get("state") == PrimaryState.NOT_PIPELINED
+
+
+def test_shut_steps_open_nothing_and_do_not_count_as_bubble_time(lane: str) -> None:
+    rank = Rank(lane, dense_steps=1000)
+    rank.run(100, 5 * MS)
+    settings = rank.guard.settings
+    opened = {step for step, gate in rank.words_in_wait if gate.is_open}
+    assert opened == {step for step in range(3, 100) if not is_shut(step, settings)}
+    shut_steps = [r.step for r in rank.records(RecordKind.STEP) if r.value == 1]  # type: ignore[attr-defined]
+    assert shut_steps == [step for step in range(99) if is_shut(step, settings)]
+    open_steps = sum(not is_shut(step, settings) for step in range(100))
+    assert rank.page.get("bubble_ns") == pytest.approx(open_steps * 10 * MS, abs=10 * MS)
+
+
+def test_held_guard_opens_nothing_and_says_so_on_the_page(lane: str) -> None:
+    rank = Rank(lane)
+    rank.run(19, 5 * MS)
+    rank.guard.is_holding = True
+    rank.guard._retry_at_step = 10**9
+    rank.run(2, 5 * MS)
+    wakes = rank.wakes
+    rank.run(3, 5 * MS)
+    assert rank.wakes == wakes
+    assert rank.page.get("guard_word") == Word.HOLD
+
+
+def test_waits_with_tiny_gaps_are_one_bubble(lane: str) -> None:
+    rank = Rank(lane)
+    rank.run(2, 5 * MS, gap_ns=MS // 10)
+    rank.publisher.close()
+    waits = rank.records(RecordKind.WAIT)
+    assert len(waits) == 2
+    first = waits[0]
+    assert first.end_ns - first.start_ns == 10 * MS + MS // 10  # type: ignore[attr-defined]
+
+
+def test_records_tell_prediction_and_opening(lane: str) -> None:
+    rank = Rank(lane)
+    rank.run(6, 5 * MS)
+    record = rank.records(RecordKind.WAIT)[-1]
+    assert record.value == 5 * MS  # type: ignore[attr-defined]
+    assert record.extra == record.start_ns  # type: ignore[attr-defined]
+
+
+def test_close_shuts_the_gate_and_says_ended(lane: str) -> None:
+    rank = Rank(lane)
+    rank.run(5, 5 * MS)
+    rank.publisher.begin_step(5)
+    rank.publisher.begin_wait("recv")
+    assert rank.gate().is_open
+    rank.publisher.close()
+    assert not rank.gate().is_open
+    assert rank.page.get("state") == PrimaryState.ENDED
+
+
+def test_full_page_is_never_waited_for(lane: str) -> None:
+    """Nobody reads the ring, and the primary goes on: it wraps."""
+    rank = Rank(lane)
+    rank.run(9000, 3 * MS)
+    copy = StagePage.read_copy(page_path(lane, PageKind.STAGE), PageKind.STAGE)
+    assert copy.get("num_steps") == 8999
