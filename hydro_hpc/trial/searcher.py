@@ -35,10 +35,11 @@ from hydro_hpc.trial.messages import (
 
 
 class GangSearch:
-    """Which trial is with which rank, on top of a Search."""
+    """Which trial is with which rank, on top of a Search. Every question to it passes the gate."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, gate: LaneGate) -> None:
         self._search = search
+        self._gate = gate
         self._given: dict[int, dict[int, dict[str, object]]] = {}  # rank -> number -> trial
 
     def answer(self, rank: int, message: Message) -> Message | None:
@@ -57,7 +58,8 @@ class GangSearch:
         mine = self._given.setdefault(rank, {})
         trials = list(mine.values()) if message.is_first else []
         while len(trials) < message.count:
-            trial = self._search.ask()
+            with self._gate.work("ask"):
+                trial = self._search.ask()
             if trial is None:
                 break
             trials.append(dataclasses.asdict(trial))
@@ -65,11 +67,15 @@ class GangSearch:
         return TrialsGiven(trials=trials, is_over=len(trials) < message.count)
 
     def report(self, message: TrialReported) -> TrialGivenUp | None:
-        gives_up = self._search.report(message.number, message.epoch, message.value)
+        with self._gate.work("report"):
+            gives_up = self._search.report(message.number, message.epoch, message.value)
         return TrialGivenUp(number=message.number) if gives_up else None
 
     def tell(self, rank: int, message: TrialEnded) -> TrialKept:
-        self._search.tell(message.number, message.value, state=message.state, reason=message.reason)
+        with self._gate.work("tell"):
+            self._search.tell(
+                message.number, message.value, state=message.state, reason=message.reason
+            )
         self._given.get(rank, {}).pop(message.number, None)
         return TrialKept(number=message.number)
 
@@ -78,8 +84,7 @@ def serve(channel: Channel, search: GangSearch, gate: LaneGate) -> None:
     """Answers until the supervisor closes the channel."""
     while channel.is_open:
         for rank, message in channel.receive(timeout_s=60.0):
-            with gate.work(type(message).__name__):
-                answer = search.answer(rank, message)
+            answer = search.answer(rank, message)
             if answer is not None:
                 channel.send(answer, rank=rank)
         gate.pause()
@@ -102,7 +107,7 @@ def main() -> int:
         search = Search(description, folder)
         try:
             with gate.doing(RecordKind.OTHER):
-                serve(channel, GangSearch(search), gate)
+                serve(channel, GangSearch(search, gate), gate)
         finally:
             search.close()
     except LeaveRequested:
