@@ -18,6 +18,7 @@ from hydro_hpc.fusion.loop import LoopExecutor
 from hydro_hpc.fusion.report import BundleReport
 from hydro_hpc.fusion.sample import Sample
 from hydro_hpc.fusion.state import StackedState, own_copy
+from hydro_hpc.fusion.verify import refusal
 from hydro_hpc.nn.members import Refused
 from hydro_hpc.nn.randomness import SlotStreams
 
@@ -144,12 +145,16 @@ class Bundle(nn.Module):
 
     def choose_executor(self, sample: Sample) -> None:
         """Verifies and times the candidates on a sample and keeps the fastest that is exact."""
-        kind, self.report = choice.choose(
-            self.state.slot_models, sample, self.streams.seeds, wanted=self._wanted
-        )
+        makers = choice.makers(len(sample.args))
+        models, seeds = self.state.slot_models, self.streams.seeds
+        self.report = choice.choose(makers, models, sample, seeds, wanted=self._wanted)
         self._seen = {_shape_of(sample.args, sample.kwargs)}
-        if kind is ExecutorKind.GROUPED:
-            self._grouped = (GroupedExecutor(self.state, self.streams, len(sample.args)),)
+        if self.report.executor is ExecutorKind.GROUPED:
+            grouped = makers[ExecutorKind.GROUPED](self.state, self.streams)
+            assert isinstance(grouped, GroupedExecutor)
+            self._grouped = (grouped,)
+            for mode in (not self.training, self.training):  # both graphs before training starts
+                self.train(mode)
 
     def _executor_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Executor:
         if self.report.executor is None:
@@ -158,11 +163,14 @@ class Bundle(nn.Module):
             shape = _shape_of(args, kwargs)
             if shape not in self._seen:
                 self._seen.add(shape)
-                sample = Sample(args=args, kwargs=kwargs)
-                models, seeds = self.state.slot_models, self.streams.seeds
-                if reason := choice.grouped_refusal(models, sample, seeds):
-                    self._fall_to_loop(reason)
+                self._verify_again(Sample(args=args, kwargs=kwargs))
         return self._grouped[0] if self.report.executor is ExecutorKind.GROUPED else self._loop
+
+    def _verify_again(self, sample: Sample) -> None:
+        models, seeds = self.state.slot_models, self.streams.seeds
+        grouped = choice.makers(len(sample.args))[ExecutorKind.GROUPED]
+        if reason := refusal(grouped, models, sample, seeds):
+            self._fall_to_loop(reason)
 
     def _or_loop(self, change: Callable[[GroupedExecutor], None]) -> None:
         """Makes a change to the grouped executor, if it is in use, or leaves it for the loop."""
@@ -223,11 +231,10 @@ class Bundle(nn.Module):
 
 
 def _shape_of(args: tuple[Any, ...], kwargs: dict[str, Any] | Any) -> Any:
-    """What an executor was verified for: all but the batch size, except that one is special."""
+    """What an executor was verified for: all but the batch size, which no rule reads."""
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     return str(spec), tuple(
-        (x.dtype, x.ndim, x.shape[2:], x.shape[1:2] == (1,)) if isinstance(x, Tensor) else x
-        for x in leaves
+        (x.dtype, x.ndim, x.shape[2:]) if isinstance(x, Tensor) else x for x in leaves
     )
 
 

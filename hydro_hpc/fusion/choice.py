@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from torch import nn
 
 from hydro_hpc.fusion.executor import Executor, ExecutorKind
-from hydro_hpc.fusion.grouped import GroupedExecutor
+from hydro_hpc.fusion.grouped import Graphs, GroupedExecutor
 from hydro_hpc.fusion.loop import LoopExecutor
 from hydro_hpc.fusion.report import BundleReport, Candidate
 from hydro_hpc.fusion.sample import Sample
@@ -16,46 +17,40 @@ from hydro_hpc.fusion.timing import step_times_ms
 from hydro_hpc.fusion.verify import MakeExecutor, refusal
 from hydro_hpc.nn.randomness import SlotStreams
 
+FASTER: Final = 0.95  # of the other's time; less is noise
+
 
 def makers(num_inputs: int) -> dict[ExecutorKind, MakeExecutor]:
-    """How each executor is made from a state, the preferred first."""
+    """How each executor is made from a state, for copies of the same models."""
+    traced: Graphs = {}
 
     def grouped(state: StackedState, streams: SlotStreams) -> Executor:
-        return GroupedExecutor(state, streams, num_inputs)
+        return GroupedExecutor(state, streams, num_inputs=num_inputs, traced=traced)
 
     return {ExecutorKind.GROUPED: grouped, ExecutorKind.LOOP: LoopExecutor}
 
 
-def grouped_refusal(
-    models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
-) -> str | None:
-    """Why the grouped executor may not be used on such a sample, or None."""
-    return refusal(makers(len(sample.args))[ExecutorKind.GROUPED], models, sample, seeds)
-
-
 def choose(
+    known: Mapping[ExecutorKind, MakeExecutor],
     models: Sequence[nn.Module],
     sample: Sample,
     seeds: Sequence[int],
     *,
     wanted: ExecutorKind | None,
-) -> tuple[ExecutorKind, BundleReport]:
-    """The executor to use and the report that says why; `wanted` is taken if it is exact, so that
-    a resumed study gives the values that it gave."""
-    known = makers(len(sample.args))
+) -> BundleReport:
+    """The executor to use and why; `wanted` is taken if it is exact, so that a resumed study gives
+    the values that it gave."""
     refusals = {kind: refusal(make, models, sample, seeds) for kind, make in known.items()}
     exact = [kind for kind, reason in refusals.items() if reason is None]
     times: dict[ExecutorKind, float] = {}
-    if len(exact) > 1 and wanted is None:
+    if len(exact) > 1 and wanted not in exact:
         taken = step_times_ms([known[kind] for kind in exact], models, sample, seeds)
         times = dict(zip(exact, taken, strict=True))
     kind, reason = decide(refusals, times, wanted)
     candidates = tuple(
         Candidate(kind=k, refusal=r, step_ms=times.get(k)) for k, r in refusals.items()
     )
-    return kind, BundleReport(
-        slots=len(models), executor=kind, reason=reason, candidates=candidates
-    )
+    return BundleReport(slots=len(models), executor=kind, reason=reason, candidates=candidates)
 
 
 def decide(
@@ -71,5 +66,6 @@ def decide(
         return ExecutorKind.LOOP, grouped_reason
     if refusals[ExecutorKind.LOOP] is not None:
         return ExecutorKind.GROUPED, "the only one that equals separate models"
-    fastest = min(times, key=lambda kind: times[kind]) if times else ExecutorKind.GROUPED
+    grouped_ms, loop_ms = times[ExecutorKind.GROUPED], times[ExecutorKind.LOOP]
+    fastest = ExecutorKind.LOOP if loop_ms < FASTER * grouped_ms else ExecutorKind.GROUPED
     return fastest, "the fastest that equals separate models"

@@ -13,36 +13,46 @@ from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.rules import slot_safe
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.fusion.trace import trace_model
+from hydro_hpc.fusion.writes import refuse_writes_to_inputs
 from hydro_hpc.nn.dropout import Dropout
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.members import Members, Refused
 from hydro_hpc.nn.randomness import SlotStreams
 from hydro_hpc.nn.registry import fuse
+
+Flags = tuple[bool, ...]  # `training` of every module, in model order
+Graphs = dict[Flags, fx.Graph]
 
 
 class GroupedExecutor(nn.Module):
     """One graph per set of training flags, over fused modules that all graphs share.
 
     Construction raises `Refused` unless every call between modules is known to be slot-safe and
-    the models of all slots make the same calls.
+    the models of all slots make the same calls. `traced` remembers what such models were found to
+    call: copies of the same models share it.
     """
+
+    def __init__(
+        self, state: StackedState, streams: SlotStreams, *, num_inputs: int, traced: Graphs
+    ) -> None:
+        super().__init__()
+        self.state, self.streams, self.num_inputs = state, streams, num_inputs
+        self._traced = traced
+        parameters = {name for name, _ in state.slot_models[0].named_parameters()}
+        self._tensors = {
+            name: nn.Parameter(tensor, requires_grad=name in state.trainable)
+            if name in parameters
+            else tensor
+            for name, tensor in state.stacked.items()
+        }
+        self._fused: dict[str, Fused] = {}
+        self._functional: list[Fused] = []  # made for calls of functions, in no model
+        self._runnable: dict[Flags, fx.GraphModule] = {}
+        self.adopt_training_flags()
 
     @property
     def kind(self) -> ExecutorKind:
         return ExecutorKind.GROUPED
-
-    def __init__(self, state: StackedState, streams: SlotStreams, num_inputs: int) -> None:
-        super().__init__()
-        self.state, self.streams, self.num_inputs = state, streams, num_inputs
-        self._tensors = {
-            name: nn.Parameter(tensor, requires_grad=name in state.trainable)
-            if name in _parameter_names(state)
-            else tensor
-            for name, tensor in state.stacked.items()
-        }
-        self._fused: dict[str, nn.Module] = {}
-        self._drops: list[nn.Module] = []
-        self._graphs: dict[tuple[bool, ...], tuple[fx.Graph, fx.GraphModule]] = {}
-        self.adopt_training_flags()
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if kwargs or len(args) != self.num_inputs or not all(isinstance(x, Tensor) for x in args):
@@ -50,7 +60,7 @@ class GroupedExecutor(nn.Module):
         return self._graph(*args)
 
     def modules_to_gate(self) -> list[nn.Module]:
-        return [*self._fused.values(), *self._drops]
+        return [*self._fused.values(), *self._functional]
 
     def leaf(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -61,37 +71,38 @@ class GroupedExecutor(nn.Module):
         for slot, model in enumerate(models):
             if _flags(model) != flags:
                 raise Refused(f"trials 0 and {slot} have modules in different training modes")
-        if flags not in self._graphs:
-            self._graphs[flags] = self._build()
-        self._graph = self._graphs[flags][1]
+        if flags not in self._runnable:
+            self._runnable[flags] = self._build(flags)
+        self._graph = self._runnable[flags]
         for path, fused in self._fused.items():
             fused.training = models[0].get_submodule(path).training
 
     def accept(self, slot: int) -> None:
-        """The slot has another model; `Refused` if it does not make the same calls as the rest.
-
-        Fused modules are made anew, as settings may have changed in all slots.
-        """
+        """The slot has another model; `Refused` if it would not do the same as the rest."""
         model = self.state.slot_models[slot]
         present = _flags(model)
-        traced = {flags: graph for flags, (graph, _) in self._graphs.items()}
-        for flags, graph in traced.items():
+        for flags in self._runnable:
             _set_flags(model, flags)
-            if _text(trace_model(model, self.num_inputs)) != _text(graph):
+            if _text(trace_model(model, self.num_inputs)) != _text(self._traced[flags]):
                 raise Refused(f"forward of slot {slot}'s new trial makes other calls than the rest")
         _set_flags(model, present)
-        self._fused.clear()
-        self._drops.clear()
-        self._graphs = {flags: (graph, self._rewrite(graph)) for flags, graph in traced.items()}
-        self.adopt_training_flags()
+        for path, fused in self._fused.items():
+            fused.adopt(fuse(self._members(path)))
 
-    def _build(self) -> tuple[fx.Graph, fx.GraphModule]:
-        graphs = [trace_model(model, self.num_inputs) for model in self.state.slot_models]
-        text = _text(graphs[0])
-        for slot, graph in enumerate(graphs):
-            if _text(graph) != text:
-                raise Refused(f"forward of trial {slot} makes other calls than that of trial 0")
-        return graphs[0], self._rewrite(graphs[0])
+    def _build(self, flags: Flags) -> fx.GraphModule:
+        models = self.state.slot_models
+        if flags not in self._traced:
+            graphs = [trace_model(model, self.num_inputs) for model in models]
+            for slot, graph in enumerate(graphs):
+                if _text(graph) != _text(graphs[0]):
+                    raise Refused(f"forward of trial {slot} makes other calls than that of trial 0")
+            refuse_writes_to_inputs(graphs[0], models[0])
+            self._traced[flags] = graphs[0]
+        try:
+            return self._rewrite(self._traced[flags])
+        except Refused:  # once more, for a reason with a source line
+            self._rewrite(trace_model(models[0], self.num_inputs, with_lines=True))
+            raise
 
     def _rewrite(self, traced: fx.Graph) -> fx.GraphModule:
         graph, parts = fx.Graph(), dict[str, Any]()
@@ -129,11 +140,11 @@ class GroupedExecutor(nn.Module):
             raise Refused("'dropout' with inplace=True or computed settings has no fused rule")
         module = Dropout([float(p)] * self.state.slots, self.streams)
         module.train(training)
-        self._drops.append(module)
+        self._functional.append(module)
         parts[f"functional_{name}"] = module
         return graph.call_module(f"functional_{name}", (x,))
 
-    def _module(self, path: Any) -> nn.Module:
+    def _module(self, path: Any) -> Fused:
         if path not in self._fused:
             self._fused[path] = fuse(self._members(path))
         return self._fused[path]
@@ -155,15 +166,11 @@ class GroupedExecutor(nn.Module):
         return self._tensors[self.state.owner[name]]
 
 
-def _parameter_names(state: StackedState) -> set[str]:
-    return {name for name, _ in state.slot_models[0].named_parameters()}
-
-
-def _flags(model: nn.Module) -> tuple[bool, ...]:
+def _flags(model: nn.Module) -> Flags:
     return tuple(module.training for module in model.modules())
 
 
-def _set_flags(model: nn.Module, flags: tuple[bool, ...]) -> None:
+def _set_flags(model: nn.Module, flags: Flags) -> None:
     for module, flag in zip(model.modules(), flags, strict=True):
         module.training = flag
 

@@ -36,7 +36,8 @@ class LoopExecutor:
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Idle slots are left out: their outputs are NaN (0 where whole numbers). A model that
         raises makes its slot idle and fails alone; if none is left, the last error is raised."""
-        rows = split_slots((args, dict(kwargs)), self.state.slots)
+        own = pytree.tree_map_only(Tensor, _without_overlap, (args, dict(kwargs)))
+        rows = split_slots(own, self.state.slots)
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
         outputs: dict[int, Any] = {}
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
@@ -44,9 +45,7 @@ class LoopExecutor:
                 if self.state.active[slot]:
                     self._call(slot, model, row, outputs)
         if not outputs:
-            raise FusionError("no slot has an active trial") from next(
-                iter(reversed(self.state.failures.values())), None
-            )
+            raise nobody_left(self.state.failures)
         blank = pytree.tree_map_only(Tensor, _blank, next(iter(outputs.values())))
         return stack_slots([outputs.get(slot, blank) for slot in range(self.state.slots)])
 
@@ -71,6 +70,20 @@ class LoopExecutor:
 
     def leaf(self, name: str) -> list[Tensor]:
         return self._leaves[name]
+
+
+def nobody_left(failures: Mapping[int, Exception]) -> FusionError:
+    """Why no slot could be run."""
+    for slot, cause in failures.items():
+        error = FusionError(f"the model in slot {slot} raised {type(cause).__name__}: {cause}")
+        error.__cause__ = cause
+        return error
+    return FusionError("all slots are idle: replace one with a trial's model first")
+
+
+def _without_overlap(x_FB: Tensor) -> Tensor:
+    """Rows of their own where slots share one batch: a model may write into its input."""
+    return x_FB.contiguous() if x_FB.stride(0) == 0 else x_FB
 
 
 def _blank(x: Tensor) -> Tensor:

@@ -26,10 +26,10 @@ class CallTracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, num_inputs: int) -> None:
+    def __init__(self, num_inputs: int, *, with_lines: bool) -> None:
         super().__init__()
         self.num_inputs = num_inputs
-        self.record_stack_traces = True
+        self.record_stack_traces = with_lines
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return type(m).__module__.startswith("torch.") and not isinstance(m, CONTAINERS)
@@ -47,14 +47,15 @@ class CallTracer(fx.Tracer):
         return root_fn, [self.root, *inputs] if is_module else inputs
 
 
-def trace_model(model: nn.Module, num_inputs: int) -> fx.Graph:
+def trace_model(model: nn.Module, num_inputs: int, *, with_lines: bool = False) -> fx.Graph:
     """The graph of `model(input_0, ...)` under its present training flags, without hooks or other
-    effects; `Refused` otherwise. The model is not changed."""
+    effects; `Refused` otherwise. The model is not changed. `with_lines` adds the source lines of
+    calls, at four times the cost."""
     refuse_hidden_behaviour(model)
     specimen = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
     alive = [dict(vars(module)) for module in specimen.modules()]  # no id is used twice
     before, randomness = _python_state(specimen), _random_state()
-    graph = _traced(specimen, num_inputs)
+    graph = _traced(specimen, num_inputs, with_lines)
     if _random_state() != randomness:
         raise Refused("forward draws random numbers outside dropout modules")
     changed = sorted(set(before.items()) ^ set(_python_state(specimen).items()))
@@ -64,14 +65,9 @@ def trace_model(model: nn.Module, num_inputs: int) -> fx.Graph:
     return graph
 
 
-def trace_function(function: Callable[..., Any], num_inputs: int) -> fx.Graph:
-    """The graph of a plain function of tensors; `Refused` otherwise."""
-    return _traced(function, num_inputs)
-
-
-def _traced(root: nn.Module | Callable[..., Any], num_inputs: int) -> fx.Graph:
+def _traced(model: nn.Module, num_inputs: int, with_lines: bool) -> fx.Graph:
     try:
-        return CallTracer(num_inputs).trace(root)
+        return CallTracer(num_inputs, with_lines=with_lines).trace(model)
     except Exception as error:  # the user's forward ran on symbols: anything may be raised
         reason = " ".join(str(error).split())[:160]
         raise Refused(f"forward cannot be traced ({type(error).__name__}: {reason})") from error
@@ -95,7 +91,8 @@ def refuse_hidden_behaviour(model: nn.Module) -> None:
 
 def _random_state() -> tuple[Any, ...]:
     torch_state = torch.get_rng_state().numpy().tobytes()
-    return random.getstate(), torch_state, str(np.random.get_state())
+    numpy_state = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), torch_state, numpy_state["key"].tobytes(), numpy_state["pos"]
 
 
 def _python_state(model: nn.Module) -> dict[str, str]:

@@ -9,6 +9,7 @@ from hydro_hpc.nn.activation import Elementwise, Softmax
 from hydro_hpc.nn.conv import Conv2d
 from hydro_hpc.nn.dropout import Dropout
 from hydro_hpc.nn.embedding import Embedding
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.linear import Linear
 from hydro_hpc.nn.members import Members, Refused
 from hydro_hpc.nn.norm import BatchNorm, LayerNorm
@@ -26,6 +27,7 @@ __all__ = [
     "Elementwise",
     "Embedding",
     "Flatten",
+    "Fused",
     "Identity",
     "LayerNorm",
     "Linear",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor, nn
 
 from hydro_hpc.nn import functional
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.members import Members, Refused
 
 # Modules without parameters whose output element depends on the same input element alone, with the
@@ -37,30 +38,29 @@ ELEMENTWISE: Final[dict[type[nn.Module], tuple[str, ...]]] = {
 }
 
 
-class Elementwise(nn.Module):
+class Elementwise(Fused):
     """[F, ...] -> the same: one torch activation on all slots at once."""
 
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, activation: nn.Module, **settings: Any) -> None:
+        super().__init__(**settings)
         self.activation = activation.forward
 
     @classmethod
     def of(cls, members: Members) -> Elementwise:
-        for setting in ELEMENTWISE[type(members.modules[0])]:
-            members.same(setting)
-        return cls(members.modules[0])
+        names = ELEMENTWISE[type(members.modules[0])]
+        return cls(members.modules[0], **{name: members.same(name) for name in names})
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.activation(x)
         return y
 
 
-class Softmax(nn.Module):
+class Softmax(Fused):
     """[F, ...] -> the same, (log-)softmax along unfused axis `dim` within each slot."""
 
     def __init__(self, dim: int, function: Callable[[Tensor, int], Tensor]) -> None:
-        super().__init__()
-        self.dim, self.function = dim, function
+        super().__init__(dim=dim)
+        self.function = function
 
     @classmethod
     def of(cls, members: Members) -> Softmax:
@@ -71,4 +71,4 @@ class Softmax(nn.Module):
         return cls(dim, functional.log_softmax if is_log else functional.softmax)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, self.dim)
+        return self.function(x, self.settings["dim"])

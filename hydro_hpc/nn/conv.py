@@ -7,19 +7,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from hydro_hpc.nn import functional
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.members import Members
 
 
-class Conv2d(nn.Module):
+class Conv2d(Fused):
     """[F, B, I, H, W] -> [F, B, O, H', W'], or the same without B; equals F `torch.nn.Conv2d`."""
 
     def __init__(
         self, weight_FOIHW: nn.Parameter, bias_FO: nn.Parameter | None, **settings: Any
     ) -> None:
-        super().__init__()
+        super().__init__(**settings)
         self.weight = weight_FOIHW
         self.bias = bias_FO
-        self.settings = settings
 
     @classmethod
     def of(cls, members: Members) -> Conv2d:

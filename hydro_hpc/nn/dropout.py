@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.members import Members
 from hydro_hpc.nn.randomness import SlotStreams
 
 
-class Dropout(nn.Module):
+class Dropout(Fused):
     """[F, ...] -> the same; `probabilities` has one per slot; equals F `torch.nn.Dropout`, each
     inside its `trial_stream`.
 
@@ -27,6 +29,9 @@ class Dropout(nn.Module):
     def of(cls, members: Members) -> Dropout:
         members.require("inplace", False)
         return cls([float(module.p) for module in members.modules], members.streams)  # type: ignore[arg-type]
+
+    def adopt(self, fresh: Self) -> None:
+        self.probabilities = fresh.probabilities
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not any(self.probabilities):

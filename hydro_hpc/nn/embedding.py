@@ -5,15 +5,16 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hydro_hpc.nn import functional
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.members import Members
 
 
-class Embedding(nn.Module):
+class Embedding(Fused):
     """[F, ...] whole numbers -> [F, ..., D], from weight_FVD; equals F `torch.nn.Embedding`."""
 
     def __init__(self, weight_FVD: nn.Parameter, *, padding_idx: int | None) -> None:
-        super().__init__()
-        self.weight, self.padding_idx = weight_FVD, padding_idx
+        super().__init__(padding_idx=padding_idx)
+        self.weight = weight_FVD
 
     @classmethod
     def of(cls, members: Members) -> Embedding:
@@ -23,4 +24,4 @@ class Embedding(nn.Module):
         return cls(members.parameter("weight"), padding_idx=members.same("padding_idx"))
 
     def forward(self, index_FB: Tensor) -> Tensor:
-        return functional.embedding(index_FB, self.weight, self.padding_idx)
+        return functional.embedding(index_FB, self.weight, **self.settings)

@@ -79,9 +79,10 @@ def batch_norm(
 
 def layer_norm(
     x_FBD: Tensor,
-    shape: Sequence[int],
     weight_FD: Tensor | None,
     bias_FD: Tensor | None,
+    *,
+    shape: Sequence[int],
     eps: float,
 ) -> Tensor:
     """[F, ..., *shape] -> the same"""
@@ -96,7 +97,7 @@ def layer_norm(
     return y
 
 
-def embedding(index_FB: Tensor, weight_FVD: Tensor, padding_idx: int | None) -> Tensor:
+def embedding(index_FB: Tensor, weight_FVD: Tensor, *, padding_idx: int | None) -> Tensor:
     """[F, ...] -> [F, ..., D]; a look-up per slot, so that an index beyond the vocabulary is an
     error as it is unfused, and never a neighbour's row."""
     rows = zip(index_FB.unbind(0), weight_FVD.unbind(0), strict=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hydro_hpc.nn import functional
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.members import Members
 
 
-class Linear(nn.Module):
+class Linear(Fused):
     """[F, ..., I] -> [F, ..., O], with weight_FOI and bias_FO; equals F `torch.nn.Linear`."""
 
     def __init__(self, weight_FOI: nn.Parameter, bias_FO: nn.Parameter | None) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hydro_hpc.nn import functional
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.members import Members, Refused
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Fused):
     """[F, B, C, ...] -> the same; equals F `torch.nn.BatchNorm1d` or `2d`.
 
     `ranks` are the unfused ranks that it takes. Running statistics [F, C] and the counter [F] are
@@ -27,7 +28,7 @@ class BatchNorm(nn.Module):
         eps: float,
         ranks: Sequence[int],
     ) -> None:
-        super().__init__()
+        super().__init__(momentum=momentum, eps=eps)
         self.weight, self.bias = weight_FC, bias_FC
         self.running_mean: Tensor | None
         self.running_var: Tensor | None
@@ -36,7 +37,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", mean_FC)
         self.register_buffer("running_var", var_FC)
         self.register_buffer("num_batches_tracked", batches_F)
-        self.momentum, self.eps, self.ranks = momentum, eps, tuple(ranks)
+        self.ranks = tuple(ranks)
 
     @classmethod
     def one_dimensional(cls, members: Members) -> BatchNorm:
@@ -80,12 +81,11 @@ class BatchNorm(nn.Module):
             self.weight,
             self.bias,
             training=by_batch,
-            momentum=self.momentum,
-            eps=self.eps,
+            **self.settings,
         )
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Fused):
     """[F, ..., *shape] -> the same; equals F `torch.nn.LayerNorm`."""
 
     def __init__(
@@ -96,8 +96,7 @@ class LayerNorm(nn.Module):
         *,
         eps: float,
     ) -> None:
-        super().__init__()
-        self.shape, self.eps = tuple(shape), eps
+        super().__init__(shape=tuple(shape), eps=eps)
         self.weight, self.bias = weight_FD, bias_FD
 
     @classmethod
@@ -106,4 +105,4 @@ class LayerNorm(nn.Module):
         return cls(members.same("normalized_shape"), weight, bias, eps=members.same("eps"))
 
     def forward(self, x_FBD: Tensor) -> Tensor:
-        return functional.layer_norm(x_FBD, self.shape, self.weight, self.bias, self.eps)
+        return functional.layer_norm(x_FBD, self.weight, self.bias, **self.settings)

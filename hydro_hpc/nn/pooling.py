@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from hydro_hpc.nn import functional
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.members import Members
 
 
-class MaxPool2d(nn.Module):
+class MaxPool2d(Fused):
     """[F, B, C, H, W] -> [F, B, C, H', W'], or without B; equals F `torch.nn.MaxPool2d`."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings = settings
 
     @classmethod
     def of(cls, members: Members) -> MaxPool2d:
@@ -27,12 +22,8 @@ class MaxPool2d(nn.Module):
         return functional.max_pool2d(x_FBCHW, **self.settings)
 
 
-class AvgPool2d(nn.Module):
+class AvgPool2d(Fused):
     """[F, B, C, H, W] -> [F, B, C, H', W'], or without B; equals F `torch.nn.AvgPool2d`."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings = settings
 
     @classmethod
     def of(cls, members: Members) -> AvgPool2d:
@@ -44,16 +35,12 @@ class AvgPool2d(nn.Module):
         return functional.avg_pool2d(x_FBCHW, **self.settings)
 
 
-class AdaptiveAvgPool2d(nn.Module):
+class AdaptiveAvgPool2d(Fused):
     """[F, B, C, H, W] -> [F, B, C, *output_size], or without B; equals F of torch's."""
-
-    def __init__(self, output_size: Any) -> None:
-        super().__init__()
-        self.output_size = output_size
 
     @classmethod
     def of(cls, members: Members) -> AdaptiveAvgPool2d:
-        return cls(members.same("output_size"))
+        return cls(output_size=members.same("output_size"))
 
     def forward(self, x_FBCHW: Tensor) -> Tensor:
-        return functional.adaptive_avg_pool2d(x_FBCHW, self.output_size)
+        return functional.adaptive_avg_pool2d(x_FBCHW, **self.settings)

@@ -11,13 +11,14 @@ from hydro_hpc.nn.activation import ELEMENTWISE, Elementwise, Softmax
 from hydro_hpc.nn.conv import Conv2d
 from hydro_hpc.nn.dropout import Dropout
 from hydro_hpc.nn.embedding import Embedding
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.nn.linear import Linear
 from hydro_hpc.nn.members import Members, Refused
 from hydro_hpc.nn.norm import BatchNorm, LayerNorm
 from hydro_hpc.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from hydro_hpc.nn.shape import Flatten, Identity
 
-FUSED: Final[dict[type[nn.Module], Callable[[Members], nn.Module]]] = {
+FUSED: Final[dict[type[nn.Module], Callable[[Members], Fused]]] = {
     nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d.of,
     nn.AvgPool2d: AvgPool2d.of,
     nn.BatchNorm1d: BatchNorm.one_dimensional,
@@ -36,7 +37,7 @@ FUSED: Final[dict[type[nn.Module], Callable[[Members], nn.Module]]] = {
 }
 
 
-def fuse(members: Members) -> nn.Module:
+def fuse(members: Members) -> Fused:
     """The fused form of one module of each slot; `Refused` where none is known to be exact."""
     maker = FUSED.get(type(members.modules[0]))
     if maker is None:

@@ -1,0 +1,23 @@
+"""What all fused modules are."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import nn
+
+from hydro_hpc.nn.members import Refused
+
+
+class Fused(nn.Module):
+    """Takes and gives tensors [slots, *unfused shape]; all slots share its `settings`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def adopt(self, fresh: Self) -> None:
+        """A slot has another module; `fresh` was made from the present ones. `Refused` if it has
+        other settings than this."""
+        if fresh.settings != self.settings:
+            raise Refused(f"settings {fresh.settings} of the new trial are not {self.settings}")
