@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all of their own set-up; nothing else has to be run before.
+#   make demo [KEEP=1] [OUT=DIR]   a training job lends its bubbles to a study, on a private Slurm cluster
+#   make test                      lint, types, unit and integration tests
+#   make clean                     removes what the others made here
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= hydro-demo
+
+# A Python that users of the embedded cluster can run too: the system's, if it is new enough.
+PYTHON ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.13 /usr/bin/python3.12 \
+	/usr/bin/python3.11 python3; do \
+	"$$p" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo "$$p"; break; }; done)
+# The embedded cluster needs root.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
+
+.PHONY: demo test lint setup debian clean
+
+demo: setup
+	$(SUDO) $(BIN)/hydro demo --out "$(OUT)" $(if $(KEEP),--keep)
+
+test: setup lint
+	$(SUDO) $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+setup: debian $(VENV)/installed
+
+debian:
+	sh hydro_hpc/devcluster/setup.sh
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "hydro: no Python 3.11 or later with venv was found; install python3 and python3-venv" >&2; exit 1; }
+	[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[primary,mpi,report,examples,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	$(MAKE) -C slurm_plugin/spank clean
