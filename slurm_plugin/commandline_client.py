@@ -51,7 +51,7 @@ class CommandLineSlurm:
                 f"Slurm's JSON cannot be read: {error}; is this Slurm 22.05?"
             ) from None
 
-    def pin(self, job_id: int, placement: Placement, *, mark: str) -> None:
+    def pin(self, job_id: int, placement: Placement, *, mark: str, delay_s: int) -> None:
         self._update(
             job_id,
             f"NumNodes={len(placement.nodes)}",
@@ -59,7 +59,7 @@ class CommandLineSlurm:
             f"MinCPUsNode={placement.cpus_per_node}",
             f"ReqNodeList={','.join(placement.nodes)}",
             f"Gres={placement.gres}",
-            "StartTime=now",
+            f"StartTime=now+{delay_s}",
             f"AdminComment={mark}",
         )
 

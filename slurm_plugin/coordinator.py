@@ -101,8 +101,8 @@ class Coordinator:
 def perform(slurm: Slurm, action: Action) -> None:
     """Does one action and logs it. Raises SlurmError."""
     match action:
-        case PinGang(job_id=job, placement=placement, mark=mark):
-            slurm.pin(job, placement, mark=mark)
+        case PinGang(job_id=job, placement=placement, mark=mark, delay_s=delay_s):
+            slurm.pin(job, placement, mark=mark, delay_s=delay_s)
             nodes = ",".join(placement.nodes)
             log.info("event=pin job=%d nodes=%s gres=%s", job, nodes, placement.gres)
         case ReleaseGang(job_id=job):

@@ -100,6 +100,8 @@ def _lender_refusal(lender: Lender) -> str:
         return f"job {lender.job_id} lends but is suspended"
     if lender.state is not JobState.RUNNING:
         return f"job {lender.job_id} lends but does not run"
+    if lender.is_exclusive:
+        return f"job {lender.job_id} lends but was submitted with --exclusive, which shares nothing"
     if lender.devices is None:
         return f"job {lender.job_id} lends but Slurm does not tell its device indexes"
     if not lender.devices:

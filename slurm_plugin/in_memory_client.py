@@ -1,8 +1,9 @@
 """A Slurm in memory: the port for tests and simulations, with what is odd about Slurm 22.05.8.
 
 Types of a GRES pile up in a job's request; a requeued job keeps its node count and starts two
-minutes later unless it is told otherwise; nothing ends a tenant when its lender ends. Slurm itself
-acts in `advance`.
+minutes later unless it is told otherwise, and is lost if it starts in the very second of its end;
+nothing ends a tenant when its lender ends; no job of an inactive partition can be changed, only
+requeued. Slurm itself acts in `advance`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class InMemorySlurm:
         self.partition_state = "up"
         self.now_s = 1_000_000
         self.story: list[str] = []  # the changes made through the port
+        self.lost: list[int] = []  # jobs that were started in the second of their old end
 
     # --- the port -----------------------------------------------------------------------------
 
@@ -78,7 +80,7 @@ class InMemorySlurm:
             gangs=tuple(gang for job in jobs if (gang := _gang(job)) is not None),
         )
 
-    def pin(self, job_id: int, placement: Placement, *, mark: str) -> None:
+    def pin(self, job_id: int, placement: Placement, *, mark: str, delay_s: int) -> None:
         job = self._pending(job_id)
         pin = Pin(
             indexes=() if placement.by_count else placement.indexes,
@@ -91,7 +93,7 @@ class InMemorySlurm:
             job.num_nodes = len(placement.nodes)
         job.asked = job.asked | set(pin.indexes)
         job.shown, job.nodes, job.num_tasks = pin, placement.nodes, placement.num_tasks
-        job.begin_s, job.admin_comment = self.now_s, mark
+        job.begin_s, job.admin_comment = self.now_s + delay_s, mark
         self.story.append(f"pin {job_id} {placement.gres} on {','.join(placement.nodes)}")
 
     def release(self, job_id: int) -> None:
@@ -107,7 +109,7 @@ class InMemorySlurm:
         self.story.append(f"requeue_held {job_id}")
 
     def mark(self, job_id: int, mark: str) -> None:
-        self._job(job_id).admin_comment = mark
+        self._changeable(job_id).admin_comment = mark
         self.story.append(f"mark {job_id}")
 
     # --- users, and Slurm itself --------------------------------------------------------------
@@ -147,8 +149,13 @@ class InMemorySlurm:
         for job in sorted(self.jobs.values(), key=lambda job: job.job_id):
             if job.state is JobState.RELEASED and job.begin_s <= self.now_s:
                 devices = self._granted(job)
-                if devices is not None and self.partition_state == "up":
-                    job.state, job.devices = JobState.RUNNING, devices
+                if devices is None or self.partition_state != "up":
+                    continue
+                if job.num_requeues and self.now_s == job.submitted_s:
+                    self.lost.append(job.job_id)
+                    self.end(job.job_id)
+                    continue
+                job.state, job.devices = JobState.RUNNING, devices
 
     def _granted(self, job: InMemoryJob) -> tuple[Device, ...] | None:
         """What Slurm gives: all types ever asked for, or a count; None while it cannot."""
@@ -204,8 +211,14 @@ class InMemorySlurm:
             raise SlurmError(f"job {job_id} is not known to Slurm; it may have ended")
         return self.jobs[job_id]
 
-    def _pending(self, job_id: int) -> InMemoryJob:
+    def _changeable(self, job_id: int) -> InMemoryJob:
         job = self._job(job_id)
+        if self.partition_state == "inactive":
+            raise SlurmError(f"job {job_id} cannot be changed while its partition is inactive")
+        return job
+
+    def _pending(self, job_id: int) -> InMemoryJob:
+        job = self._changeable(job_id)
         if job.state not in (JobState.HELD, JobState.RELEASED):
             raise SlurmError(f"job {job_id} is not pending any more")
         return job

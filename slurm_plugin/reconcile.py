@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from slurm_plugin.eligibility import Survey, lender_devices, pinned_devices, survey
 from slurm_plugin.marks import print_gang_mark
 from slurm_plugin.placement import Decision, Patience, Placed, plan
-from slurm_plugin.slurm import Facts, Gang, JobState, Placement
+from slurm_plugin.slurm import RESTART_DELAY_S, Facts, Gang, JobState, Placement
+
+MAX_REQUEUE_DELAY_S: Final = 10  # a longer one is Slurm's own and is shortened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,7 @@ class PinGang:
     job_id: int
     placement: Placement
     mark: str
+    delay_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,8 @@ def reconcile(
     actions: list[Action] = [
         RequeueGang(job_id=job) for job in sorted(unlent) if now_s - since_s[job] >= grace.unlent_s
     ]
+    if facts.partition_state == "inactive":  # Slurm (22.05.8) changes none of its pending jobs
+        return Memory(since_s=since_s), actions
     actions += [
         HoldGang(job_id=job) for job in sorted(stranded) if now_s - since_s[job] >= grace.stranded_s
     ]
@@ -99,22 +105,30 @@ def reconcile(
 def _actions_of(decision: Decision) -> list[Action]:
     gang = decision.gang
     if isinstance(decision, Placed):
-        mark = print_gang_mark(gang.wish)
-        pin = PinGang(job_id=gang.job_id, placement=decision.placement, mark=mark)
-        return [pin, ReleaseGang(job_id=gang.job_id)]
+        return [_pin(gang, decision.placement), ReleaseGang(job_id=gang.job_id)]
     mark = print_gang_mark(gang.wish, decision.reason)
     if mark == print_gang_mark(gang.wish, gang.waiting):
         return []
     return [MarkGang(job_id=gang.job_id, mark=mark, reason=decision.reason)]
 
 
+def _pin(gang: Gang, placement: Placement) -> PinGang:
+    return PinGang(
+        job_id=gang.job_id,
+        placement=placement,
+        mark=print_gang_mark(gang.wish),
+        delay_s=RESTART_DELAY_S if gang.num_requeues else 0,
+    )
+
+
 def _hastened(facts: Facts, stranded: list[int], *, now_s: float) -> list[Action]:
-    """Pins anew, to start at once, the gangs that Slurm itself requeued to start in two minutes."""
+    """Pins anew, to start soon, the gangs that Slurm itself requeued to start in two minutes."""
     devices_of = {node.name: node.devices for node in facts.nodes}
     actions: list[Action] = []
     for gang in sorted(facts.gangs, key=lambda gang: gang.job_id):
-        is_delayed = gang.state is JobState.RELEASED and gang.num_requeues and gang.begin_s > now_s
-        if not is_delayed or gang.job_id in stranded or gang.pin is None:
+        is_requeued = gang.state is JobState.RELEASED and gang.num_requeues
+        is_delayed = gang.begin_s - now_s > MAX_REQUEUE_DELAY_S
+        if not (is_requeued and is_delayed) or gang.job_id in stranded or gang.pin is None:
             continue
         nodes = tuple(sorted(gang.pin.nodes))
         indexes = gang.pin.indexes or devices_of[nodes[0]]
@@ -124,8 +138,7 @@ def _hastened(facts: Facts, stranded: list[int], *, now_s: float) -> list[Action
             by_count=not gang.pin.is_typed,
             cpus_per_task=gang.cpus_per_task,
         )
-        mark = print_gang_mark(gang.wish)
-        actions.append(PinGang(job_id=gang.job_id, placement=placement, mark=mark))
+        actions.append(_pin(gang, placement))
     return actions
 
 

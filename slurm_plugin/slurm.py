@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import Final, Protocol
 
 from slurm_plugin.gres import counted_bubbles, typed_bubbles
 from slurm_plugin.marks import Failure, Wish
+
+# A requeued job whose new start falls into the second of its old end is lost: its credential counts
+# as revoked and Slurm (22.05.8) fails the job. By itself Slurm waits for two minutes.
+RESTART_DELAY_S: Final = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -99,6 +103,7 @@ class Lender:
     job_id: int
     state: JobState
     devices: tuple[Device, ...] | None = ()
+    is_exclusive: bool = False  # shares its nodes with no other job, or no other user's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +156,11 @@ class Slurm(Protocol):
         """Returns how things are now."""
         ...
 
-    def pin(self, job_id: int, placement: Placement, *, mark: str) -> None:
-        """Asks for these devices for a pending job, to start as soon as it is released.
+    def pin(self, job_id: int, placement: Placement, *, mark: str, delay_s: int) -> None:
+        """Asks for these devices for a pending job, not to start before `delay_s` from now.
 
-        `mark` becomes its admin comment. A held job stays held.
+        `mark` becomes its admin comment. A held job stays held. A job that ran before needs a delay
+        of `RESTART_DELAY_S`.
         """
         ...
 

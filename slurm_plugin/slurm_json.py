@@ -30,6 +30,7 @@ _STATES: Final = {
     "SIGNALING": JobState.CHANGING,
     "STAGE_OUT": JobState.CHANGING,
 }
+_EXCLUSIVE: Final = frozenset({"none", "user", "mcs"})  # sbatch --exclusive
 _USABLE_STATES: Final = frozenset({"idle", "mixed", "allocated"})
 _HARMLESS_FLAGS: Final = frozenset({"COMPLETING", "PLANNED", "CLOUD", "DYNAMIC_NORM"})
 
@@ -57,6 +58,10 @@ class _Record:
 
     def text(self, field: str) -> str:
         return self._checked(field, str)
+
+    def optional_text(self, field: str) -> str:
+        """A text; empty where Slurm writes null for "not set"."""
+        return "" if self._values.get(field) is None else self.text(field)
 
     def number(self, field: str) -> int:
         """A whole number; 0 where Slurm writes null for "not set"."""
@@ -116,7 +121,7 @@ class _Job(_Record):
 
     def devices(self, gres: str) -> tuple[Device, ...] | None:
         """Returns its devices of a GRES; None if Slurm does not tell them."""
-        details, nodes = self.texts("gres_detail"), [name for name, _ in self.cores()]
+        details, nodes = self.texts("gres_detail"), self.nodes()
         found: list[Device] = []
         if details and len(details) != len(nodes):
             return None
@@ -149,12 +154,11 @@ class _Job(_Record):
         count = sum(item.count for item in items)
         return Pin(indexes=indexes, count=count, nodes=nodes) if items else None
 
-    def cores(self) -> Iterator[tuple[str, int]]:
-        """Yields each node that it has and its number of cores there, in Slurm's order."""
+    def nodes(self) -> list[str]:
+        """Returns the nodes that it has, in the order of `gres_detail`."""
         resources = self._values.get("job_resources") or {}
         try:
-            for node in resources.get("allocated_nodes", ()):
-                yield node["nodename"], sum(len(s["cores"]) for s in node["sockets"].values())
+            return [str(node["nodename"]) for node in resources.get("allocated_nodes", ())]
         except (KeyError, TypeError, AttributeError):
             raise FormatError(f"field 'job_resources' of job {self.job_id} is not known") from None
 
@@ -165,7 +169,12 @@ def _lends(job: _Job, partition: str) -> bool:
 
 def _read_lender(job: _Job) -> Lender:
     assert job.state is not None
-    return Lender(job_id=job.job_id, state=job.state, devices=job.devices(GPU))
+    return Lender(
+        job_id=job.job_id,
+        state=job.state,
+        devices=job.devices(GPU),
+        is_exclusive=job.optional_text("shared") in _EXCLUSIVE,
+    )
 
 
 def _read_gang(job: _Job, partition: str) -> Gang | None:
@@ -217,23 +226,25 @@ def _read_nodes(
     nodes: Sequence[Any], living: Sequence[_Job], partition: str, shared: set[str]
 ) -> Iterator[Node]:
     """Yields the nodes of the tenant partition."""
-    unshared_cores: dict[str, int] = {}
-    for job in living:
-        for name, num_cores in job.cores() if job.partition not in shared else ():
-            unshared_cores[name] = unshared_cores.get(name, 0) + num_cores
+    is_shared = partition in shared
+    strangers = {
+        name: f"used by job {job.job_id} of partition {job.partition}, which does not share nodes "
+        f"with partition {partition} (all or none of them need OverSubscribe=FORCE)"
+        for job in living
+        if (job.partition in shared) != is_shared
+        for name in job.nodes()
+    }
     for values in nodes:
         node = _Record(values, what="node", key="name")
         if partition not in node.texts("partitions"):
             continue
         name = node.text("name")
-        used_cpus = unshared_cores.get(name, 0) * max(1, node.number("threads"))
-        left_cpus = node.number("cpus") - used_cpus
         devices, unusable = _read_devices(node.text("gres"))
         yield Node(
             name=name,
             devices=devices,
-            unusable=_unusable(node) or unusable,
-            cpus_free=left_cpus if partition in shared else node.number("idle_cpus"),
+            unusable=_unusable(node) or unusable or strangers.get(name, ""),
+            cpus_free=node.number("cpus" if is_shared else "idle_cpus"),
             memory_free_mib=node.number("real_memory") - node.number("alloc_memory"),
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from slurm_plugin.commandline_client import CommandLineSlurm
 from slurm_plugin.in_memory_client import InMemorySlurm
 from slurm_plugin.marks import Failure, Wish, print_gang_mark
 from slurm_plugin.slurm import (
+    RESTART_DELAY_S,
     Device,
     Facts,
     Gang,
@@ -74,18 +77,25 @@ class MemoryWorld:
         self.client.partition_state = state
 
     def wait(self, condition: Callable[[Facts], bool]) -> Facts:
-        self.client.advance()
-        facts = self.client.observe()
-        assert condition(facts)
-        return facts
+        for _ in range(int(WAIT_S)):
+            self.client.advance()
+            if condition(facts := self.client.observe()):
+                return facts
+            self.client.now_s += 1
+        raise AssertionError(facts)
 
 
 class ClusterWorld:
-    """The embedded cluster: alice lends, bob's gangs wait, root does what the coordinator would."""
+    """The embedded cluster: alice lends, bob's gangs wait, root does what the coordinator would.
+
+    The cluster's own coordinator is stopped meanwhile.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._coordinator = cluster.status().processes["coordinator"]
         self.client = CommandLineSlurm(run=self._as_root)
+        os.kill(self._coordinator, signal.SIGSTOP)
 
     def _as_root(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return self._cluster.on_node("login", argv, timeout_s=WAIT_S)
@@ -133,6 +143,7 @@ class ClusterWorld:
         self._as_root(["scancel", "--user=alice"])
         self._as_root(["scancel", "--user=bob"])
         self.wait(lambda facts: not facts.gangs and not facts.lenders and not facts.others)
+        os.kill(self._coordinator, signal.SIGCONT)
 
 
 class SlurmContract:
@@ -165,7 +176,7 @@ class SlurmContract:
     ) -> None:
         world.submit_lender()
         job = world.submit_gang("1-2")
-        world.client.pin(job, placement, mark="hydro:want=1-2")
+        world.client.pin(job, placement, mark="hydro:want=1-2", delay_s=0)
         pinned = the(world.client.observe(), job)
         assert pinned.state is JobState.HELD
         world.client.release(job)
@@ -180,7 +191,7 @@ class SlurmContract:
         world.submit_lender()
         job = world.submit_gang("2")
         for _ in range(2):
-            world.client.pin(job, BOTH, mark="hydro:want=2-2")
+            world.client.pin(job, BOTH, mark="hydro:want=2-2", delay_s=0)
         world.client.release(job)
         assert the(world.wait(in_state(job, JobState.RUNNING)), job).devices == DEVICES
 
@@ -194,12 +205,12 @@ class SlurmContract:
         assert back.pin == Pin(count=1, nodes=("n1", "n2"))
         assert back.begin_s >= back.submitted_s + 100, "two minutes ahead, as Slurm does"
 
-    def test_a_gang_that_left_is_placed_again_at_once(self, world: World) -> None:
+    def test_a_gang_that_left_is_placed_again_soon(self, world: World) -> None:
         world.submit_lender()
         job = start(world, BOTH)
         world.leave(job)
         world.wait(in_state(job, JobState.HELD))
-        world.client.pin(job, BOTH, mark="hydro:want=2-2")
+        world.client.pin(job, BOTH, mark="hydro:want=2-2", delay_s=RESTART_DELAY_S)
         world.client.release(job)
         assert the(world.wait(in_state(job, JobState.RUNNING)), job).devices == DEVICES
 
@@ -211,15 +222,29 @@ class SlurmContract:
         assert (back.num_requeues, back.failure) == (1, None)
 
     def test_a_released_gang_can_be_held_before_it_starts(self, world: World) -> None:
-        world.set_partition("inactive")
         job = world.submit_gang("2")
-        world.client.pin(job, BOTH, mark="hydro:want=2-2")
+        world.client.pin(job, BOTH, mark="hydro:want=2-2", delay_s=0)
+        world.set_partition("down")
         world.client.release(job)
         assert the(world.client.observe(), job).state is JobState.RELEASED
-        assert world.client.observe().partition_state == "inactive"
+        assert world.client.observe().partition_state == "down"
         world.client.hold(job)
+        world.client.mark(job, "hydro:want=2-2;waiting=partition bubble is down")
         held = the(world.client.observe(), job)
         assert (held.state, held.pin) == (JobState.HELD, Pin(count=1, nodes=("n1", "n2")))
+        assert held.waiting == "partition bubble is down"
+
+    def test_an_inactive_partition_refuses_changes_but_not_requeueing(self, world: World) -> None:
+        world.submit_lender()
+        job, waiting = start(world, BOTH), world.submit_gang("2")
+        world.set_partition("inactive")
+        assert world.client.observe().partition_state == "inactive"
+        with pytest.raises(SlurmError):
+            world.client.mark(waiting, "hydro:want=2-2;waiting=x")
+        with pytest.raises(SlurmError):
+            world.client.release(waiting)
+        world.client.requeue_held(job)
+        world.wait(in_state(job, JobState.HELD))
 
     def test_a_mark_tells_why_and_keeps_the_wish(self, world: World) -> None:
         job = world.submit_gang("1-2")
@@ -231,7 +256,7 @@ class SlurmContract:
     @pytest.mark.parametrize(
         "change",
         [
-            lambda client: client.pin(NO_JOB, BOTH, mark="hydro:want=2-2"),
+            lambda client: client.pin(NO_JOB, BOTH, mark="hydro:want=2-2", delay_s=0),
             lambda client: client.release(NO_JOB),
             lambda client: client.hold(NO_JOB),
             lambda client: client.requeue_held(NO_JOB),
@@ -260,7 +285,7 @@ def start(world: World, placement: Placement) -> int:
     """Submits a gang and waits until it runs there."""
     job = world.submit_gang(f"{placement.num_tasks}")
     mark = f"hydro:want={placement.num_tasks}-{placement.num_tasks}"
-    world.client.pin(job, placement, mark=mark)
+    world.client.pin(job, placement, mark=mark, delay_s=0)
     world.client.release(job)
     world.wait(in_state(job, JobState.RUNNING))
     return job

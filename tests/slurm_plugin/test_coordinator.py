@@ -104,11 +104,11 @@ def test_a_gang_that_leaves_is_placed_again_after_its_delay() -> None:
         assert "guard-tripped" in waiting(slurm, gang)
         slurm.advance(1)
         coordinator.step()
-        slurm.advance()
-        assert slurm.jobs[gang].state is JobState.RUNNING, "at once, not in two minutes"
+        slurm.advance(2)
+        assert slurm.jobs[gang].state is JobState.RUNNING, "soon, not in two minutes"
 
 
-def test_a_gang_that_slurm_requeued_starts_at_once() -> None:
+def test_a_gang_that_slurm_requeued_starts_soon() -> None:
     slurm = make_slurm()
     slurm.submit_lender([N1, N2])
     gang = slurm.submit_gang("2")
@@ -119,8 +119,10 @@ def test_a_gang_that_slurm_requeued_starts_at_once() -> None:
     slurm.advance()
     assert slurm.jobs[gang].state is JobState.RELEASED
     coordinator.step()
-    slurm.advance()
+    coordinator.step()
+    slurm.advance(2)
     assert slurm.jobs[gang].state is JobState.RUNNING
+    assert len(slurm.story) == 3, slurm.story
 
 
 def test_a_released_gang_whose_lender_ended_is_called_back() -> None:
@@ -175,14 +177,20 @@ def test_a_gang_whose_lender_comes_back_in_time_is_left_alone() -> None:
     assert slurm.jobs[gang].state is JobState.RUNNING
 
 
-def test_inactive_partition_stops_placing_and_calls_back() -> None:
+@pytest.mark.parametrize(
+    ("state", "reason"), [("inactive", ""), ("down", "partition bubble is down")]
+)
+def test_nothing_is_placed_while_the_partition_is_not_up(
+    state: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     slurm = make_slurm()
     slurm.submit_lender([N1, N2])
     first, second = slurm.submit_gang("1"), slurm.submit_gang("1")
     coordinator = make_coordinator(slurm)
-    slurm.partition_state = "inactive"
+    slurm.partition_state = state
     coordinator.step()
-    assert waiting(slurm, first) == waiting(slurm, second) == "partition bubble is inactive"
+    assert waiting(slurm, first) == waiting(slurm, second) == reason
+    assert "event=refused" not in caplog.text
     slurm.partition_state = "up"
     coordinator.step()
     slurm.advance()
@@ -212,8 +220,8 @@ class Mortal:
     def observe(self) -> Facts:
         return self._slurm.observe()
 
-    def pin(self, job_id: int, placement: Placement, *, mark: str) -> None:
-        self._live().pin(job_id, placement, mark=mark)
+    def pin(self, job_id: int, placement: Placement, *, mark: str, delay_s: int) -> None:
+        self._live().pin(job_id, placement, mark=mark, delay_s=delay_s)
 
     def release(self, job_id: int) -> None:
         self._live().release(job_id)
@@ -230,6 +238,7 @@ class Mortal:
 
 def check_invariants(slurm: InMemorySlurm) -> None:
     """No device has two tenants, and each gang has what its request shows, on alike nodes."""
+    assert not slurm.lost
     seen: set[Device] = set()
     for job in slurm.jobs.values():
         if not job.is_tenant or job.state is not JobState.RUNNING:
@@ -337,10 +346,10 @@ class Refusing(Mortal):
         super().__init__(slurm, lives=1000)
         self._refused = refused
 
-    def pin(self, job_id: int, placement: Placement, *, mark: str) -> None:
+    def pin(self, job_id: int, placement: Placement, *, mark: str, delay_s: int) -> None:
         if job_id == self._refused:
             raise SlurmError("Requested node configuration is not available")
-        super().pin(job_id, placement, mark=mark)
+        super().pin(job_id, placement, mark=mark, delay_s=delay_s)
 
 
 def test_a_job_that_slurm_refuses_is_not_released_and_stops_no_other(

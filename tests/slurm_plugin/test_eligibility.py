@@ -38,6 +38,10 @@ def test_every_device_of_a_running_lender_is_free() -> None:
         (replace(LENDER, state=JobState.CHANGING), "job 1 lends but does not run"),
         (replace(LENDER, state=JobState.SUSPENDED), "job 1 lends but is suspended"),
         (replace(LENDER, devices=()), "job 1 lends but holds no device"),
+        (
+            replace(LENDER, is_exclusive=True),
+            "job 1 lends but was submitted with --exclusive, which shares nothing",
+        ),
         (replace(LENDER, devices=None), "job 1 lends but Slurm does not tell its device indexes"),
     ],
 )

@@ -282,7 +282,7 @@ def test_a_gang_that_failed_goes_elsewhere_if_it_can() -> None:
     ],
 )
 def test_a_gang_that_must_not_start_now_waits(changes: dict[str, object], reason: str) -> None:
-    assert only_reason(facts(*TWO_OF_ONE, gang(7, 2, **changes))).startswith(reason)
+    assert only_reason(facts(*TWO_OF_ONE, gang(7, 2, 2, **changes))).startswith(reason)
 
 
 def test_the_start_time_that_a_requeue_set_is_not_waited_for() -> None:

@@ -29,7 +29,10 @@ class Answers:
     """Stands in for Slurm's commands: gives recorded answers and keeps what was asked."""
 
     def __init__(self, squeue: str = SQUEUE, sinfo: str = SINFO, partitions: str = "") -> None:
-        self._texts = {("squeue", "--json"): squeue, ("sinfo", "--json"): sinfo}
+        self._texts: dict[tuple[str, ...], str] = {
+            ("squeue", "--json"): squeue,
+            ("sinfo", "--json"): sinfo,
+        }
         self._partitions = partitions or "main|up|FORCE:4\nbubble|up|FORCE:4\n"
         self.asked: list[list[str]] = []
 
@@ -124,11 +127,27 @@ def test_nodes_have_devices_and_room() -> None:
     assert n2.name == "n2"
 
 
-def test_cpus_of_partitions_that_do_not_share_are_not_free() -> None:
+def test_nodes_of_partitions_that_share_otherwise_are_unusable() -> None:
+    """Measured: a job of a FORCE partition never starts beside one of another kind of partition."""
     unshared = "main|up|NO\nbubble|up|FORCE:4\n"
-    assert [node.cpus_free for node in observe(partitions=unshared).nodes] == [7, 7]
+    reason = (
+        "used by job 11 of partition main, which does not share nodes with partition bubble "
+        "(all or none of them need OverSubscribe=FORCE)"
+    )
+    assert [node.unusable for node in observe(partitions=unshared).nodes] == [reason, reason]
+
+
+def test_cpus_in_use_are_free_only_where_partitions_share_them() -> None:
     neither = "main|up|NO\nbubble|up|NO\n"
-    assert [node.cpus_free for node in observe(partitions=neither).nodes] == [6, 6]
+    assert [(n.cpus_free, n.unusable) for n in observe(partitions=neither).nodes] == [(6, "")] * 2
+
+
+@pytest.mark.parametrize(
+    ("shared", "is_exclusive"),
+    [("none", True), ("user", True), ("mcs", True), ("shared", False), (None, False)],
+)
+def test_an_exclusive_lender_is_told(shared: str | None, is_exclusive: bool) -> None:
+    assert observe(job_11={"shared": shared}).lenders[0].is_exclusive == is_exclusive
 
 
 @pytest.mark.parametrize(
@@ -228,10 +247,10 @@ def test_a_missing_command_is_named() -> None:
 def test_a_pin_is_one_update() -> None:
     answers = Answers()
     placement = Placement(nodes=("n1", "n2"), indexes=(0, 1), by_count=True, cpus_per_task=2)
-    CommandLineSlurm(run=answers).pin(7, placement, mark="hydro:want=4-4;waiting=a b")
+    CommandLineSlurm(run=answers).pin(7, placement, mark="hydro:want=4-4;waiting=a b", delay_s=2)
     (argv,) = answers.asked
     assert " ".join(argv[:-1]) == (
         "scontrol update JobId=7 NumNodes=2 NumTasks=4 MinCPUsNode=4 ReqNodeList=n1,n2 "
-        "Gres=bubble:2 StartTime=now"
+        "Gres=bubble:2 StartTime=now+2"
     )
     assert argv[-1] == "AdminComment=hydro:want=4-4;waiting=a b"
