@@ -125,6 +125,25 @@ def test_a_gang_that_slurm_requeued_starts_soon() -> None:
     assert len(slurm.story) == 3, slurm.story
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_requeued_gang_is_not_started_in_the_second_of_its_end(is_held: bool) -> None:
+    slurm = make_slurm()
+    slurm.submit_lender([N1, N2])
+    gang = slurm.submit_gang("2")
+    coordinator = make_coordinator(slurm)
+    coordinator.step()
+    slurm.advance()
+    if is_held:
+        slurm.requeue_held(gang)
+    else:
+        slurm.requeue(gang)
+    coordinator.step()
+    slurm.advance()
+    assert not slurm.lost
+    slurm.advance(2)
+    assert slurm.jobs[gang].state is JobState.RUNNING
+
+
 def test_a_released_gang_whose_lender_ended_is_called_back() -> None:
     slurm = make_slurm()
     lender = slurm.submit_lender([N1])

@@ -65,6 +65,11 @@ def test_lenders_are_told_by_their_admin_comment_only() -> None:
     assert lender.devices == tuple(Device(f"n{n}", i) for n in (1, 2) for i in (0, 1))
 
 
+def test_a_job_of_the_tenant_partition_never_lends() -> None:
+    facts = observe(job_13={"admin_comment": "hydro:lend", "gres_detail": ["gpu:1(IDX:0)"] * 2})
+    assert [lender.job_id for lender in facts.lenders] == [11]
+
+
 def test_names_and_comments_are_no_marks() -> None:
     """Jobs 11 and 12 carry forged records in names and comments; 99 and 999 do not exist."""
     facts = observe()
