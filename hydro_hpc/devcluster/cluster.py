@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydro_hpc.devcluster.cgroups import Cgroups, detect_cgroups
-from hydro_hpc.devcluster.daemons import list_daemons
+from hydro_hpc.devcluster.daemons import MUNGED, SLURMCTLD, list_daemons
 from hydro_hpc.devcluster.files import write_files
 from hydro_hpc.devcluster.plugin import install_plugin
 from hydro_hpc.devcluster.processes import (
@@ -34,7 +34,7 @@ from hydro_hpc.devcluster.requirements import (
 )
 from hydro_hpc.devcluster.slurm_conf import HostFacts
 from hydro_hpc.devcluster.spec import LOGIN, PAGE_DIR, USERS, ClusterSpec, ClusterStatus, Layout
-from hydro_hpc.devcluster.startup import start_all, start_daemon
+from hydro_hpc.devcluster.startup import start_all, start_daemon, wait_ready
 from hydro_hpc.devcluster.state import ClusterState, load_state
 from hydro_hpc.errors import ConfigError, SlurmError
 from hydro_hpc.identity import is_alive
@@ -110,7 +110,10 @@ class Cluster:
         self.spec.directory.chmod(0o755)
         support = self._cgroups.support
         state = ClusterState(
-            spec=self.spec, slurm_version=version, not_enforced=support.not_enforced
+            spec=self.spec,
+            slurm_version=version,
+            ports=ports,
+            not_enforced=support.not_enforced,
         )
         state.save()
         facts = HostFacts(
@@ -124,7 +127,6 @@ class Cluster:
         start_all(
             state,
             self._cgroups,
-            controller_port=ports[0],
             nodes_are_idle=lambda: set(self._node_states().values()) == {"idle"},
         )
         state.is_complete = True
@@ -142,7 +144,7 @@ class Cluster:
             self._clean(keep=())
 
     def restart(self, name: str) -> None:
-        """Starts one daemon again that has ended, e.g. `slurmd.n1`; see `status().processes`.
+        """Starts one daemon again that has ended, e.g. `slurmd.n1`, and waits until it is ready.
 
         Raises ConfigError if there is no such daemon or it runs.
         """
@@ -153,7 +155,8 @@ class Cluster:
                 raise ConfigError(f"there is no daemon {name!r}; daemons: {', '.join(daemons)}")
             if is_alive(state.processes[name]):
                 raise ConfigError(f"{name} runs (pid {state.processes[name].pid}); end it first")
-            start_daemon(state, self._cgroups, daemons[name])
+            ready = start_daemon(state, self._cgroups, daemons[name])
+            wait_ready(state, name, ready, among=[name])
 
     def _clean(self, *, keep: tuple[str, ...]) -> None:
         """Ends all processes and removes all files but those named; removes an empty directory."""
@@ -213,13 +216,14 @@ class Cluster:
         )
 
     def _status_of(self, state: ClusterState) -> ClusterStatus:
-        missing = state.missing()
+        running, missing = state.running(), state.missing()
+        answers = {LOGIN, MUNGED, SLURMCTLD} <= set(running)
         return ClusterStatus(
             state="up" if state.is_complete and not missing else "stale",
             directory=self.spec.directory,
             slurm_version=state.slurm_version,
-            nodes=self._node_states() if LOGIN in state.running() else {},
-            processes={name: state.processes[name].pid for name in state.running()},
+            nodes=self._node_states() if answers else {},
+            processes={name: state.processes[name].pid for name in running},
             missing=missing,
             not_enforced=state.not_enforced,
         )

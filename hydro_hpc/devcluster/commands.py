@@ -37,7 +37,7 @@ def add_commands(subparsers: Subparsers) -> None:
         help="first of 1 + NODES ports (default: whichever are free)",
     )
     _add_common(up, _up)
-    _add_common(commands.add_parser("down", help="end the cluster, remove all of it"), _down)
+    _add_common(commands.add_parser("down", help="end the cluster and remove it, homes too"), _down)
     _add_common(commands.add_parser("status", help="say how the cluster is doing"), _status)
     run = commands.add_parser("run", help="run a command on the cluster's login side")
     run.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import platform
 import re
@@ -9,11 +10,12 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from hydro_hpc.errors import ConfigError, SlurmError
 
-# Program -> Debian package.
+# What has to be there -> its Debian package. Files are patterns, of which one has to match.
 PROGRAMS: Final = {
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
@@ -25,11 +27,19 @@ PROGRAMS: Final = {
     "nsenter": "util-linux",
     "setpriv": "util-linux",
 }
+FILES: Final = {
+    ("/etc/slurm",): "slurm-client",
+    ("/usr/bin/python3",): "python3",  # root's part in prologs
+    ("/usr/include/slurm/spank.h",): "libslurm-dev",
+    ("/usr/lib/*/libpmix.so", "/usr/lib64/libpmix.so"): "libpmix-dev",
+}
+SETUP_SCRIPT: Final = Path(__file__).parent / "setup.sh"
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FIRST_PORT: Final = 21000  # below the kernel's ephemeral ports
 LAST_PORT: Final = 29999
 
 Which = Callable[[str], str | None]
+Exists = Callable[[str], bool]
 
 
 def find_program(name: str) -> str | None:
@@ -37,9 +47,15 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=SEARCH_PATH)
 
 
-def missing_packages(which: Which = find_program) -> list[str]:
-    """Returns the Debian packages whose programs are not there."""
-    return sorted({package for program, package in PROGRAMS.items() if which(program) is None})
+def matches_any_file(pattern: str) -> bool:
+    return bool(glob.glob(pattern))
+
+
+def missing_packages(which: Which = find_program, exists: Exists = matches_any_file) -> list[str]:
+    """Returns the Debian packages of which something is not there."""
+    missing = {package for program, package in PROGRAMS.items() if which(program) is None}
+    missing |= {package for patterns, package in FILES.items() if not any(map(exists, patterns))}
+    return sorted(missing)
 
 
 def check_host(
@@ -47,6 +63,7 @@ def check_host(
     system: str | None = None,
     euid: int | None = None,
     which: Which = find_program,
+    exists: Exists = matches_any_file,
 ) -> None:
     """Raises ConfigError or SlurmError if no cluster can be started here."""
     if (system or platform.system()) != "Linux":
@@ -55,10 +72,10 @@ def check_host(
         )
     if (os.geteuid() if euid is None else euid) != 0:
         raise ConfigError("the embedded cluster needs root; run: sudo hydro cluster up")
-    if missing := missing_packages(which):
+    if missing := missing_packages(which, exists):
         raise SlurmError(
             f"the embedded cluster needs the packages {', '.join(missing)}, which are missing or "
-            "half-installed; run: make setup"
+            f"half-installed; run: sh {SETUP_SCRIPT}"
         )
 
 

@@ -41,9 +41,11 @@ needed() {
 }
 
 missing() {
+    list=
     for package in $(needed); do
-        is_installed "$package" || echo "${package%|*}"
+        is_installed "$package" || list="$list ${package%|*}"
     done
+    echo "${list# }"
 }
 
 # All services that there are, by the names that policy-rc.d is asked about.
@@ -127,22 +129,22 @@ install_packages() {
     # shellcheck disable=SC2046
     quietly apt-get -q -y --no-install-recommends --no-remove -o $wait_for_lock \
         -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install $(missing) ||
-        fail "these packages could not be installed: $(echo $(missing)); see the lines above"
+        fail "these packages could not be installed: $(missing); see the lines above"
 }
 
 main() {
-    command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
-        fail "this is neither Debian nor Ubuntu; install by hand what is named like: $(echo $(needed))"
+    command -v apt-get >/dev/null ||
+        fail "this is neither Debian nor Ubuntu; install by hand what is named like: $(needed)"
     packages=$(missing)
     [ -n "$packages" ] || [ -e "$UNITS" ] || exit 0
     if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || fail "run as root; these packages are missing: $(echo $packages)"
+        command -v sudo >/dev/null || fail "run as root; these packages are missing: $packages"
         exec sudo -- /bin/sh "$0"
     fi
     trap finish EXIT
     trap 'exit 130' HUP INT TERM
     deny_new_services
-    [ -z "$packages" ] || echo "hydro: installing $(echo $packages)" >&2
+    [ -z "$packages" ] || echo "hydro: installing $packages" >&2
     [ -z "$packages" ] || install_packages
 }
 

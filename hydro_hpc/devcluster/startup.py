@@ -7,13 +7,19 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from hydro_hpc.devcluster import holder
 from hydro_hpc.devcluster.cgroups import Cgroups
-from hydro_hpc.devcluster.daemons import COORDINATOR, MUNGED, SLURMCTLD, Daemon, list_daemons
+from hydro_hpc.devcluster.daemons import (
+    COORDINATOR,
+    MUNGED,
+    SLURMCTLD,
+    Daemon,
+    list_daemons,
+)
 from hydro_hpc.devcluster.namespaces import (
     Plan,
     free_major,
@@ -33,53 +39,61 @@ from hydro_hpc.devcluster.spec import LOGIN, ClusterSpec, Layout
 from hydro_hpc.devcluster.state import ClusterState
 from hydro_hpc.errors import SlurmError
 
+Condition = Callable[[], bool]
+
 START_S: Final = 30.0
+FIRST_TOGETHER: Final = 2  # munged and slurmctld come first; all others start at once
 POLL_S: Final = 0.02
 
 
-def start_all(
-    state: ClusterState,
-    cgroups: Cgroups,
-    *,
-    controller_port: int,
-    nodes_are_idle: Callable[[], bool],
-) -> None:
+def start_all(state: ClusterState, cgroups: Cgroups, *, nodes_are_idle: Condition) -> None:
     """Starts holders and daemons. Raises SlurmError with the last words of what does not start."""
     cgroups.create([LOGIN, *state.spec.node_names])
     _start_holders(state, cgroups)
-    layout = Layout(state.spec.directory)
-    conditions: dict[str, Callable[[], bool]] = {
-        MUNGED: layout.munge_socket.exists,
-        SLURMCTLD: functools.partial(_accepts, controller_port),
-        COORDINATOR: functools.partial(_says, layout.log / f"{COORDINATOR}.out", "event=start"),
+    daemons = list_daemons(state.spec)
+    for daemon in daemons[:FIRST_TOGETHER]:
+        wait_ready(state, daemon.name, start_daemon(state, cgroups, daemon))
+    conditions = {
+        daemon.name: start_daemon(state, cgroups, daemon) for daemon in daemons[FIRST_TOGETHER:]
     }
-    for daemon in list_daemons(state.spec):
-        start_daemon(state, cgroups, daemon)
-        if condition := conditions.get(daemon.name):
-            wait_ready(state, daemon.name, condition)
+    for name, condition in conditions.items():
+        wait_ready(state, name, condition)
     wait_ready(state, SLURMCTLD, nodes_are_idle)
 
 
-def start_daemon(state: ClusterState, cgroups: Cgroups, daemon: Daemon) -> None:
-    """Starts one daemon in its namespace and records it."""
+def start_daemon(state: ClusterState, cgroups: Cgroups, daemon: Daemon) -> Condition:
+    """Starts one daemon in its namespace, records it, and returns what tells that it is ready."""
     program = find_program(daemon.argv[0]) or daemon.argv[0]
     enter = entering(state.processes[daemon.member], cgroups.joined_by_daemons(daemon.member))
     become = (
         as_user(daemon.user, cwd=Path("/"), environment=ROOT_ENVIRONMENT) if daemon.user else []
     )
-    command = [*enter, *become, program, *daemon.argv[1:]]
     log = Layout(state.spec.directory).log / f"{daemon.name}.out"
+    logged_before = log.stat().st_size if log.exists() else 0
+    command = [*enter, *become, program, *daemon.argv[1:]]
     state.processes[daemon.name] = start_detached(command, log=log)
     state.save()
+    if daemon.name == MUNGED:
+        path = str(Layout(state.spec.directory).munge_socket)
+        return functools.partial(_accepts, socket.AF_UNIX, path)
+    if daemon.name == COORDINATOR:
+        return functools.partial(_says, log, "event=start", since=logged_before)
+    port = state.ports[(LOGIN, *state.spec.node_names).index(daemon.member)]
+    return functools.partial(_accepts, socket.AF_INET, ("127.0.0.1", port))
 
 
-def wait_ready(state: ClusterState, what: str, condition: Callable[[], bool]) -> None:
-    """Waits for a condition. Raises SlurmError if a process ends meanwhile, or after START_S."""
+def wait_ready(
+    state: ClusterState, what: str, condition: Condition, *, among: Sequence[str] = ()
+) -> None:
+    """Waits for a condition while processes live: all recorded ones, or those in `among`.
+
+    Raises SlurmError with the last words of what ended, or of `what` after START_S.
+    """
     deadline = time.monotonic() + START_S
     while not condition():
-        if missing := state.missing():
+        if missing := [name for name in state.missing() if not among or name in among]:
             story = _story(state, missing[0])
-            raise SlurmError(f"{missing[0]} ended while the cluster started: {story}")
+            raise SlurmError(f"{missing[0]} ended while it or the cluster started: {story}")
         if time.monotonic() > deadline:
             raise SlurmError(f"{what} is not ready after {START_S:.0f} s: {_story(state, what)}")
         time.sleep(POLL_S)
@@ -107,13 +121,15 @@ def _plans(spec: ClusterSpec, cgroups: Cgroups) -> dict[str, Plan]:
     return {LOGIN: login_plan(spec, cgroups), **nodes}
 
 
-def _says(log: Path, text: str) -> bool:
-    return text in log.read_text()
+def _says(log: Path, text: str, *, since: int = 0) -> bool:
+    """Says whether `text` was logged after the first `since` bytes."""
+    return text.encode() in log.read_bytes()[since:]
 
 
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _accepts(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
+    """Says whether somebody listens there."""
+    with socket.socket(family) as probe:
+        return probe.connect_ex(address) == 0
 
 
 def _story(state: ClusterState, name: str) -> str:

@@ -21,6 +21,7 @@ class ClusterState:
     spec: ClusterSpec
     slurm_version: str = ""
     is_complete: bool = False  # `up` came to its end
+    ports: list[int] = field(default_factory=list)  # slurmctld's, then one per node
     not_enforced: list[str] = field(default_factory=list)
     processes: dict[str, Identity] = field(default_factory=dict)
 
@@ -41,6 +42,7 @@ class ClusterState:
                 "first_port": self.spec.first_port,
                 "slurm_version": self.slurm_version,
                 "is_complete": self.is_complete,
+                "ports": self.ports,
                 "not_enforced": self.not_enforced,
                 "processes": {
                     name: [who.pid, who.boot_id.hex(), who.start_ticks]
@@ -72,6 +74,7 @@ def load_state(directory: Path) -> ClusterState | None:
             ),
             slurm_version=data["slurm_version"],
             is_complete=data["is_complete"],
+            ports=data["ports"],
             not_enforced=data["not_enforced"],
             processes={
                 name: Identity(pid, bytes.fromhex(boot_id), ticks)

@@ -17,6 +17,7 @@ def test_state_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         spec=ClusterSpec(nodes=3, devices_per_node=2, first_port=7000, directory=tmp_path),
         slurm_version="22.05.8",
         is_complete=True,
+        ports=[7000, 7001, 7002, 7003],
         not_enforced=["devices: none"],
         processes={"login": own_identity()},
     )

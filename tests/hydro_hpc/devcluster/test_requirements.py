@@ -35,9 +35,14 @@ def test_missing_packages_are_all_named_at_once() -> None:
     def half(name: str) -> str | None:
         return None if PROGRAMS[name] in ("munge", "slurmd") else everything(name)
 
-    with pytest.raises(SlurmError, match="munge, slurmd"):
-        check_host(system="Linux", euid=0, which=half)
-    assert missing_packages(everything) == []
+    with pytest.raises(SlurmError, match="packages libslurm-dev, munge, slurmd,"):
+        check_host(system="Linux", euid=0, which=half, exists=lambda path: "spank" not in path)
+    assert missing_packages(everything, lambda _: True) == []
+
+
+def test_one_of_a_files_places_is_enough() -> None:
+    assert missing_packages(everything, lambda path: "lib/*" not in path) == []
+    assert missing_packages(everything, lambda path: "pmix" not in path) == ["libpmix-dev"]
 
 
 def test_ports_in_use_are_passed_over() -> None:
