@@ -7,11 +7,12 @@ has looked wrong is remembered; forgetting it makes the coordinator patient once
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from slurm_plugin.eligibility import Survey, lender_devices, pinned_devices, survey
+from slurm_plugin.eligibility import Survey, lender_devices, pinned_devices, room_refusal, survey
 from slurm_plugin.marks import print_gang_mark
 from slurm_plugin.placement import Decision, Patience, Placed, plan
 from slurm_plugin.slurm import RESTART_DELAY_S, Facts, Gang, JobState, Placement
@@ -149,13 +150,16 @@ def _is_unlent(gang: Gang, facts: Facts) -> bool:
 
 
 def _is_stranded(gang: Gang, lent: Survey, facts: Facts) -> bool:
-    """Says whether a released gang waits for a place that it should not get.
+    """Says whether a released gang waits for a place that it should not get, or cannot.
 
-    Room is not looked at: a node's numbers may be older than the job's, and Slurm waits for room.
+    While one does, Slurm keeps others of the partition from those nodes.
     """
     if gang.state is not JobState.RELEASED:
         return False
-    devices_of = {node.name: node.devices for node in facts.nodes}
-    devices = pinned_devices(gang, devices_of)
-    is_mine = all(lent.taken.get(device) == gang.job_id for device in devices)
-    return not devices or not is_mine or any(device not in lent.lent for device in devices)
+    nodes = {node.name: node for node in facts.nodes}
+    devices = pinned_devices(gang, {name: node.devices for name, node in nodes.items()})
+    is_lent = all(device in lent.lent and lent.taken[device] == gang.job_id for device in devices)
+    if not devices or not is_lent:
+        return True
+    tasks = Counter(device.node for device in devices)
+    return any(room_refusal(gang, nodes[name], tasks=tasks[name]) for name in tasks)

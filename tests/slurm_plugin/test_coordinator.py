@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,21 @@ def test_a_released_gang_whose_lender_ended_is_called_back() -> None:
     coordinator.step()
     slurm.advance()
     assert slurm.jobs[gang].devices == (N2,)
+
+
+def test_a_released_gang_whose_room_was_taken_is_called_back_and_told() -> None:
+    slurm = make_slurm()
+    slurm.submit_lender([N1])
+    gang = slurm.submit_gang("1", memory_per_cpu_mib=100)
+    coordinator = make_coordinator(slurm)
+    coordinator.step()
+    slurm.nodes["n1"] = replace(slurm.nodes["n1"], memory_free_mib=99)
+    coordinator.step()
+    slurm.advance(5)
+    coordinator.step()
+    coordinator.step()
+    assert slurm.jobs[gang].state is JobState.HELD
+    assert waiting(slurm, gang) == "n1 has 99 MiB of memory left and the gang needs 100"
 
 
 def test_a_running_gang_without_a_lender_is_requeued_held_after_its_grace() -> None:

@@ -142,6 +142,15 @@ def test_a_study_that_leaves_is_placed_again(site: Site) -> None:
     assert "Restarts=1" in site.record(job)
 
 
+def test_a_study_that_slurm_requeues_does_not_wait_two_minutes(site: Site) -> None:
+    site.lend(1)
+    job = site.sbatch("bob", "--bubbles=2", "--output=/dev/null", script="#!/bin/sh\n" + LATER)
+    site.wait(lambda: site.state(job) == "RUNNING")
+    site.scontrol("requeue", str(job))
+    site.wait(lambda: "Restarts=1" in site.record(job))
+    site.wait(lambda: site.state(job) == "RUNNING")
+
+
 def test_the_coordinator_sees_no_page_of_any_node(site: Site) -> None:
     pid = site.cluster.status().processes["coordinator"]
     assert not Path(f"/proc/{pid}/root{site.cluster.page_dir}").exists()
