@@ -31,7 +31,7 @@ from hydro_hpc.page import (
 )
 from slurm_plugin.step_processes import Step
 
-LOCK_S = 3.0
+LOCK_S = 2.0  # it is held for milliseconds
 LOG_BYTES = 256 * 1024
 ROLES = ("lender", "tenant")
 
@@ -120,6 +120,11 @@ class PageDir:
         fd = os.open(name, flags, 0o644, dir_fd=self.fd)
         try:
             os.write(fd, f"{role}\n".encode())
+        except OSError as error:
+            self.remove_role(job_id)
+            raise LaneFileError(
+                f"{self.path}/{name}: {error.strerror}; enlarge the tmpfs of the page directory"
+            ) from None
         finally:
             os.close(fd)
 

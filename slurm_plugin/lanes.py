@@ -137,11 +137,17 @@ def leave(page_dir: PageDir, request: Request) -> None:
 
 
 def close(page_dir: PageDir, job_id: int) -> None:
-    """Ends what a job lent and what it held: it is over."""
+    """Ends what a job lent and what it held: it is over.
+
+    Closing needs no lock (one store, and nobody else lends the job's devices yet), so a program of
+    root's that hangs with the lock cannot keep a lane open.
+    """
+    for lane in page_dir.lanes():
+        if _is_lent_by(lane, job_id):
+            lane.set_gone()
+    page_dir.remove_role(job_id)
     with page_dir.locked():
         for lane in page_dir.lanes():
-            if _is_lent_by(lane, job_id):
-                lane.set_gone()
             tenant = lane.tenant()
             if tenant is not None and tenant.job_id == job_id and not members(tenant.step):
                 lane.vacate()
@@ -174,15 +180,14 @@ def prolog(page_dir: PageDir, settings: Settings, environment: Mapping[str, str]
     role = role_of(environment, settings)
     if role:
         page_dir.write_role(job_id, role)
-    with page_dir.locked():
-        lanes = page_dir.lanes()
-        if settings.job_gpus:
-            given = gpu_indexes(environment.get("SLURM_JOB_GPUS", ""))
-            lanes = [
-                lane for lane in lanes if lane.index in given and not _is_lent_by(lane, job_id)
-            ]
-            for lane in lanes:
-                _close_lane(lane)
+    with contextlib.suppress(LaneFileError), page_dir.locked():
+        pass  # who is just being admitted is on record from here on
+    lanes = page_dir.lanes()
+    if settings.job_gpus:
+        given = gpu_indexes(environment.get("SLURM_JOB_GPUS", ""))
+        lanes = [lane for lane in lanes if lane.index in given and not _is_lent_by(lane, job_id)]
+        for lane in lanes:
+            _close_lane(lane)
     closed = [lane for lane in lanes if not lane.site().is_lent()]
     evict(page_dir, closed, grace_s=settings.grace_s, kill_s=PROLOG_KILL_S)
 
@@ -206,9 +211,7 @@ def gpu_indexes(text: str) -> list[int]:
 
 def epilog(page_dir: PageDir, environment: Mapping[str, str]) -> None:
     """Closes what the job lent, before any other job can be given its devices."""
-    job_id = _job_id(environment)
-    close(page_dir, job_id)
-    page_dir.remove_role(job_id)
+    close(page_dir, _job_id(environment))
 
 
 def _job_id(environment: Mapping[str, str]) -> int:

@@ -42,7 +42,7 @@ void hydro_study_start(const struct hydro_config *config, const char *study, cha
 /* hydro_client.c: the options; in sbatch, salloc and srun, as the user. */
 int hydro_client_init(spank_t spank);
 int hydro_client_post_opt(spank_t spank);
-const char *hydro_client_study(void); /* in a step: as the user typed it, or "" */
+const char *hydro_client_study(void); /* in a step: as the user typed it; "": none; NULL: no --hydro-bubble */
 
 /* hydro_step.c: in slurmstepd. Always 0: anything else can drain a node. */
 int hydro_step_init(spank_t spank, int argc, char *argv[]);

@@ -17,7 +17,7 @@ static char study[HYDRO_PATH]; /* absolute; empty: none */
 
 const char *hydro_client_study(void)
 {
-    return study;
+    return bubble_given ? study : NULL;
 }
 
 static bool is_sbatch(void)
@@ -61,6 +61,7 @@ static int on_hydro_bubble(int value __attribute__((unused)), const char *argume
 
     if (remote)
         snprintf(study, sizeof study, "%s", has_study && hydro_is_safe_path(argument) ? argument : "");
+    bubble_given = bubble_given || remote;
     if (remote || is_inherited("hydro_bubble"))
         return 0;
     if (bubbles_given)

@@ -11,6 +11,7 @@ static bool is_configured;
 static struct hydro_task task;
 static struct hydro_answer granted;
 static enum hydro_role role;
+static const char *study = ""; /* of --hydro-bubble=STUDY */
 
 int hydro_step_init(spank_t spank, int argc, char *argv[])
 {
@@ -51,8 +52,11 @@ int hydro_step_privileged(spank_t spank)
         spank_unsetenv(spank, names[i]); /* what another job's shell left behind */
     role = read_role(spank);
     if (role == HYDRO_LENDER) {
-        spank_setenv(spank, "HYDRO_BUBBLE", hydro_client_study()[0] ? hydro_client_study() : "1", 1);
+        study = hydro_client_study() ? hydro_client_study() : "";
+        spank_setenv(spank, "HYDRO_BUBBLE", study[0] ? study : "1", 1);
         ask(spank, "lend");
+    } else if (hydro_client_study() && task.step_id == SLURM_BATCH_SCRIPT) {
+        slurm_spank_log("hydro: no bubble is lent on this node: its prolog did not note this job; tell your admin");
     }
     if (role != HYDRO_NOT_OURS && spank_get_item(spank, S_JOB_ARGV, &argc, &argv) == ESPANK_SUCCESS &&
         hydro_is_trial(argc, argv))
@@ -73,7 +77,7 @@ int hydro_step_task(spank_t spank)
         slurm_spank_log("hydro: this task could not be pinned to its devices' cores: %m");
     if (role == HYDRO_LENDER && task.step_id == SLURM_BATCH_SCRIPT && hydro_client_study()[0] &&
         spank_get_item(spank, S_JOB_ENV, &environment) == ESPANK_SUCCESS)
-        hydro_study_start(&config, hydro_client_study(), environment);
+        hydro_study_start(&config, study, environment);
     return 0;
 }
 

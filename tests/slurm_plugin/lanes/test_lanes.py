@@ -103,6 +103,7 @@ def test_a_new_lender_gets_fresh_files_and_old_mappings_see_gone(
 
 def test_the_generation_survives_a_closed_lane(page_dir: PageDir, settings: Settings) -> None:
     for expected in (1, 2, 3):
+        page_dir.write_role(LENDER, "lender")
         lend(page_dir, settings, LENDER, 0)
         lanes.close(page_dir, LENDER)
         assert site(page_dir, 0).get("generation") == expected
