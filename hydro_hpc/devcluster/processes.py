@@ -26,6 +26,7 @@ EXEC: Final = 'exec "$@"'
 DETACH: Final = 'log=$1; shift; setsid "$@" >>"$log" 2>&1 </dev/null & echo $!'
 END_S: Final = 10.0
 END_POLL_S: Final = 0.01
+NUM_LAST_WORDS: Final = 3  # complaints; the cause usually stands before the fatal one
 ROOT_ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -114,9 +115,8 @@ def end_processes(find: Callable[[], set[int]], *, thaw: Callable[[], None]) -> 
 
 
 def last_words(log: Path) -> str:
-    """Returns the last line of a log that says why a daemon ended, else its very last."""
+    """Returns the last complaints of a log, else its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    for sign in ("fatal:", "error:", "Error", ""):
-        if found := [line for line in lines if sign in line]:
-            return found[-1]
-    return "nothing was logged"
+    complaints = [line for line in lines if "error" in line.lower() or "fatal:" in line]
+    told = complaints[-NUM_LAST_WORDS:] or lines[-1:]
+    return "; ".join(told) or "nothing was logged"

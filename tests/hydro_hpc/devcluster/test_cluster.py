@@ -8,12 +8,15 @@ import select
 import signal
 import socket
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from hydro_hpc.devcluster import Cluster, ClusterSpec, namespaces
+from hydro_hpc.devcluster import Cluster, ClusterSpec, files, namespaces
 from hydro_hpc.devcluster.cgroups import CGROUP_ROOT, detect_cgroups
+from hydro_hpc.devcluster.slurm_conf import HostFacts, slurm_conf
 from hydro_hpc.devcluster.visible import needed_paths
 from hydro_hpc.errors import ConfigError, SlurmError
 from hydro_hpc.identity import read_start_ticks
@@ -60,6 +63,13 @@ def run(cluster: Cluster, *argv: str, user: str = "alice") -> str:
     return done.stdout
 
 
+def wait_idle(cluster: Cluster) -> None:
+    deadline = time.monotonic() + 30
+    while set(cluster.status().nodes.values()) != {"idle"}:
+        assert time.monotonic() < deadline, cluster.status()
+        time.sleep(0.05)
+
+
 def listening_ports(cluster: Cluster) -> list[int]:
     text = run(cluster, "scontrol", "show", "config")
     first = int(text.partition("SlurmctldPort")[2].split()[1])
@@ -101,8 +111,9 @@ def test_up_runs_a_job_on_every_node_and_down_leaves_nothing(cluster_directory: 
 
 
 def test_up_of_a_running_cluster_changes_nothing(cluster: Cluster) -> None:
-    before = cluster.status()
-    assert cluster.up() == before
+    before = cluster.status().processes
+    after = cluster.up()
+    assert (after.state, after.processes) == ("up", before)
 
 
 def test_up_with_other_numbers_is_refused_while_the_cluster_runs(cluster: Cluster) -> None:
@@ -135,6 +146,7 @@ def test_down_after_a_single_daemon_was_killed_leaves_nothing(cluster_directory:
 
 
 def test_a_killed_daemon_can_be_restarted(cluster: Cluster) -> None:
+    wait_idle(cluster)  # a job that is completing would wait long for the killed daemon's word
     pid = cluster.status().processes["slurmd.n2"]
     kill_and_wait(pid)
     assert cluster.status().missing == ["slurmd.n2"]
@@ -272,3 +284,27 @@ def test_what_lies_below_a_closed_directory_is_read_in_all_namespaces(
         assert run(cluster, *where, "python", str(checkout / "train.py")) == "read\n"
         assert run(cluster, *where, "ls", str(closed)) == "checkout\n"
     assert closed.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_daemon_that_does_not_start_is_told_with_its_last_words(
+    cluster_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(spec: ClusterSpec, facts: HostFacts) -> str:
+        return slurm_conf(spec, facts) + "NoSuchKey=1\n"
+
+    cluster = Cluster(ClusterSpec(nodes=1, directory=cluster_directory))
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "slurm_conf", broken)
+        with pytest.raises(SlurmError, match=r"slurmctld ended .*NoSuchKey.*slurmctld\.out"):
+            cluster.up()
+    assert cluster.status().processes == {}
+    assert sorted(os.listdir(cluster_directory)) == ["cluster.json", "log"]
+    assert cluster.up().state == "up"
+
+
+def test_two_ups_at_once_make_one_cluster(cluster_directory: Path) -> None:
+    spec = ClusterSpec(nodes=1, directory=cluster_directory)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: Cluster(spec).up(), range(2))
+    assert first.processes == second.processes
+    assert first.state == second.state == "up"

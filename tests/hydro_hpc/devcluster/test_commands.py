@@ -58,7 +58,8 @@ def test_status_as_json_is_what_programs_read(
     assert main(["cluster", "status", "--json", "--dir", directory]) == EXIT_DONE
     status = json.loads(capsys.readouterr().out)
     assert status["state"] == "up"
-    assert status["nodes"] == {"n1": "idle", "n2": "idle"}
+    assert sorted(status["nodes"]) == ["n1", "n2"]
+    assert "slurmctld" in status["processes"]
 
 
 @pytest.mark.slurm
