@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
@@ -28,7 +28,7 @@ def losses(loss: LossFunction | Sequence[LossFunction], outputs: Any, targets: A
         if len(loss) != slots:
             raise FusionError(f"{len(loss)} loss functions were given for {slots} slots")
         return _one_by_one(loss, outputs, targets, slots)
-    if _is_plain_cross_entropy(loss, outputs, targets):
+    if _is_plain_cross_entropy(loss) and _are_classes(outputs, targets):
         return _cross_entropy(outputs, targets)
     return _one_by_one([loss] * slots, outputs, targets, slots)
 
@@ -45,11 +45,24 @@ def _one_by_one(
     return torch.stack(values)
 
 
-def _is_plain_cross_entropy(loss: LossFunction, outputs: Any, targets: Any) -> bool:
-    """torch's own function on class numbers: one call does for all slots."""
+def _is_plain_cross_entropy(loss: LossFunction) -> bool:
+    """torch's own function, or its module with the function's defaults: one call does for all."""
+    return loss is F.cross_entropy or (
+        type(loss) is nn.CrossEntropyLoss
+        and loss.weight is None
+        and loss.ignore_index == -100
+        and loss.reduction == "mean"
+        and loss.label_smoothing == 0.0
+        and "forward" not in vars(loss)
+        and not loss._forward_hooks
+        and not loss._forward_pre_hooks
+    )
+
+
+def _are_classes(outputs: Any, targets: Any) -> bool:
+    """Says whether targets [slots, batch] are classes of outputs [slots, batch, classes]."""
     return (
-        loss is F.cross_entropy
-        and isinstance(outputs, Tensor)
+        isinstance(outputs, Tensor)
         and isinstance(targets, Tensor)
         and not targets.is_floating_point()
         and outputs.ndim == targets.ndim + 1

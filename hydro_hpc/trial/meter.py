@@ -63,6 +63,7 @@ class Meter:
         self._lengths: list[list[int]] = []
         self._keys: list[str] = []
         self._position = 0
+        self._is_active = False  # in a step of this meter's kind; hooks are silent outside
         self._num_steps = 0
         self._last_ns: int | None = None  # device time at the last point of this step
         self._hooked: dict[str, list[torch.utils.hooks.RemovableHandle]] = {}
@@ -87,12 +88,15 @@ class Meter:
 
     def begin(self) -> None:
         """Begins a step; the first point of all."""
+        self._is_active = True
         self._position = 0
         self._last_ns = None
         self.point("begin")
 
     def point(self, key: str) -> None:
         """A place where this step may pause; `key` names the module whose hook called."""
+        if not self._is_active:
+            return
         position = self._position
         self._position = position + 1
         if self._needs:
@@ -105,6 +109,7 @@ class Meter:
 
     def end(self) -> None:
         """Ends a step; after enough of them, groups the points."""
+        self._is_active = False
         if self._needs:
             return
         self._measure(self._position)
@@ -115,9 +120,11 @@ class Meter:
         self._needs = group_needs(lengths_ns, self._unit_ns)
         self._unhook_coalesced()
 
-    def step_ns(self) -> int:
-        """Returns the learned device time of one step, 0 while learning."""
-        return sum(self._needs)
+    def abandon(self) -> None:
+        """Ends a step that will not come to its end; nothing is learned from it."""
+        self._is_active = False
+        if not self._needs:
+            self._lengths, self._keys, self._num_steps = [], [], 0
 
     def close(self) -> None:
         """Removes all hooks."""

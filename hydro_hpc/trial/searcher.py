@@ -26,6 +26,7 @@ from hydro_hpc.trial.lane import TenantLane
 from hydro_hpc.trial.messages import (
     AskTrials,
     Message,
+    RankLeaves,
     TrialEnded,
     TrialGivenUp,
     TrialKept,
@@ -113,7 +114,7 @@ def main() -> int:
     except LeaveRequested:
         return 0
     except HydroError as error:
-        print(f"hydro-trial: {error}", file=sys.stderr, flush=True)
+        channel.send(RankLeaves(reason=str(error), exit_code=error.exit_code), rank=0)
         return error.exit_code
     return 0
 

@@ -181,7 +181,9 @@ class Supervisor:
             self._early.append((about, message))
 
     def _to_worker(self, about: int, message: Message) -> None:
-        if about != self._gang.rank:
+        if isinstance(message, RankLeaves):
+            self._report(message)
+        elif about != self._gang.rank:
             self._gang.send(about, message, about=about)
         elif self._worker is not None:
             self._worker.channel.send(message, rank=about)
@@ -264,9 +266,19 @@ class Supervisor:
         if worker is not None and (code := worker.process.poll()) is not None:
             self._worker_ended(worker, code)
         if search is not None and (code := search.process.poll()) is not None:
+            self._drain(search)
             self._search = None
             reason = f"the search ended with {code}"
             self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
+
+    def _drain(self, child: Child) -> None:
+        """Passes on a dead child's last words, its reason for going among them."""
+        for about, message in child.channel.receive():
+            if child is self._search:
+                self._to_worker(about, message)
+            else:
+                self._to_search(self._gang.rank, message)
+        child.channel.close()
 
     def _watch_worker(self) -> None:
         """Holds the worker's device time against its windows, from its first gated step on."""
@@ -294,9 +306,7 @@ class Supervisor:
 
     def _worker_ended(self, worker: Child, code: int) -> None:
         """A worker that was killed is started again; one that gave up takes the gang with it."""
-        for about, message in worker.channel.receive():
-            self._to_search(about, message)
-        worker.channel.close()
+        self._drain(worker)
         self._worker = None
         if self._leaving is not None or self._gang.rank in self._ranks_done:
             return

@@ -82,7 +82,7 @@ class BundleTraining:
         self._place_batches()
         self._unit_ns = unit_ns
         self._leaves: list[nn.Module] = []
-        self._train_meter = Meter(gate, unit_ns=unit_ns)
+        self._train_meter = Meter(gate, unit_ns=unit_ns)  # hooked below, as its twin
         self._evaluation_meter = Meter(gate, unit_ns=unit_ns)
         self._hook_leaves()
 
@@ -95,6 +95,7 @@ class BundleTraining:
         try:
             values_F = self._forward_and_backward()
         except Exception:
+            self._train_meter.abandon()
             return self._end_culprits()
         self._train_meter.point("optimizer")
         self._optimizer.step()
@@ -170,8 +171,11 @@ class BundleTraining:
         if [id(leaf) for leaf in leaves] == [id(leaf) for leaf in self._leaves]:
             return
         self._train_meter.close()
+        self._evaluation_meter.close()
         self._train_meter = Meter(self._gate, unit_ns=self._unit_ns)
-        self._train_meter.hook({str(number): leaf for number, leaf in enumerate(leaves)})
+        self._evaluation_meter = Meter(self._gate, unit_ns=self._unit_ns)
+        for meter in (self._train_meter, self._evaluation_meter):
+            meter.hook({str(number): leaf for number, leaf in enumerate(leaves)})
         self._leaves = leaves
 
     def _place_batches(self) -> None:

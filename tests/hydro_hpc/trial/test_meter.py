@@ -127,6 +127,37 @@ def test_step_with_more_points_than_learned_asks_for_each() -> None:
     assert gate.asked[-1] == 200 * US
 
 
+def test_hooks_are_silent_outside_a_step_of_their_own_meter() -> None:
+    """A bundle is evaluated with the hooks of its training steps still in place."""
+    gate, device = FakeGate(), FakeDevice()
+    layers = nn.Sequential(Busy(device, 10 * US))
+    meter = Meter(gate, unit_ns=200 * US, device_ns=device.read)
+    meter.hook({"0": layers[0]})
+    run_steps(meter, layers, 1)
+    asked = len(gate.asked)
+    layers(torch.ones(1))
+    assert len(gate.asked) == asked
+    run_steps(meter, layers, 1)
+    assert len(gate.asked) == 2 * asked
+
+
+def test_abandoned_step_teaches_nothing() -> None:
+    gate, device = FakeGate(), FakeDevice()
+    meter = Meter(gate, unit_ns=200 * US, device_ns=device.read)
+    meter.begin()
+    device.now_ns += 999 * US
+    meter.point("optimizer")
+    meter.abandon()
+    for _ in range(STEPS_TO_LEARN):
+        meter.begin()
+        device.now_ns += 20 * US
+        meter.point("optimizer")
+        meter.end()
+    gate.asked.clear()
+    meter.begin()
+    assert gate.asked == [22 * US]
+
+
 def test_closed_meter_leaves_no_hook() -> None:
     gate, device = FakeGate(), FakeDevice()
     layer = Busy(device, 10)
