@@ -2,7 +2,8 @@
 
 `recorded/*-22.05.8.json` are a real cluster's answers: two nodes of two devices, a lender whose
 name and comment try to pass for other records, gangs that are held, running, requeued and pinned,
-an array, a dependency, a job that completes. Only paths and host names were shortened.
+an array, a dependency, a job that completes. Left out are the oldest ended jobs; paths, host names
+and the kernel's name were shortened.
 """
 
 from __future__ import annotations
