@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 from hydro_hpc.config import load_settings
 from hydro_hpc.errors import EXIT_DONE, EXIT_TRY_LATER, HydroError, StudyError
@@ -15,7 +16,7 @@ from hydro_hpc.trial.gang import join_gang
 from hydro_hpc.trial.lane import TenantLane, is_own_allocation
 from hydro_hpc.trial.supervisor import StudyJob, Supervisor
 
-REASON_LENGTH = 120  # a job's comment is one line in squeue
+REASON_LENGTH: Final = 64  # what the coordinator reads of it
 
 
 def main() -> int:
@@ -27,7 +28,10 @@ def main() -> int:
         settings = load_settings(os.environ)
         lane = TenantLane.granted(os.environ)
         gang = join_gang()
-        exit_code, reason = Supervisor(gang=gang, lane=lane, job=job, settings=settings).run()
+        if rank == 0:
+            print(f"hydro-trial: gang of {gang.size}, {gang.library}", flush=True)
+        supervisor = Supervisor(gang=gang, lane=lane, job=job, settings=settings)
+        exit_code, reason = supervisor.run()
     except HydroError as error:
         if rank == 0:
             _say(error.exit_code, str(error))
@@ -35,7 +39,7 @@ def main() -> int:
     if rank == 0:
         _say(exit_code, reason)
         if exit_code == EXIT_TRY_LATER and not is_own_allocation(lane):
-            requeue_held(reason)
+            requeue_held(reason, has_trained=lane.has_trained())
     gang.close()
     return exit_code
 
@@ -79,27 +83,35 @@ def _say(exit_code: int, reason: str) -> None:
         print(f"hydro-trial: {reason}", file=sys.stderr, flush=True)
 
 
-def requeue_held(reason: str) -> None:
+def requeue_held(reason: str, *, has_trained: bool) -> None:
     """Gives this job back to the coordinator: requeued, held, with the reason in its comment.
 
+    The comment counts failures without training in between: the coordinator's delay grows with it.
     A user may do this to a job of his own. If Slurm refuses, the job just ends with 75.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
-    count = int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
-    comment = f"hydro:failed={plain(reason)};count={count}"
+    before = _run(["squeue", "--noheader", f"--jobs={job}", "--format=%k"]).stdout
+    found = re.fullmatch(r"hydro:failed=[^;]*;count=(\d+)", before.strip())
+    count = 1 if has_trained or found is None else int(found[1]) + 1
+    comment = f"hydro:failed={reason_word(reason)};count={count}"
     for command in (
         ["scontrol", "update", f"jobid={job}", f"comment={comment}"],
         ["scontrol", "requeuehold", job],
     ):
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        result = _run(command)
         if result.returncode:
-            print(f"hydro-trial: {' '.join(command[:2])}: {result.stderr.strip()}", file=sys.stderr)
+            problem = result.stderr.strip()
+            print(f"hydro-trial: {' '.join(command[:2])}: {problem}", file=sys.stderr, flush=True)
             return
 
 
-def plain(reason: str) -> str:
-    """Returns a reason without what would end a field of a comment."""
-    return re.sub(r"[^A-Za-z0-9 _./:()-]+", " ", reason)[:REASON_LENGTH].strip()
+def reason_word(reason: str) -> str:
+    """Returns a reason as the one word that a comment's field may hold."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", reason)[:REASON_LENGTH].strip("-")
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 if __name__ == "__main__":

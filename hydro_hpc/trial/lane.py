@@ -81,6 +81,10 @@ class TenantLane:
         """Returns the worker's TrialState, as it says itself."""
         return self._trial.get("state")
 
+    def has_trained(self) -> bool:
+        """Says whether the worker of this rank has trained anything here."""
+        return self._trial.get("num_samples") > 0
+
     def lease(self) -> FileLock:
         """Returns the held lock on this lane. Raises LaneError if another process of ours holds
         it.
