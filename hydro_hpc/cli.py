@@ -6,14 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hydro_hpc.devcluster.commands import add_commands
+from hydro_hpc.demo import command as demo
+from hydro_hpc.devcluster import commands as cluster
 from hydro_hpc.errors import HydroError
+from hydro_hpc.report import commands as report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code (`hydro_hpc.errors`)."""
     parser = argparse.ArgumentParser(prog="hydro", description=__doc__)
-    add_commands(parser.add_subparsers(metavar="COMMAND", required=True))
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for part in (demo, report, cluster):
+        part.add_commands(subparsers)
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.command(arguments))

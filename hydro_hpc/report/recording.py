@@ -115,10 +115,10 @@ class LaneRecorder:
     """Collects one lane. Call `read` at least once per 500 steps, or records are overwritten."""
 
     place: LanePlace
+    stage: StageFacts | None = None
+    trial: TrialFacts | None = None
     _stage_ring: _Ring = field(default_factory=_Ring)
     _trial_ring: _Ring = field(default_factory=_Ring)
-    _stage: StageFacts | None = None
-    _trial: TrialFacts | None = None
     _waits: list[Wait] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list)
     _runs: list[Run] = field(default_factory=list)
@@ -126,19 +126,19 @@ class LaneRecorder:
     def read(self) -> None:
         """Takes what is new. A lane that is not lent, or not any more, has nothing new."""
         if stage := read_written(self.place, PageKind.STAGE):
-            self._stage = stage_facts(stage)
+            self.stage = stage_facts(stage)
             for record in self._stage_ring.new_records(stage):
                 self._take_primary(record)
         if trial := read_written(self.place, PageKind.TRIAL):
-            self._trial = trial_facts(trial)
+            self.trial = trial_facts(trial)
             self._runs += map(_run, self._trial_ring.new_records(trial))
 
     def recording(self) -> LaneRecording:
         """Returns all that was collected so far."""
         return LaneRecording(
             place=self.place,
-            stage=self._stage,
-            trial=self._trial,
+            stage=self.stage,
+            trial=self.trial,
             waits=tuple(self._waits),
             steps=tuple(self._steps),
             runs=tuple(self._runs),

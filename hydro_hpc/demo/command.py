@@ -1,0 +1,204 @@
+"""`hydro demo`: checks, walks the road, writes the results, stops the cluster."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from hydro_hpc.demo.jobs import Job, last_lines
+from hydro_hpc.demo.progress import Progress
+from hydro_hpc.demo.road import DemoError, Road
+from hydro_hpc.devcluster import Cluster, ClusterSpec
+from hydro_hpc.devcluster.requirements import check_host
+from hydro_hpc.errors import EXIT_DONE, ConfigError
+from hydro_hpc.report.picture import write_picture
+from hydro_hpc.report.summary import RunReport, summary
+from hydro_hpc.report.table import table
+from hydro_hpc.report.timeline import write_trace
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# A cluster of the demo's own, so that one that somebody works with is never touched.
+DIRECTORY: Final = Path("/var/lib/hydro-demo")
+LOCK: Final = Path("/run/hydro-demo.lock")
+KEPT: Final = "kept"  # a file beside the homes of a cluster that was meant to stay
+NEEDED: Final = ("deepspeed", "mpi4py", "sklearn", "matplotlib")
+TAIL_LINES: Final = 15
+
+
+def add_commands(subparsers: Subparsers) -> None:
+    """Adds `demo` to the parser of `hydro`; see `devcluster.commands.add_commands`."""
+    demo = subparsers.add_parser(
+        "demo", help="a training job lends its bubbles to a study, on a private Slurm cluster"
+    )
+    demo.add_argument(
+        "--out",
+        type=lambda text: Path(text).absolute(),
+        default=Path("hydro-demo").absolute(),
+        metavar="DIR",
+        help="where summary.json, timeline.json, timeline.png and logs/ go (default: hydro-demo)",
+    )
+    demo.add_argument("--keep", action="store_true", help="leave the cluster running at the end")
+    demo.set_defaults(command=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    started_s = time.monotonic()
+    check_host()
+    _check_packages()
+    out: Path = arguments.out
+    _make(out)
+    cluster = Cluster(ClusterSpec(nodes=2, devices_per_node=1, directory=DIRECTORY))
+    console = Console()
+    with _only_one(), _ending_is_an_interrupt():
+        _end_earlier(cluster)
+        road = Road(cluster, Progress(console))
+        is_kept = False
+        try:
+            report = _walk(road, out, started_s)
+            _write(report, out)
+            console.print(table(report))
+            is_kept = arguments.keep
+        finally:
+            if is_kept:
+                (cluster.home("alice").parent / KEPT).touch()
+            else:
+                _end(cluster)
+        console.print(f"results: {out}", highlight=False, soft_wrap=True)
+        if is_kept:
+            console.print(_how_to_use(), highlight=False, soft_wrap=True)
+    if not report.study.is_same:
+        raise DemoError("the best trial's value alone is not the one it had in the bubbles")
+    return EXIT_DONE
+
+
+def _walk(road: Road, out: Path, started_s: float) -> RunReport:
+    """Walks the road; whatever happens, keeps the jobs' logs, and shows their end on failure."""
+    try:
+        with road.progress:
+            return road.walk(started_s=started_s)
+    except Exception:
+        for job in (road.training, road.study):
+            if job is not None:
+                _show_end_of(job, road.progress.console)
+        raise
+    finally:
+        _keep_logs(road, out / "logs")
+
+
+def _write(report: RunReport, out: Path) -> None:
+    data = json.dumps(summary(report), indent=2)
+    (out / "summary.json").write_text(data + "\n", encoding="utf-8")
+    write_trace(report.lanes, out / "timeline.json")
+    title = "A study in the bubbles of a pipeline-parallel training job"
+    if not write_picture(report.lanes, out / "timeline.png", title=title):
+        raise DemoError("no stretch of steps could be drawn: the study shared too few of them")
+
+
+def _check_packages() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the demo needs {', '.join(missing)}, which are missing; run: make setup"
+        )
+
+
+def _make(out: Path) -> None:
+    try:
+        (out / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be made ({error.strerror}); choose another directory with --out"
+        ) from None
+
+
+def _only_one() -> FileLock:
+    """Returns the held lock of the only demo of this host."""
+    lock = FileLock(LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError("another demo runs on this host; wait until it has ended") from None
+    return lock
+
+
+def _end_earlier(cluster: Cluster) -> None:
+    """Ends what a killed demo left. Raises ConfigError if its cluster was meant to stay."""
+    kept = cluster.home("alice").parent / KEPT
+    if kept.exists() and cluster.status().state == "up":
+        raise ConfigError(
+            "the cluster of an earlier demo was kept and still runs; "
+            f"end it with: hydro cluster down --dir {DIRECTORY}"
+        )
+    cluster.down()
+
+
+def _end(cluster: Cluster) -> None:
+    """Stops the cluster; a second ^C would leave half of it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cluster.down()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _ending_is_an_interrupt() -> Iterator[None]:
+    """A closed terminal or a `kill` ends the demo like ^C: with its cluster."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _show_end_of(job: Job, console: Console) -> None:
+    lines = last_lines(job.output, TAIL_LINES)
+    if lines:
+        console.print(f"the end of job {job.id} ({job.output.name}):", highlight=False)
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _keep_logs(road: Road, logs: Path) -> None:
+    """Copies the jobs' outputs and the daemons' logs out of the cluster, which will go."""
+    jobs = [job.output for job in (road.training, road.study) if job is not None]
+    daemons = road.cluster.log_dir.iterdir() if road.cluster.log_dir.exists() else ()
+    for path in (*jobs, *daemons):
+        if path.is_file():
+            shutil.copyfile(path, logs / path.name)
+
+
+def _how_to_use() -> str:
+    at = f"--dir {DIRECTORY}"
+    return "\n".join(
+        [
+            "the cluster still runs; alice's and bob's homes hold the examples:",
+            f"  hydro cluster run {at} --user alice -- sh -c "
+            "'cd gpt_pipeline && sbatch --hydro-bubble train.sbatch'",
+            f"  hydro cluster run {at} --user bob -- sh -c "
+            "'cd digits && rm -r digits.hydro && sbatch --bubbles=2 study.sbatch'",
+            f"  hydro status {at}          who lends, who trains in it, what it costs",
+            f"  hydro cluster down {at}    ends it, and removes all of it",
+        ]
+    )

@@ -1,0 +1,117 @@
+"""How each lane is doing now: who lends, who is the tenant, what the guard measures, the bubbles.
+
+Pages are read as copies, whoever wrote them; what cannot be read is said in the lane's `problem`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydro_hpc.page import BadPageError, Page, PageKind, PrimaryState, TrialState, Word, page_path
+from hydro_hpc.report.lanes import LanePlace
+from hydro_hpc.report.recording import Slowdown, stage_facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStatus:
+    """One device. Times are totals since the primary began."""
+
+    node: str
+    device: int
+    lender_job: int  # 0: the device is not lent
+    site: str = ""  # run, hold, gone
+    stage: int = 0
+    primary: str = ""  # PrimaryState, in small letters
+    step: int = 0
+    bubble_s: float = 0.0
+    open_s: float = 0.0
+    slowdown: Slowdown | None = None
+    guard: str = ""  # run, hold
+    tenant_job: int = 0  # 0: no gang holds the device
+    trial: str = ""  # TrialState, in small letters
+    slots: int = 0
+    trials_done: int = 0
+    training_s: float = 0.0
+    problem: str = ""  # why this says so little
+
+
+def lane_status(place: LanePlace) -> LaneStatus:
+    """Returns the state of one lane; never raises for what is in it."""
+    try:
+        site = Page.read_copy(page_path(place.path, PageKind.SITE), PageKind.SITE)
+    except BadPageError:
+        return LaneStatus(node=place.node, device=place.device, lender_job=0)
+    try:
+        stage, tenant, trial = (
+            Page.read_copy(page_path(place.path, kind), kind)
+            for kind in (PageKind.STAGE, PageKind.TENANT, PageKind.TRIAL)
+        )
+    except BadPageError as error:
+        return LaneStatus(
+            node=place.node,
+            device=place.device,
+            lender_job=site.get("job_id"),
+            site=_word(site.get("site_word")),
+            problem=str(error),
+        )
+    facts = stage_facts(stage)
+    return LaneStatus(
+        node=place.node,
+        device=place.device,
+        lender_job=site.get("job_id"),
+        site=_word(site.get("site_word")),
+        stage=facts.stage,
+        primary=PrimaryState(facts.state).name.lower(),
+        step=stage.get("step"),
+        bubble_s=stage.get("bubble_ns") / 1e9,
+        open_s=stage.get("open_total_ns") / 1e9,
+        slowdown=facts.slowdown,
+        guard=_word(stage.get("guard_word")),
+        tenant_job=tenant.get("job_id"),
+        trial=TrialState(trial.get("state")).name.lower(),
+        slots=trial.get("num_slots"),
+        trials_done=trial.get("trials_done"),
+        training_s=trial.get("run_ns") / 1e9,
+        problem=stage.writer_problem() or stage.get_text("reason"),
+    )
+
+
+def _word(value: int) -> str:
+    return Word(value).name.lower() if value in list(Word) else ""
+
+
+def status_line(lane: LaneStatus) -> str:
+    """Returns one lane as a line for people."""
+    head = f"{lane.node} device {lane.device}:"
+    if not lane.lender_job:
+        return f"{head} not lent"
+    parts = [f"lent by job {lane.lender_job}"]
+    if lane.site != "run":
+        parts.append(f"site says {lane.site}")
+    if lane.problem:
+        parts.append(lane.problem)
+    else:
+        parts.append(f"stage {lane.stage} {lane.primary}, step {lane.step}")
+        parts.append(f"bubbles {lane.bubble_s:.1f} s, {lane.open_s:.1f} s of it opened")
+        parts.append(f"slowdown {slowdown_text(lane.slowdown)}")
+    if lane.guard == "hold":
+        parts.append("the guard holds bubbles shut")
+    if lane.tenant_job:
+        parts.append(
+            f"tenant job {lane.tenant_job} {lane.trial}, {lane.slots} slots, "
+            f"{lane.trials_done} trials done, {lane.training_s:.1f} s of training"
+        )
+    else:
+        parts.append("no tenant")
+    return f"{head} " + "; ".join(parts)
+
+
+def slowdown_text(slowdown: Slowdown | None) -> str:
+    """Returns e.g. `+0.3% [-0.4, +1.1] of at most 1%, 120 pairs`."""
+    if slowdown is None:
+        return "not known yet"
+    low, high = slowdown.low * 100, slowdown.high * 100
+    return (
+        f"{slowdown.value * 100:+.1f}% [{low:+.1f}, {high:+.1f}] "
+        f"of at most {slowdown.bound * 100:g}%, {slowdown.pairs} pairs"
+    )
