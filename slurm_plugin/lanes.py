@@ -146,11 +146,11 @@ def close(page_dir: PageDir, job_id: int) -> None:
         if _is_lent_by(lane, job_id):
             lane.set_gone()
     page_dir.remove_role(job_id)
-    with page_dir.locked():
-        for lane in page_dir.lanes():
-            tenant = lane.tenant()
-            if tenant is not None and tenant.job_id == job_id and not members(tenant.step):
-                lane.vacate()
+    # Slurm has ended its steps; what a killed slurmstepd left behind is ended here.
+    tenancies = [(lane, lane.tenant()) for lane in page_dir.lanes()]
+    held = [lane for lane, tenant in tenancies if tenant is not None and tenant.job_id == job_id]
+    if held:
+        evict(page_dir, held, grace_s=0, kill_s=PROLOG_KILL_S)
 
 
 def evict(page_dir: PageDir, lanes: Sequence[Lane], *, grace_s: float, kill_s: float) -> None:

@@ -1,13 +1,9 @@
 /* What the files of Hydro's SPANK plugin share. One file per place where Slurm runs the plugin. */
 #ifndef HYDRO_H
 #define HYDRO_H
-
 #include <slurm/slurm.h>
 #include <slurm/spank.h>
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <sys/types.h>
 
 enum { HYDRO_PATH = 1024, HYDRO_TEXT = 512, HYDRO_MAX_BUBBLES = 65535, HYDRO_MAX_LANES = 64 };
 
@@ -35,12 +31,13 @@ struct hydro_answer {
     unsigned cores[HYDRO_MAX_LANES];            /* of CPU-core devices only */
     size_t num_lanes, num_cores;
 };
-void hydro_lanes_ask(const struct hydro_config *config, const char *verb,
-                     const struct hydro_task *task, struct hydro_answer *answer);
+void hydro_lanes_ask(const struct hydro_config *config, const char *verb, const struct hydro_task *task,
+                     struct hydro_answer *answer);
 void hydro_study_start(const struct hydro_config *config, const char *study, char *const environment[]);
 
 /* hydro_client.c: the options; in sbatch, salloc and srun, as the user. */
 int hydro_client_init(spank_t spank);
+int hydro_client_register(spank_t spank);
 int hydro_client_post_opt(spank_t spank);
 const char *hydro_client_study(void); /* in a step: as the user typed it; "": none; NULL: no --hydro-bubble */
 
@@ -49,5 +46,4 @@ int hydro_step_init(spank_t spank, int argc, char *argv[]);
 int hydro_step_privileged(spank_t spank);
 int hydro_step_task(spank_t spank);
 int hydro_step_exit(spank_t spank);
-
 #endif

@@ -13,25 +13,11 @@
                            "a job can do one of them, so submit two jobs")
 
 static bool bubble_given, bubbles_given;
-static char study[HYDRO_PATH]; /* absolute; empty: none */
-
-const char *hydro_client_study(void)
-{
-    return bubble_given ? study : NULL;
-}
+static char study[HYDRO_PATH]; /* absolute; in a step as the user typed it; empty: none */
 
 static bool is_sbatch(void)
 {
     return spank_context() == S_CTX_ALLOCATOR && strcmp(program_invocation_short_name, "salloc") != 0;
-}
-
-/* srun in a job gets the job's own options from Slurm, through the environment; they were checked. */
-static bool is_inherited(const char *option)
-{
-    char name[128];
-
-    snprintf(name, sizeof name, "SLURM_SPANK__SLURM_SPANK_OPTION_hydro_%s", option);
-    return spank_context() == S_CTX_LOCAL && getenv(name) != NULL;
 }
 
 /* Makes `path` absolute in `study`; says what is wrong with it otherwise. */
@@ -59,15 +45,14 @@ static int on_hydro_bubble(int value __attribute__((unused)), const char *argume
 {
     bool has_study = argument != NULL && strcmp(argument, "(null)") != 0;
 
-    if (remote)
-        snprintf(study, sizeof study, "%s", has_study && hydro_is_safe_path(argument) ? argument : "");
-    bubble_given = bubble_given || remote;
-    if (remote || is_inherited("hydro_bubble"))
-        return 0;
-    if (bubbles_given)
+    if (bubbles_given && !remote)
         return REFUSE_BOTH;
     bubble_given = true;
     study[0] = '\0';
+    if (remote && has_study && hydro_is_safe_path(argument))
+        strcpy(study, argument);
+    if (remote)
+        return 0;
     if (has_study && argument[0] == '\0')
         return REFUSE("--hydro-bubble= has no study behind the equals sign; leave the sign out or name a file");
     return has_study ? take_study(argument) : 0;
@@ -77,7 +62,7 @@ static int on_bubbles(int value __attribute__((unused)), const char *argument, i
 {
     unsigned min, max;
 
-    if (remote || is_inherited("bubbles"))
+    if (remote)
         return 0;
     if (!is_sbatch())
         return REFUSE("--bubbles is for sbatch only (the devices are found while the job waits); "
@@ -91,6 +76,8 @@ static int on_bubbles(int value __attribute__((unused)), const char *argument, i
     return 0;
 }
 
+const char *hydro_client_study(void) { return bubble_given ? study : NULL; }
+
 static struct spank_option options[] = {
     { "hydro-bubble", "STUDY", "[hydro] lend this job's pipeline bubbles to hyperparameter trials; "
       "with =STUDY (sbatch only) run that study in them", 2, 0, on_hydro_bubble },
@@ -100,9 +87,17 @@ static struct spank_option options[] = {
 
 int hydro_client_init(spank_t spank)
 {
-    for (size_t i = 0; i < sizeof options / sizeof *options; ++i)
-        if (spank_option_register(spank, &options[i]) != ESPANK_SUCCESS)
-            slurm_error("hydro: Slurm did not take the option --%s", options[i].name);
+    /* Slurm hands a job's options on to what runs in it; they are about that job, not about the next. */
+    unsetenv("SLURM_SPANK__SLURM_SPANK_OPTION_hydro_hydro_bubble");
+    unsetenv("SLURM_SPANK__SLURM_SPANK_OPTION_hydro_bubbles");
+    unsetenv("SLURM_SPANK_HYDRO_BUBBLE");
+    return hydro_client_register(spank);
+}
+
+int hydro_client_register(spank_t spank)
+{
+    if (spank_option_register(spank, &options[0]) || spank_option_register(spank, &options[1]))
+        slurm_error("hydro: Slurm did not take the options --hydro-bubble and --bubbles");
     return 0;
 }
 
@@ -110,7 +105,7 @@ int hydro_client_init(spank_t spank)
 int hydro_client_post_opt(spank_t spank)
 {
     if (bubble_given && spank_context() == S_CTX_LOCAL && getenv("SLURM_JOB_ID") != NULL)
-        slurm_spank_log("hydro: --hydro-bubble is ignored in a step; give it to the sbatch or salloc that made the job");
+        slurm_spank_log("hydro: --hydro-bubble is ignored in a step; give it to what made the job");
     else if (bubble_given && spank_job_control_setenv(spank, "HYDRO_BUBBLE", study[0] ? study : "1", 1))
         slurm_error("hydro: Slurm did not take the opt-in, so no bubble of this job will be lent");
     return 0;

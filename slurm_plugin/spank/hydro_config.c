@@ -57,16 +57,14 @@ bool hydro_config_read(struct hydro_config *config, int argc, char *argv[])
 enum hydro_role hydro_role_of(const struct hydro_config *config, unsigned job_id)
 {
     char path[HYDRO_PATH + 32], word[16] = "";
-    enum hydro_role role = HYDRO_NOT_OURS;
     FILE *file;
 
     snprintf(path, sizeof path, "%s/jobs/%u", config->page_dir, job_id);
-    if ((file = open_of_root(path)) == NULL)
-        return HYDRO_NOT_OURS;
-    if (fgets(word, sizeof word, file) && strcmp(word, "lender\n") == 0)
-        role = HYDRO_LENDER;
-    else if (strcmp(word, "tenant\n") == 0)
-        role = HYDRO_TENANT;
-    fclose(file);
-    return role;
+    if ((file = open_of_root(path)) == NULL || fgets(word, sizeof word, file) == NULL)
+        word[0] = '\0';
+    if (file != NULL)
+        fclose(file);
+    if (strcmp(word, "lender\n") == 0)
+        return HYDRO_LENDER;
+    return strcmp(word, "tenant\n") == 0 ? HYDRO_TENANT : HYDRO_NOT_OURS;
 }

@@ -3,8 +3,7 @@
 
 SPANK_PLUGIN(hydro, 1)
 
-#define UNUSED __attribute__((unused))
-#define ENTRY(name) int name(spank_t spank, int argc UNUSED, char *argv[] UNUSED)
+#define ENTRY(name) int name(spank_t spank, int argc __attribute__((unused)), char **argv __attribute__((unused)))
 #define IS_STEP (spank_context() == S_CTX_REMOTE)
 #define IS_CLIENT (spank_context() == S_CTX_LOCAL || spank_context() == S_CTX_ALLOCATOR)
 

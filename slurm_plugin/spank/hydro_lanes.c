@@ -12,8 +12,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { TIME_LIMIT_S = 5 };
-
 /* After fork in a program with threads: only calls that are safe there. */
 static void exec_program(char *const argv[], char *const environment[], unsigned first_fd)
 {
@@ -35,7 +33,7 @@ static void exec_lanes(char *const argv[], int out)
     static char *const environment[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", NULL };
     int null = open("/dev/null", O_RDWR);
 
-    alarm(TIME_LIMIT_S); /* survives exec, and kills what does not answer in time */
+    alarm(5); /* seconds; survives exec, and kills what does not answer in time */
     if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir("/") < 0)
         _exit(126);
     exec_program(argv, environment, 3);
@@ -81,8 +79,7 @@ void hydro_lanes_ask(const struct hydro_config *config, const char *verb,
             is_clean = take_line(answer, line) && is_clean;
         if (file)
             fclose(file);
-        while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-            ;
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
         if (is_clean && status == 0)
             return;
     }
@@ -99,6 +96,5 @@ void hydro_study_start(const struct hydro_config *config, const char *study, cha
 
     if (child == 0)
         exec_program(argv, environment, 3);
-    while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
-        ;
+    while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
 }

@@ -7,15 +7,14 @@
 
 static struct hydro_config config;
 static bool is_configured;
-/* From the privileged to the unprivileged part of one task: */
-static struct hydro_task task;
+static struct hydro_task task; /* this and the rest: from the privileged to the user's part of a task */
 static struct hydro_answer granted;
 static enum hydro_role role;
 static const char *study = ""; /* of --hydro-bubble=STUDY */
 
 int hydro_step_init(spank_t spank, int argc, char *argv[])
 {
-    hydro_client_init(spank); /* Slurm wants the options in the step, too */
+    hydro_client_register(spank); /* Slurm wants the options in the step, too */
     is_configured = hydro_config_read(&config, argc, argv);
     return 0;
 }

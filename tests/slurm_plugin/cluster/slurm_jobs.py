@@ -76,6 +76,15 @@ class Jobs:
         """Returns the pids of a user's processes in the steps on a node; needs cgroups."""
         return self.on_node(node, STEP_PROCESSES.replace("USER", user)).split()
 
+    def kill_slurmstepd(self, node: str, job: int) -> None:
+        """Kills what watches the job's first srun step; found in this node's own cgroups."""
+        find = f"find /sys/fs/cgroup -path '*/job_{job}/step_0*' -name cgroup.procs"
+        script = f"""
+        for pid in $(cat $({find}) | sort -u); do
+            [ "$(cat /proc/$pid/comm)" = slurmstepd ] && kill -KILL $pid && echo killed
+        done"""
+        assert "killed" in self.on_node(node, script)
+
     def wait(self, condition: Callable[[], bool], *, what: str) -> None:
         deadline = time.monotonic() + WAIT_S
         while not condition():

@@ -59,6 +59,19 @@ def test_the_next_gpu_job_finds_no_trial_left(jobs: Jobs, trial: str) -> None:
     assert "drain" not in jobs.on_node("login", "sinfo -N -o %T")
 
 
+def test_a_suspended_gang_is_ended_too(jobs: Jobs) -> None:
+    """Slurm may have frozen its processes: a frozen one dies only when it is thawed."""
+    lender = lend(jobs)
+    gang = start_tenant(jobs, POLITE)
+    jobs.on_node("login", f"scontrol suspend {gang}")
+    jobs.wait_state(gang, "SUSPENDED")
+    end_lender(jobs, lender)
+    after = jobs.submit("--gres=gpu:1", "--nodelist=n1", "--wrap=true")
+    jobs.wait_state(after, "COMPLETED")
+    assert jobs.step_processes("n1", "bob") == []
+    assert jobs.lane("n1") == {"site", "stage"}
+
+
 def test_a_trial_that_leaves_when_asked_is_not_killed(jobs: Jobs) -> None:
     lender = lend(jobs)
     start_tenant(jobs, POLITE)

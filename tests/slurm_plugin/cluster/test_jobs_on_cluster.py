@@ -102,3 +102,19 @@ def _reload(script: Path) -> None:
     """slurmctld reads the script again when its time, in whole seconds, has changed."""
     later = int(max(script.stat().st_mtime, time.time())) + 2
     os.utime(script, (later, later))
+
+
+@pytest.mark.parametrize("option", ["--hydro-bubble", "--hydro-bubble=study.py"])
+def test_a_jobs_options_are_not_those_of_the_jobs_and_steps_in_it(jobs: Jobs, option: str) -> None:
+    jobs.script("alice", "study.py", "")
+    script = jobs.script(
+        "alice",
+        "outer.sh",
+        "#!/bin/sh\nsrun true && sbatch --hold --wrap=true && salloc --gres=gpu:1 -w n2 true\n",
+    )
+    outer = jobs.submit(option, "--gres=gpu:1", "--nodelist=n1", "--output=outer.txt", script)
+    jobs.wait_state(outer, "COMPLETED")
+    text = jobs.text("alice", "outer.txt")
+    assert "hydro:" not in text
+    inner = int(text.split("Submitted batch job ")[1].split()[0])
+    assert "AdminComment" not in jobs.fields(inner)

@@ -163,13 +163,23 @@ def test_a_program_of_roots_that_hangs_costs_the_lane_and_no_job(jobs: Jobs) -> 
     lend(jobs)
 
 
+def test_a_trials_slurmstepd_killed_in_the_middle_leaves_no_tenant(jobs: Jobs) -> None:
+    lender = lend(jobs)
+    gang = place_gang(jobs, argument="300", output="gang.txt")
+    jobs.wait_text("bob", "gang.txt", "core")
+    jobs.kill_slurmstepd("n1", gang)
+    jobs.on_node("login", f"scancel {gang}")
+    jobs.wait(lambda: jobs.lane("n1") == {"site", "stage"}, what="the tenant leaves")
+    assert jobs.state(lender) == "RUNNING"
+    assert site_page(jobs).get("site_word") == Word.RUN
+
+
 @needs_device_cgroup
 def test_only_devices_that_the_job_holds_are_lent_and_taken(cluster_directory: Path) -> None:
     spec = ClusterSpec(nodes=1, devices_per_node=3, directory=cluster_directory)
     cluster = Cluster(spec)
     cluster.up()
     jobs = Jobs(cluster)
-    jobs.on_node("login", "scontrol update PartitionName=main OverSubscribe=FORCE:1")
     wrap = "--wrap=env | grep ^HYDRO_; echo up; sleep 300"
     for number, gpus in ((1, 1), (2, 2)):
         jobs.submit("--hydro-bubble", f"--gres=gpu:{gpus}", f"--output=l{number}.txt", wrap)

@@ -117,6 +117,7 @@ def test_srun_and_salloc_lend(cluster: Cluster, program: str) -> None:
     command = [program, "--hydro-bubble", "--gres=gpu:1", *inner, "sh", "-c", "env | grep ^HYDRO_"]
     done = cluster.run(command, timeout_s=60)
     assert done.returncode == 0, done.stderr
+    assert "hydro:" not in done.stderr
     assert set(done.stdout.split()) == {
         "HYDRO_PAGE_DIR=/run/hydro",
         "HYDRO_LANES=0",

@@ -206,6 +206,17 @@ def test_closing_ends_lending_at_once_and_keeps_a_live_tenant_known(
     assert lanes.take(page_dir, request(OTHER_TENANT), [0]).reason == "gpu0 is not lent now"
 
 
+def test_what_an_ended_job_left_in_a_lane_is_ended(
+    page_dir: PageDir, settings: Settings, sleeper: subprocess.Popen[bytes]
+) -> None:
+    lend(page_dir, settings, LENDER, 0)
+    lanes.take(page_dir, request(TENANT, sleeper.pid), [0])
+    lanes.epilog(page_dir, {"SLURM_JOB_ID": str(TENANT)})
+    assert sleeper.wait(timeout=5) != 0
+    assert files(page_dir, 0) == {"site", "stage"}
+    assert site(page_dir, 0).get("site_word") == Word.RUN
+
+
 def test_the_prolog_of_any_job_ends_tenants_whose_lender_is_gone(
     page_dir: PageDir, settings: Settings, sleeper: subprocess.Popen[bytes]
 ) -> None:
