@@ -18,7 +18,7 @@ from hydro_hpc.fusion.loop import LoopExecutor
 from hydro_hpc.fusion.report import BundleReport
 from hydro_hpc.fusion.sample import Sample
 from hydro_hpc.fusion.state import StackedState, own_copy
-from hydro_hpc.fusion.verify import refusal
+from hydro_hpc.fusion.verify import MakeExecutor, refusal
 from hydro_hpc.nn.members import Refused
 from hydro_hpc.nn.randomness import SlotStreams
 
@@ -45,6 +45,7 @@ class Bundle(nn.Module):
         self._wanted = executor
         self._seen: set[Any] = set()
         self._loop = LoopExecutor(state, self.streams)
+        self._makers: dict[ExecutorKind, MakeExecutor] = {}
         self._grouped: tuple[GroupedExecutor, ...] = ()  # in a tuple: not a child module
         self._used: list[Executor] = []  # since gradients were last cleared
         self._without_gradient: set[int] = set()  # slots replaced since
@@ -145,12 +146,12 @@ class Bundle(nn.Module):
 
     def choose_executor(self, sample: Sample) -> None:
         """Verifies and times the candidates on a sample and keeps the fastest that is exact."""
-        makers = choice.makers(len(sample.args))
+        self._makers = choice.makers(len(sample.args))
         models, seeds = self.state.slot_models, self.streams.seeds
-        self.report = choice.choose(makers, models, sample, seeds, wanted=self._wanted)
+        self.report = choice.choose(self._makers, models, sample, seeds, wanted=self._wanted)
         self._seen = {_shape_of(sample.args, sample.kwargs)}
         if self.report.executor is ExecutorKind.GROUPED:
-            grouped = makers[ExecutorKind.GROUPED](self.state, self.streams)
+            grouped = self._makers[ExecutorKind.GROUPED](self.state, self.streams)
             assert isinstance(grouped, GroupedExecutor)
             self._grouped = (grouped,)
             for mode in (not self.training, self.training):  # both graphs before training starts
@@ -167,9 +168,9 @@ class Bundle(nn.Module):
         return self._grouped[0] if self.report.executor is ExecutorKind.GROUPED else self._loop
 
     def _verify_again(self, sample: Sample) -> None:
+        """Whether the calls that were traced at binding are exact for this sample too."""
         models, seeds = self.state.slot_models, self.streams.seeds
-        grouped = choice.makers(len(sample.args))[ExecutorKind.GROUPED]
-        if reason := refusal(grouped, models, sample, seeds):
+        if reason := refusal(self._makers[ExecutorKind.GROUPED], models, sample, seeds):
             self._fall_to_loop(reason)
 
     def _or_loop(self, change: Callable[[GroupedExecutor], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -129,6 +130,7 @@ METHODS: Final[dict[str, Callable[..., Any]]] = {
     "view": shapes.reshape,
 }
 
+TORCH_FOLDER: Final = str(Path(torch.__file__).parent)
 READABLE: Final = frozenset({"shape", "ndim", "dtype", "device"})
 
 
@@ -136,7 +138,9 @@ def slot_safe(node: fx.Node) -> Callable[..., Any] | str:
     """What to call in place of this traced call (a method's name if it stays one); `Refused`."""
     target = node.target
     if target in (ELEMENTWISE_METHODS if node.op == "call_method" else ELEMENTWISE_FUNCTIONS):
-        if node.all_input_nodes != list(node.args[:1]):
+        others: list[fx.Node] = []
+        fx.map_arg((node.args[1:], node.kwargs), others.append)
+        if others:
             raise Refused(f"{describe(node)} takes a traced value beside its first argument")
         return target
     rules: dict[Any, Callable[..., Any]] = METHODS if node.op == "call_method" else FUNCTIONS
@@ -149,10 +153,15 @@ def slot_safe(node: fx.Node) -> Callable[..., Any] | str:
 
 def describe(node: fx.Node) -> str:
     """The call as a person would look for it, with its source line where known."""
-    name = (
-        f".{node.target}()"
-        if node.op == "call_method"
-        else getattr(node.target, "__name__", str(node.target))
-    )
-    lines = [line.strip() for line in (node.stack_trace or "").splitlines()]
-    return f"'{name}'" + (f" in `{lines[-1]}`" if lines and lines[-1] else "")
+    name = getattr(node.target, "__name__", str(node.target))
+    shown = f"'.{name}()'" if node.op == "call_method" else f"'{name}'"
+    line = _source_line(node.stack_trace or "")
+    return f"{shown} in `{line}`" if line else shown
+
+
+def _source_line(stack: str) -> str:
+    """The innermost line that is not torch's own, of text as Python prints a traceback."""
+    frames = stack.split('File "')[1:]
+    own = [frame for frame in frames if TORCH_FOLDER not in frame.split('"')[0]]
+    lines = own[-1].strip().splitlines() if own else []
+    return lines[1].strip() if len(lines) > 1 else ""

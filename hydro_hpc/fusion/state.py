@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
 
@@ -119,12 +120,24 @@ def own_copy(model: nn.Module, who: str) -> nn.Module:
     for parameter in model.parameters():
         values = parameter.detach().clone(memory_format=torch.contiguous_format)
         memo[id(parameter)] = nn.Parameter(values, parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().clone(memory_format=torch.contiguous_format)
+    for tensor in [*model.buffers(), *_kept_results(model)]:
+        memo[id(tensor)] = tensor.detach().clone(memory_format=torch.contiguous_format)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # a user's attribute may be anything
         raise FusionError(f"the {who} cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def _kept_results(model: nn.Module) -> list[Tensor]:
+    """What a forward left in plain attributes with its graph, which Python cannot copy."""
+    attributes = [
+        value
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules")
+    ]
+    kept = pytree.tree_leaves(attributes)
+    return [value for value in kept if isinstance(value, Tensor) and not value.is_leaf]
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -96,12 +96,12 @@ def _random_state() -> tuple[Any, ...]:
 
 
 def _python_state(model: nn.Module) -> dict[str, str]:
-    """Every plain attribute of every module, by path, as text that changes when it does."""
+    """Every attribute of every module, by path, as text that changes when it is written."""
     return {
         f"{path}.{name}".lstrip("."): _fingerprint(value)
         for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if name not in ("_modules", "training")
+        for name, value in {**vars(module), **module._parameters, **module._buffers}.items()
+        if name not in ("_modules", "_parameters", "_buffers", "training")
     }
 
 

@@ -58,7 +58,7 @@ class Elementwise(Fused):
 class Softmax(Fused):
     """[F, ...] -> the same, (log-)softmax along unfused axis `dim` within each slot."""
 
-    def __init__(self, dim: int, function: Callable[[Tensor, int], Tensor]) -> None:
+    def __init__(self, dim: int, function: Callable[..., Tensor]) -> None:
         super().__init__(dim=dim)
         self.function = function
 
@@ -71,4 +71,5 @@ class Softmax(Fused):
         return cls(dim, functional.log_softmax if is_log else functional.softmax)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, self.settings["dim"])
+        y: Tensor = self.function(x, self.settings["dim"])
+        return y

@@ -119,9 +119,15 @@ def adaptive_avg_pool2d(x_FBCHW: Tensor, output_size: Any) -> Tensor:
     return unfold(F.adaptive_avg_pool2d(x, output_size), x_FBCHW.size(0), batch_first=batch_first)
 
 
-def softmax(x: Tensor, dim: int) -> Tensor:
-    return F.softmax(x, inner_dim(x, dim))
+def softmax(
+    x: Tensor, dim: int, *, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> Tensor:
+    """Along unfused axis `dim`. `_stacklevel` is in torch's signature and means nothing here."""
+    return F.softmax(x, inner_dim(x, dim), dtype=dtype)
 
 
-def log_softmax(x: Tensor, dim: int) -> Tensor:
-    return F.log_softmax(x, inner_dim(x, dim))
+def log_softmax(
+    x: Tensor, dim: int, *, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> Tensor:
+    """The same, as logarithm."""
+    return F.log_softmax(x, inner_dim(x, dim), dtype=dtype)

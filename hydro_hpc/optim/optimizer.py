@@ -64,7 +64,7 @@ class SlotOptimizer(ABC):
     def __init__(self, bundle: Bundle, settings: Mapping[str, Any]) -> None:
         self.bundle = bundle
         self._hyper = self._per_slot(settings, bundle.slots)
-        check_range(self._hyper, self.RANGES)
+        self._check(self._hyper)
         self._moments = [Moments(block, self.TENSORS) for block in bundle.state.blocks]
 
     @abstractmethod
@@ -101,15 +101,23 @@ class SlotOptimizer(ABC):
         self.bundle.stepped()
 
     def set(self, slot: int, **settings: Any) -> None:
-        """Gives one slot other hyperparameters, such as a schedule's next learning rate."""
-        changed = self._per_slot(settings, 1)
-        check_range(changed, {name: r for name, r in self.RANGES.items() if name in changed})
-        for name, value in changed.items():
-            if name not in self._hyper:
+        """Gives one slot other hyperparameters, such as a schedule's next learning rate.
+
+        ValueError if one is unknown or out of range; then none is changed.
+        """
+        hyper = self.hyper
+        for name, value in self._per_slot(settings, 1).items():
+            if name not in hyper:
                 raise ValueError(f"{name} is no setting of {type(self).__name__}")
-            self._hyper[name][slot] = value[0]
+            hyper[name][slot] = value[0]
+        self._check(hyper)
+        self._hyper = hyper
         for moments in self._moments:
             moments.constants.clear()
+
+    def _check(self, hyper: Mapping[str, Tensor]) -> None:
+        """ValueError if a slot's hyperparameters cannot be."""
+        check_range(hyper, self.RANGES)
 
     @torch.no_grad()
     def reset_slot(self, slot: int, **settings: Any) -> None:

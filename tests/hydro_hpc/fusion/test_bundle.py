@@ -1,0 +1,318 @@
+"""Slots of a bundle: taken out, idled, replaced, failed, while the others go on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hydro_hpc import optim
+from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion import Bundle, ExecutorKind, bind, losses
+from tests.hydro_hpc.fusion.architectures import CASES, CLASSES, TwoInputs, build, mlp, vectors
+from tests.hydro_hpc.fusion.separate_training import (
+    Unfused,
+    assert_same_state,
+    assert_same_training,
+    train_bundle,
+)
+
+KINDS = list(ExecutorKind)
+
+
+def batch(slots: int) -> tuple[Tensor, Tensor]:
+    x = vectors(slots)
+    return x, torch.randint(0, CLASSES, x.shape[:2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CASES)
+def test_unbind_gives_the_users_class_with_own_storage(name: str, kind: ExecutorKind) -> None:
+    make, make_input = CASES[name]
+    bundle = bind(build(make, 3), example=make_input(), executor=kind)
+    model = bundle.unbind(1)
+    assert type(model) is type(make())
+    make().double().load_state_dict(model.state_dict(), strict=True)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    before = bundle.unbind(1).state_dict()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert all(torch.equal(t, before[n]) for n, t in bundle.unbind(1).state_dict().items())
+
+
+def test_unbind_keeps_ties_and_frozen_parameters() -> None:
+    make, make_input = CASES["tokens"]
+    model = bind(build(make, 2), example=make_input()).unbind(0)
+    assert model.read_out.weight is model.embed.weight
+    assert not model.frozen.weight.requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_replaced_slot_trains_as_alone_and_the_others_go_on(kind: ExecutorKind) -> None:
+    torch.manual_seed(5)
+    make, make_input = CASES["mlp_with_norms_and_dropout"]
+    models = build(make, 4)
+    lr = [0.1, 0.05, 0.2, 0.01]
+    adam = [partial(torch.optim.Adam, lr=value) for value in lr]
+    bundle = bind(models, example=make_input(), seeds=[1, 2, 3, 4], executor=kind)
+    optimizer = optim.Adam(bundle, lr=lr)
+    trials = [Unfused.of(m, a, s) for m, a, s in zip(models, adam, (1, 2, 3, 4), strict=True)]
+    assert_same_training(bundle, optimizer, trials, make_input, 5, CLASSES)
+    newcomer = make().double()
+    bundle.replace(2, newcomer, seed=99)
+    optimizer.reset_slot(2, lr=0.03)
+    trials[2] = Unfused.of(newcomer, partial(torch.optim.Adam, lr=0.03), 99)
+    assert_same_training(bundle, optimizer, trials, make_input, 5, CLASSES)
+    assert bundle.report.executor is kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_replacement_between_backward_and_step_gets_no_old_gradient(kind: ExecutorKind) -> None:
+    bundle = bind(build(mlp, 3), example=vectors(), executor=kind)
+    optimizer = optim.SGD(bundle, lr=0.5, weight_decay=0.1)
+    x, y = batch(3)
+    losses(F.cross_entropy, bundle(x), y).sum().backward()
+    newcomer = mlp().double()
+    bundle.replace(1, newcomer, seed=5)
+    untouched = bundle.unbind(0).state_dict()
+    optimizer.step()
+    assert_same_state(bundle.unbind(1), newcomer)
+    moved = bundle.unbind(0).state_dict()
+    assert not any(torch.equal(moved[name], value) for name, value in untouched.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_idle_slot_stays_as_it_is_and_disturbs_nobody(kind: ExecutorKind) -> None:
+    torch.manual_seed(6)
+    models = build(mlp, 3)
+    bundle = bind(models, example=vectors(), executor=kind)
+    optimizer = optim.Adam(bundle, lr=0.1)
+    trials = [Unfused.of(m, partial(torch.optim.Adam, lr=0.1), 0) for m in models]
+    for part in (1, 2):
+        for _ in range(part):
+            x, y = batch(3)
+            x[1] = torch.nan if part == 2 else x[1]
+            found = train_bundle(bundle, optimizer, x, y)
+            for slot in (0, 2) if part == 2 else (0, 1, 2):
+                assert abs(found[slot] - trials[slot].train(x[slot], y[slot])) < 1e-10
+        bundle.idle(1)
+    assert bundle.active == [True, False, True]
+    for slot, trial in enumerate(trials):
+        assert_same_state(bundle.unbind(slot), trial.model)
+    steps = [optimizer.slot_state(slot)["state"][0]["step"].item() for slot in range(3)]
+    assert steps == [3.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_nan_in_one_slot_leaves_the_others_bit_identical(kind: ExecutorKind) -> None:
+    models = build(mlp, 3)
+    results = []
+    for poison in (False, True):
+        torch.manual_seed(7)
+        bundle = bind(models, example=vectors(), executor=kind)
+        optimizer = optim.Adam(bundle, lr=0.1)
+        for _ in range(3):
+            x, y = batch(3)
+            x[1] = torch.nan if poison else x[1]
+            train_bundle(bundle, optimizer, x, y)
+        results.append([bundle.unbind(slot).state_dict() for slot in range(3)])
+    for slot in (0, 2):
+        assert all(torch.equal(results[0][slot][n], t) for n, t in results[1][slot].items())
+    assert all(t.isnan().any() for t in results[1][1].values())
+
+
+class RaisesOnNegative(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (x < -100).any():
+            raise ValueError("too cold")
+        return self.fc(x)
+
+
+def test_a_model_that_raises_fails_alone() -> None:
+    models = build(RaisesOnNegative, 3)
+    bundle = bind(models, example=vectors(), executor=ExecutorKind.LOOP)
+    optimizer = optim.SGD(bundle, lr=0.1)
+    trials = [Unfused.of(m, partial(torch.optim.SGD, lr=0.1), 0) for m in models]
+    x, y = batch(3)
+    x[1] = -1000.0
+    found = train_bundle(bundle, optimizer, x, y)
+    assert str(bundle.failures[1]) == "too cold"
+    assert bundle.active == [True, False, True]
+    assert found[1] != found[1]
+    for slot in (0, 2):
+        assert abs(found[slot] - trials[slot].train(x[slot], y[slot])) < 1e-10
+    for slot, trial in enumerate(trials):
+        assert_same_state(bundle.unbind(slot), trial.model)
+    bundle.replace(1, RaisesOnNegative().double(), seed=1)
+    assert bundle.failures == {}
+    assert bundle.active == [True, True, True]
+
+
+def test_what_the_last_model_raised_is_raised() -> None:
+    bundle = bind(build(RaisesOnNegative, 2), example=vectors())
+    with pytest.raises(FusionError, match="slot 0 raised ValueError: too cold"):
+        bundle(vectors(2) * 0 - 1000)
+
+
+def test_a_replacement_that_makes_other_calls_sends_the_bundle_to_the_loop() -> None:
+    class Optional(nn.Module):
+        def __init__(self, skip: bool) -> None:
+            super().__init__()
+            self.fc, self.skip = nn.Linear(6, 6), skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) + x if self.skip else self.fc(x)
+
+    bundle = bind(
+        [Optional(False).double(), Optional(False).double()],
+        example=vectors(),
+        executor=ExecutorKind.GROUPED,
+    )
+    newcomer = Optional(True).double()
+    bundle.replace(1, newcomer, seed=3)
+    assert bundle.report.executor is ExecutorKind.LOOP
+    assert "slot 1's new trial makes other calls" in bundle.report.reason
+    x = vectors(2)
+    torch.testing.assert_close(bundle(x)[1], newcomer(x[1]))
+
+
+def test_a_replacement_with_other_settings_sends_the_bundle_to_the_loop() -> None:
+    def make(slope: float) -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(slope)).double()
+
+    bundle = bind([make(0.1)], example=vectors(), executor=ExecutorKind.GROUPED)
+    newcomer = make(0.3)
+    bundle.replace(0, newcomer, seed=3)
+    x = vectors(1)
+    torch.testing.assert_close(bundle(x)[0], newcomer(x[0]))
+    assert bundle.report.executor is ExecutorKind.LOOP
+
+
+def test_replace_refuses_another_shape() -> None:
+    bundle = bind(build(mlp, 2), example=vectors())
+    other = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, CLASSES)).double()
+    with pytest.raises(FusionError, match=r"parameter '0.weight' is \[8, 6\] there and \[9, 6\]"):
+        bundle.replace(0, other, seed=0)
+
+
+def test_trees_of_inputs_and_outputs() -> None:
+    models = build(TwoInputs, 3)
+    a, b = torch.randn(3, 5, 3).double(), torch.randn(3, 5, 2).double()
+    for kind in KINDS:
+        bundle = bind(models, example=(a[0], b[0]), executor=kind)
+        assert bundle.report.executor is kind
+        found = bundle(a, b)
+        for slot, model in enumerate(models):
+            expected = model(a[slot], b[slot])
+            assert found.keys() == expected.keys()
+            for name, value in expected.items():
+                torch.testing.assert_close(found[name][slot], value)
+
+
+def test_without_an_example_the_first_call_chooses() -> None:
+    models = build(mlp, 2)
+    bundle = bind(models)
+    assert bundle.report.executor is None
+    x = vectors(2)
+    with torch.no_grad():
+        found = bundle(x)
+    assert bundle.report.executor is not None
+    torch.testing.assert_close(found[1], models[1](x[1]))
+
+
+def test_a_new_shape_is_verified_again() -> None:
+    class ReadsASwitch(nn.Module):
+        """Reads what no trace can see."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.softmax(self.fc(x), dim=-1) * SWITCH[0]
+
+    SWITCH = [1.0]
+    models = build(ReadsASwitch, 2)
+    bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
+    assert bundle.report.executor is ExecutorKind.GROUPED
+    SWITCH[0] = 2.0
+    x = torch.randn(2, 5, 3, 6).double()
+    torch.testing.assert_close(bundle(x)[0], models[0](x[0]))
+    assert bundle.report.executor is ExecutorKind.LOOP
+    assert "differs from separate models" in bundle.report.reason
+
+
+def test_a_model_may_write_into_its_shared_input() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 4))
+
+    models = build(make, 3)
+    x = vectors()
+    bundle = bind(models, example=x)
+    assert bundle.report.executor is ExecutorKind.LOOP
+    assert "writes into the model's input" in bundle.report.reason
+    found = bundle.shared(x)
+    for slot, model in enumerate(models):
+        torch.testing.assert_close(found[slot], model(x.clone()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_leaves_are_where_the_work_is(kind: ExecutorKind) -> None:
+    bundle = bind(build(mlp, 2), example=vectors(), executor=kind)
+    called: list[nn.Module] = []
+    for leaf in bundle.leaves():
+        leaf.register_forward_pre_hook(lambda module, _: called.append(module))
+    bundle(vectors(2))
+    assert len(called) == (3 if kind is ExecutorKind.GROUPED else 6)
+
+
+def test_gradients_gather_over_several_backward_passes() -> None:
+    models = build(mlp, 2)
+    for kind in KINDS:
+        bundle = bind(models, example=vectors(), executor=kind)
+        (x1, y1), (x2, y2) = batch(2), batch(2)
+        for x, y in ((x1, y1), (x2, y2)):
+            losses(F.cross_entropy, bundle(x), y).sum().backward()
+        found = bundle.gradients()[0]
+        for slot, model in enumerate(models):
+            model.zero_grad()
+            for x, y in ((x1, y1), (x2, y2)):
+                F.cross_entropy(model(x[slot]), y[slot]).backward()
+            expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+            torch.testing.assert_close(found.values[slot], expected)
+
+
+def refused(bundle: Bundle, do: str) -> str:
+    with pytest.raises(FusionError) as error:
+        {
+            "to": lambda: bundle.to(torch.float32),
+            "state_dict": bundle.state_dict,
+            "input": lambda: bundle(vectors()),
+        }[do]()
+    return str(error.value)
+
+
+def test_what_a_bundle_cannot_do_is_said_in_a_sentence() -> None:
+    bundle = bind(build(mlp, 2), example=vectors())
+    assert "before" in refused(bundle, "to") or "then bind" in refused(bundle, "to")
+    assert "unbind(slot).state_dict()" in refused(bundle, "state_dict")
+    assert "call bundle.shared(x)" in refused(bundle, "input")
+    with pytest.raises(IndexError, match="slot 2 of a bundle of 2"):
+        bundle.unbind(2)
+
+
+def test_parameters_are_those_that_autograd_sees() -> None:
+    grouped = bind(build(mlp, 3), example=vectors(), executor=ExecutorKind.GROUPED)
+    loop = bind(build(mlp, 3), example=vectors(), executor=ExecutorKind.LOOP)
+    number = sum(p.numel() for p in mlp().parameters())
+    assert sum(p.numel() for p in grouped.parameters()) == 3 * number
+    assert sum(p.numel() for p in loop.parameters()) == 3 * number

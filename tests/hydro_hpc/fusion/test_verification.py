@@ -1,0 +1,244 @@
+"""Verification finds wrong rules: each mutant below is a mistake that was made somewhere once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hydro_hpc import nn as fused_nn
+from hydro_hpc.fusion import ExecutorKind, bind, choice, rules
+from hydro_hpc.fusion.report import BundleReport
+from hydro_hpc.nn import functional, shapes
+from hydro_hpc.nn.dropout import Dropout
+from hydro_hpc.nn.members import Members
+from tests.hydro_hpc.fusion.architectures import ResidualNet, Tokens, images, tokens, vectors
+
+RIGHT = {name: getattr(functional, name) for name in dir(functional)}
+
+
+def shared_weight(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return RIGHT["linear"](x, weight[:1].expand_as(weight), bias)
+
+
+def neighbours_weight(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return RIGHT["linear"](x, weight.roll(1, 0), bias)
+
+
+def shared_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return RIGHT["linear"](x, weight, bias[:1].expand_as(bias))
+
+
+def neighbours_kernel(x: Tensor, weight: Tensor, bias: Any, **settings: Any) -> Tensor:
+    return RIGHT["conv2d"](x, weight.roll(1, 0), bias, **settings)
+
+
+def statistics_over_slots(x: Tensor, mean: Any, var: Any, *rest: Any, **settings: Any) -> Tensor:
+    mixed = x + 0 * x
+    for slot in range(len(x)):
+        mixed[slot] = (x[slot] - x.mean()) / x.std()
+    return RIGHT["batch_norm"](mixed, mean, var, *rest, **settings)
+
+
+def forgotten_statistics(x: Tensor, mean: Tensor, var: Tensor, *rest: Any, **s: Any) -> Tensor:
+    return RIGHT["batch_norm"](x, mean.clone(), var.clone(), *rest, **s)
+
+
+def shared_gain(x: Tensor, weight: Tensor, bias: Tensor, **settings: Any) -> Tensor:
+    return RIGHT["layer_norm"](x, weight[:1].expand_as(weight), bias, **settings)
+
+
+def neighbours_row(index: Tensor, weight: Tensor, **settings: Any) -> Tensor:
+    return RIGHT["embedding"](index, weight.roll(1, 0), **settings)
+
+
+def axis_off_by_one(x: Tensor, dim: int, **_: Any) -> Tensor:
+    return F.log_softmax(x, dim)
+
+
+def other_window(x: Tensor, **_: Any) -> Tensor:
+    return RIGHT["max_pool2d"](x.transpose(-1, -2), 2).transpose(-1, -2).flip(0)
+
+
+def mean_over_slots(x: Tensor, dim: int) -> Tensor:
+    return shapes.mean(x, dim) * 0 + shapes.mean(x, dim).mean(0, keepdim=True)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 7), nn.Dropout(0.5), nn.Linear(7, 4))
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+        nn.LayerNorm(4),
+        nn.LogSoftmax(dim=1),
+    )
+
+
+MUTANTS: list[tuple[str, Callable[..., Tensor], Callable[[], nn.Module], Callable[..., Tensor]]] = [
+    ("linear", shared_weight, mlp, vectors),
+    ("linear", neighbours_weight, mlp, vectors),
+    ("linear", shared_bias, mlp, vectors),
+    ("conv2d", neighbours_kernel, cnn, images),
+    ("batch_norm", statistics_over_slots, cnn, images),
+    ("batch_norm", forgotten_statistics, cnn, images),
+    ("layer_norm", shared_gain, cnn, images),
+    ("embedding", neighbours_row, Tokens, tokens),
+    ("log_softmax", axis_off_by_one, cnn, images),
+    ("max_pool2d", other_window, cnn, images),
+]
+
+
+def bound(make: Callable[[], nn.Module], make_input: Callable[..., Tensor]) -> BundleReport:
+    torch.manual_seed(0)
+    first = make().double()
+    models = [make().double() for _ in range(3)]
+    for model in models:  # trials often start equal
+        model.load_state_dict(first.state_dict())
+    return bind(models, example=make_input(), executor=ExecutorKind.GROUPED).report
+
+
+@pytest.mark.parametrize(("name", "mutant", "make", "make_input"), MUTANTS, ids=str)
+def test_a_wrong_function_is_found(
+    name: str,
+    mutant: Callable[..., Tensor],
+    make: Callable[[], nn.Module],
+    make_input: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert bound(make, make_input).executor is ExecutorKind.GROUPED
+    monkeypatch.setattr(functional, name, mutant)
+    report = bound(make, make_input)
+    assert report.executor is ExecutorKind.LOOP
+    assert "differs from separate models" in report.reason
+
+
+@pytest.mark.parametrize(
+    ("table", "call", "mutant", "make", "make_input"),
+    [
+        ("METHODS", "mean", mean_over_slots, Tokens, tokens),
+        ("METHODS", "view", lambda x, *s: shapes.reshape(x.roll(1, 0), *s), ResidualNet, images),
+    ],
+)
+def test_a_wrong_rule_is_found(
+    table: str,
+    call: Any,
+    mutant: Callable[..., Any],
+    make: Callable[[], nn.Module],
+    make_input: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert bound(make, make_input).executor is ExecutorKind.GROUPED
+    monkeypatch.setitem(getattr(rules, table), call, mutant)
+    assert "differs from separate models" in bound(make, make_input).reason
+
+
+def test_a_wrong_broadcast_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def neighbour(x: Any, rank: int) -> Any:
+        right = shapes_align(x, rank)
+        return right.roll(1, 0) if isinstance(x, Tensor) and x.ndim < rank else right
+
+    shapes_align = shapes.align
+    monkeypatch.setattr(shapes, "align", neighbour)
+    assert "differs from separate models" in bound(ResidualNet, images).reason
+
+
+def test_one_mask_for_all_slots_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shared_mask(self: Dropout, x: Tensor) -> Tensor:
+        return x * (torch.rand(x[0].shape, generator=self.streams.generator(0)) > 0.5) * 2
+
+    assert bound(mlp, vectors).executor is ExecutorKind.GROUPED
+    monkeypatch.setattr(Dropout, "forward", shared_mask)
+    assert "differs from separate models" in bound(mlp, vectors).reason
+
+
+def test_a_shared_slope_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the settings of the first slot taken for all, verification would still notice."""
+
+    def bind_slopes() -> BundleReport:
+        models = [nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(s)).double() for s in (0.1, 0.3)]
+        return bind(models, example=vectors(), executor=ExecutorKind.GROUPED).report
+
+    assert "'negative_slope' differs between trials 0 and 1" in bind_slopes().reason
+    monkeypatch.setattr(Members, "same", lambda self, name: getattr(self.modules[0], name))
+    assert "differs from separate models in slot 1" in bind_slopes().reason
+
+
+def test_a_forgotten_counter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = fused_nn.BatchNorm.forward
+
+    def forgetful(self: fused_nn.BatchNorm, x: Tensor) -> Tensor:
+        y = right(self, x)
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.sub_(1)
+        return y
+
+    monkeypatch.setattr(fused_nn.BatchNorm, "forward", forgetful)
+    assert "buffer '1.num_batches_tracked'" in bound(cnn, images).reason
+
+
+def test_a_loss_averaged_over_slots_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a gradient hook that divides by F would do it."""
+
+    def averaged(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        y = RIGHT["linear"](x, weight, bias)
+        return y / len(y) + (y - y / len(y)).detach()
+
+    monkeypatch.setattr(functional, "linear", averaged)
+    assert "gradient of" in bound(mlp, vectors).reason
+
+
+GROUPED, LOOP = ExecutorKind.GROUPED, ExecutorKind.LOOP
+
+
+@pytest.mark.parametrize(
+    ("refusals", "times", "wanted", "expected"),
+    [
+        ((None, None), (1.0, 2.0), None, (GROUPED, "the fastest that equals separate models")),
+        ((None, None), (2.0, 1.0), None, (LOOP, "the fastest that equals separate models")),
+        ((None, None), (1.0, 0.99), None, (GROUPED, "the fastest that equals separate models")),
+        ((None, None), None, LOOP, (LOOP, "asked for")),
+        (("why", None), None, None, (LOOP, "why")),
+        (("why", None), None, GROUPED, (LOOP, "why")),
+        (("why", "odd"), None, None, (LOOP, "why")),
+        ((None, "odd"), None, None, (GROUPED, "the only one that equals separate models")),
+    ],
+)
+def test_the_fastest_exact_executor_is_chosen(
+    refusals: tuple[str | None, str | None],
+    times: tuple[float, float] | None,
+    wanted: ExecutorKind | None,
+    expected: tuple[ExecutorKind, str],
+) -> None:
+    kinds = (GROUPED, LOOP)
+    timed = dict(zip(kinds, times, strict=True)) if times else {}
+    assert choice.decide(dict(zip(kinds, refusals, strict=True)), timed, wanted) == expected
+
+
+def test_models_that_insist_on_single_precision_are_verified_in_it() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x.float())
+
+    bundle = bind([Single(), Single()], example=vectors().float(), executor=GROUPED)
+    assert bundle.report.executor is GROUPED
+
+
+def test_a_report_reads_as_text() -> None:
+    text = str(bind([mlp(), mlp()], example=vectors().float()).report)
+    assert text.startswith("2 slots, ")
+    assert "grouped: equals separate models, " in text
+    assert "ms a step" in text
