@@ -52,7 +52,7 @@ def read_settings(path: str) -> Settings:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise SettingsError(
-            f"{path}: cannot be read ({error.strerror}); run hydro site install"
+            f"{path}: cannot be read ({error.strerror}); install site_config/hydro/lanes.conf"
         ) from None
     with os.fdopen(fd, encoding="utf-8") as file:
         facts = os.fstat(file.fileno())

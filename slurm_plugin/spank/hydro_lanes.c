@@ -85,7 +85,7 @@ void hydro_lanes_ask(const struct hydro_config *config, const char *verb,
     }
     *answer = (struct hydro_answer){ .reason = "" };
     snprintf(answer->reason, HYDRO_TEXT, "hydro: %.200s gave no answer (status %d), so no device is shared; "
-             "run hydro doctor", config->program, status);
+             "tell your admin", config->program, status);
 }
 
 /* As the user: it detaches itself at once, and Slurm ends it with the batch step that it starts in. */
