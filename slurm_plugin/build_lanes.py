@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Final
 
 MEMBERS: Final = (
-    "hydro_hpc/__init__.py",
     "hydro_hpc/identity.py",
     "hydro_hpc/page.py",
-    "slurm_plugin/__init__.py",
     "slurm_plugin/eviction.py",
     "slurm_plugin/lane_files.py",
     "slurm_plugin/lane_settings.py",
@@ -23,6 +21,7 @@ MEMBERS: Final = (
     "slurm_plugin/step_processes.py",
     "slurm_plugin/study_beside.py",
 )
+PACKAGES: Final = ("hydro_hpc/__init__.py", "slurm_plugin/__init__.py")  # empty in there
 _MAIN: Final = """\
 import sys
 if sys.argv[1:2] == ["start-study"]:  # the only thing that it does for a user
@@ -40,6 +39,8 @@ def build(target: Path) -> Path:
     fresh = target.with_name(f"{target.name}.new")
     with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _MAIN)
+        for package in PACKAGES:
+            archive.writestr(zipfile.ZipInfo(package, _EPOCH), "")
         for member in MEMBERS:
             archive.writestr(zipfile.ZipInfo(member, _EPOCH), (root / member).read_text("utf-8"))
     fresh.chmod(0o644)
