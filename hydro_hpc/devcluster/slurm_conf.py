@@ -53,6 +53,8 @@ def slurm_conf(spec: ClusterSpec, facts: HostFacts) -> str:
         f"ClusterName={CLUSTER_NAME}",
         f"SlurmctldHost={LOGIN}(127.0.0.1)",
         f"SlurmctldPort={facts.ports[0]}",
+        # Jobs of two clusters on one host must not choose the same port from the same job id.
+        f"FirstJobId={facts.ports[0]}",
         "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny",
         "AuthType=auth/munge",
         "CredType=cred/munge",
