@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # A cluster of the demo's own, so that one that somebody works with is never touched.
 DIRECTORY: Final = Path("/var/lib/hydro-demo")
-LOCK: Final = Path("/run/hydro-demo.lock")
+LOCKS: Final = Path("/run")
 KEPT: Final = "kept"  # a file beside the homes of a cluster that was meant to stay
 NEEDED: Final = ("deepspeed", "mpi4py", "sklearn", "matplotlib")
 TAIL_LINES: Final = 15
@@ -51,6 +51,13 @@ def add_commands(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="where summary.json, timeline.json, timeline.png and logs/ go (default: hydro-demo)",
     )
+    demo.add_argument(
+        "--dir",
+        type=lambda text: Path(text).absolute(),
+        default=DIRECTORY,
+        metavar="DIR",
+        help=f"the directory of the demo's own cluster (default: {DIRECTORY})",
+    )
     demo.add_argument("--keep", action="store_true", help="leave the cluster running at the end")
     demo.set_defaults(command=_demo)
 
@@ -61,9 +68,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     _check_packages()
     out: Path = arguments.out
     _make(out)
-    cluster = Cluster(ClusterSpec(nodes=2, devices_per_node=1, directory=DIRECTORY))
+    cluster = Cluster(ClusterSpec(nodes=2, devices_per_node=1, directory=arguments.dir))
     console = Console()
-    with _only_one(), _ending_is_an_interrupt():
+    with _only_one(arguments.dir), _ending_is_an_interrupt():
         _end_earlier(cluster)
         road = Road(cluster, Progress(console))
         is_kept = False
@@ -79,7 +86,7 @@ def _demo(arguments: argparse.Namespace) -> int:
                 _end(cluster)
         console.print(f"results: {out}", highlight=False, soft_wrap=True)
         if is_kept:
-            console.print(_how_to_use(), highlight=False, soft_wrap=True)
+            console.print(_how_to_use(arguments.dir), highlight=False, soft_wrap=True)
     if not report.study.is_same:
         raise DemoError("the best trial's value alone is not the one it had in the bubbles")
     return EXIT_DONE
@@ -125,14 +132,20 @@ def _make(out: Path) -> None:
         ) from None
 
 
-def _only_one() -> FileLock:
-    """Returns the held lock of the only demo of this host."""
-    lock = FileLock(LOCK)
+@contextlib.contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Holds the lock of the only demo in a directory. Raises ConfigError if there is another."""
+    path = LOCKS / f"{directory.name}.lock"
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError("another demo runs on this host; wait until it has ended") from None
-    return lock
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def _end_earlier(cluster: Cluster) -> None:
@@ -141,7 +154,7 @@ def _end_earlier(cluster: Cluster) -> None:
     if kept.exists() and cluster.status().state == "up":
         raise ConfigError(
             "the cluster of an earlier demo was kept and still runs; "
-            f"end it with: hydro cluster down --dir {DIRECTORY}"
+            f"end it with: hydro cluster down --dir {cluster.spec.directory}"
         )
     cluster.down()
 
@@ -189,8 +202,8 @@ def _keep_logs(road: Road, logs: Path) -> None:
             shutil.copyfile(path, logs / path.name)
 
 
-def _how_to_use() -> str:
-    at = f"--dir {DIRECTORY}"
+def _how_to_use(directory: Path) -> str:
+    at = f"--dir {directory}"
     return "\n".join(
         [
             "the cluster still runs; alice's and bob's homes hold the examples:",

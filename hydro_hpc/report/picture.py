@@ -34,8 +34,8 @@ LEGEND: Final = (
     (COMPUTE, "training job computes"),
     (BUBBLE, "its bubble, lent"),
     (TRAINING, "trials train"),
-    (OTHER, "trials are evaluated, stored, begun"),
-    (SHUT, "bubble kept shut, to measure the slowdown"),
+    (OTHER, "trials are evaluated or stored"),
+    (SHUT, "bubble not lent"),
 )
 BAND: Final = (0.10, 0.76)  # of a stage's row: where its band begins, how high it is
 TRIAL_BAND: Final = (0.22, 0.52)  # lower than the band, so that what is behind is seen
@@ -102,23 +102,23 @@ def write_picture(lanes: Sequence[LaneRecording], path: Path, *, title: str) -> 
         raise ConfigError("matplotlib is missing; run: pip install 'hydro-hpc[report]'") from None
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.07, 0.13, 0.915, 0.62))
+    axes = figure.add_axes((0.07, 0.12, 0.915, 0.68))
     ordered = sorted(lanes, key=_stage)
     for row, lane in enumerate(ordered):
         _draw_lane(axes, lane, span, bottom=len(ordered) - 1 - row)
     _draw_steps(axes, ordered[0].steps, span, top=len(ordered))
     _label_axes(axes, ordered, span)
-    figure.text(0.07, 0.925, title, fontsize=15, fontweight="bold", color=INK)
+    figure.text(0.07, 0.93, title, fontsize=15, fontweight="bold", color=INK)
     handles = [Patch(facecolor=colour, label=label) for colour, label in LEGEND]
     figure.legend(
         handles=handles,
         loc="upper left",
-        bbox_to_anchor=(0.062, 0.915),
+        bbox_to_anchor=(0.062, 0.925),
         ncols=len(handles),
         frameon=False,
         fontsize=10,
         handlelength=1.2,
-        columnspacing=1.6,
+        columnspacing=2.4,
     )
     figure.savefig(path)
     return True
@@ -156,7 +156,9 @@ def _draw_steps(axes: Axes, steps: Sequence[Step], span: Interval, *, top: int) 
             continue
         begin, end = (step.start_ns - span[0]) / 1e6, (step.end_ns - span[0]) / 1e6
         axes.axvline(begin, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        text = f"step {step.number}" + (": every bubble shut" if step.is_shut else "")
+        text = f"step {step.number}" + (
+            ": all kept shut, to measure the slowdown" if step.is_shut else ""
+        )
         axes.text((begin + end) / 2, top, text, ha="center", va="bottom", fontsize=10, color=INK)
 
 

@@ -13,10 +13,10 @@ from hydro_hpc.report.lane_status import slowdown_text
 from hydro_hpc.report.summary import RunReport
 
 FOOTNOTES = (
-    "bubble: the primary waits 2 ms or more in communication; harvest: device time of training in "
-    "bubbles. Both from the worker's first to its last training run, without the shut steps.",
-    "slowdown: steps with bubbles lent against steps with every gate shut, in pairs of the same "
-    "run; in brackets the 95% interval.",
+    "slowdown: steps that lend their bubbles against steps that keep them shut, in pairs of the "
+    "same run; in brackets its 95% interval.",
+    "bubble: the training waits 2 ms or more in communication. harvest: device time of training "
+    "trials in bubbles. Both from the first to the last training run, without the shut steps.",
 )
 
 
@@ -61,13 +61,18 @@ def _bubbles(report: RunReport) -> list[tuple[str, str]]:
     for lane in report.lanes:
         account = harvest(lane)
         samples = lane.trial.num_samples if lane.trial else 0
-        text = (
-            f"{account.bubble_s:.1f} s of bubbles ({account.bubble_share:.0%} of the time), "
-            f"{account.open_s:.1f} s opened, {account.harvest_s:.1f} s harvested = "
-            f"{account.harvest_share:.0%} harvest share; {samples:,} samples trained; "
-            f"{account.outside_share:.1%} of the device time outside of bubbles"
-        )
-        rows.append((f"stage {account.stage} on {lane.place.node}", text))
+        rows += [
+            (
+                f"stage {account.stage} ({lane.place.node})",
+                f"{account.bubble_s:.1f} s of bubbles, {account.bubble_share:.0%} of the time; "
+                f"{account.open_s:.1f} s of them lent",
+            ),
+            (
+                "  harvest",
+                f"{account.harvest_s:.1f} s = {account.harvest_share:.0%} of the bubbles; "
+                f"{samples:,} samples; {account.outside_share:.1%} of the work fell outside",
+            ),
+        ]
     return rows
 
 
