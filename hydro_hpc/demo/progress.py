@@ -36,7 +36,7 @@ class Progress:
         self._printed_s: dict[Part, float] = {}
         self._spinner = Spinner("dots")
         self._live = (
-            Live(console=console, get_renderable=self._render, refresh_per_second=REFRESH_PER_S)
+            Live(console=console, get_renderable=self.render, refresh_per_second=REFRESH_PER_S)
             if console.is_terminal
             else None
         )
@@ -75,7 +75,8 @@ class Progress:
         self._printed_s[part] = now_s
         self.console.print(f"{TITLES[part]}: {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def _render(self) -> RenderableType:
+    def render(self) -> RenderableType:
+        """Returns the lines of all parts, those to come too."""
         rows = Table.grid(padding=(0, 1))
         for part, title in TITLES.items():
             if part in self._done:
