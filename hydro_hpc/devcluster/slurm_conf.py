@@ -28,6 +28,15 @@ class HostFacts:
     ports: list[int]  # slurmctld's, then one per node
 
 
+def first_job_id(port: int) -> int:
+    """Returns where the job ids of the cluster with slurmctld at `port` begin.
+
+    Scripts choose a port from their job id (20000 + id % 20000 is common): two clusters on one host
+    must not lead to the same one, nor to a port of a cluster.
+    """
+    return 10_001 + 50 * (port % 50)
+
+
 def cpus_per_node(spec: ClusterSpec) -> int:
     """Declared CPUs, not the host's: a rank and a gang fit on every device, and users beside."""
     return 4 + 4 * spec.devices_per_node
@@ -53,8 +62,7 @@ def slurm_conf(spec: ClusterSpec, facts: HostFacts) -> str:
         f"ClusterName={CLUSTER_NAME}",
         f"SlurmctldHost={LOGIN}(127.0.0.1)",
         f"SlurmctldPort={facts.ports[0]}",
-        # Jobs of two clusters on one host must not choose the same port from the same job id.
-        f"FirstJobId={facts.ports[0]}",
+        f"FirstJobId={first_job_id(facts.ports[0])}",
         "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny",
         "AuthType=auth/munge",
         "CredType=cred/munge",
