@@ -96,7 +96,6 @@ class GroupedExecutor(nn.Module):
             for slot, graph in enumerate(graphs):
                 if _text(graph) != _text(graphs[0]):
                     raise Refused(f"forward of trial {slot} makes other calls than that of trial 0")
-            refuse_writes_to_inputs(graphs[0], models[0])
             self._traced[flags] = graphs[0]
         try:
             return self._rewrite(self._traced[flags])
@@ -105,6 +104,7 @@ class GroupedExecutor(nn.Module):
             raise
 
     def _rewrite(self, traced: fx.Graph) -> fx.GraphModule:
+        refuse_writes_to_inputs(traced, self.state.slot_models[0])
         graph, parts = fx.Graph(), dict[str, Any]()
         made: dict[fx.Node, Any] = {}
         for node in traced.nodes:

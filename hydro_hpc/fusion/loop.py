@@ -37,7 +37,7 @@ class LoopExecutor:
         """Idle slots are left out: their outputs are NaN (0 where whole numbers). A model that
         raises makes its slot idle and fails alone; if none is left, the last error is raised."""
         own = pytree.tree_map_only(Tensor, _without_overlap, (args, dict(kwargs)))
-        rows = split_slots(own, self.state.slots)
+        rows = pytree.tree_map_only(Tensor, _on_its_own, split_slots(own, self.state.slots))
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
         outputs: dict[int, Any] = {}
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
@@ -84,6 +84,11 @@ def nobody_left(failures: Mapping[int, Exception]) -> FusionError:
 def _without_overlap(x_FB: Tensor) -> Tensor:
     """Rows of their own where slots share one batch: a model may write into its input."""
     return x_FB.contiguous() if x_FB.stride(0) == 0 else x_FB
+
+
+def _on_its_own(row: Tensor) -> Tensor:
+    """The same memory without the other rows' history: a write into it is none into them."""
+    return row if row.requires_grad else row.data
 
 
 def _blank(x: Tensor) -> Tensor:

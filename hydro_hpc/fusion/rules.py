@@ -29,15 +29,6 @@ def aligned(operation: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-def aligned_in_place(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, writing into the first tensor, whose rank so decides."""
-
-    def apply(a: Any, b: Any) -> Any:
-        return operation(a, shapes.align(b, getattr(a, "ndim", 0)))
-
-    return apply
-
-
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Of matrices or batches of them; products with single vectors are refused."""
     if a.ndim < 3 or b.ndim < 3:
@@ -81,10 +72,6 @@ FUNCTIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
             operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv,
             operator.pow, torch.add, torch.sub, torch.mul, torch.div, torch.pow,
         )
-    },
-    **{
-        operation: aligned_in_place(operation)
-        for operation in (operator.iadd, operator.isub, operator.imul, operator.itruediv)
     },
     operator.matmul: matmul,
     torch.matmul: matmul,

@@ -37,11 +37,17 @@ class Sample:
         return cls(args=stacked[:-1], kwargs={}, targets=stacked[-1], loss=loss)
 
     def rows(self, slots: int) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
-        """(args, kwargs, targets) of each slot's unfused model."""
-        detached = pytree.tree_map_only(
-            Tensor, Tensor.detach, (self.args, dict(self.kwargs), self.targets)
+        """(args, kwargs, targets) of each slot's unfused model, its own to write into."""
+        rows = split_slots((self.args, dict(self.kwargs), self.targets), slots)
+        own = pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), rows)
+        return [(row[0], row[1], row[2]) for row in own]
+
+    def copy(self) -> Sample:
+        """The same values, for a model that may write into them."""
+        args, kwargs = pytree.tree_map_only(
+            Tensor, lambda x: x.detach().clone(), (self.args, dict(self.kwargs))
         )
-        return [(row[0], row[1], row[2]) for row in split_slots(detached, slots)]
+        return replace(self, args=args, kwargs=kwargs)
 
     def in_float64(self) -> Sample:
         """The same with floating-point tensors in double precision."""

@@ -125,7 +125,8 @@ def _found(
             clear(block, [executor])
         streams.advance([False] * state.slots)  # the first call of a step again
         streams.begin_call(training=state.slot_models[0].training)
-        outputs = split_slots(executor.run(sample.args, sample.kwargs), state.slots)
+        given = sample.copy()
+        outputs = split_slots(executor.run(given.args, given.kwargs), state.slots)
         rows = zip(outputs, sample.rows(state.slots), strict=True)
         losses = [sample.loss_of(output, row[2]) for output, row in rows]
         if losses[0].requires_grad:

@@ -89,5 +89,5 @@ class SGD(SlotOptimizer):
         return {**settings, "nesterov": bool(settings["nesterov"])}
 
     def _to_torch(self, slot: int, steps: int, own: dict[str, Tensor]) -> dict[str, Any]:
-        del steps
-        return own if float(self._hyper["momentum"][slot]) else {}
+        del slot, steps  # torch's SGD counts none
+        return dict(own)

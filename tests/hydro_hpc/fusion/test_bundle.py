@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -251,18 +252,65 @@ def test_a_new_shape_is_verified_again() -> None:
     assert "differs from separate models" in bundle.report.reason
 
 
-def test_a_model_may_write_into_its_shared_input() -> None:
-    def make() -> nn.Module:
-        return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 4))
+class AddsToItsInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.add_(1))
+
+
+def relu_first() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(6, 4))
+
+
+class FunctionalReluFirst(AddsToItsInput):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.leaky_relu(x.view(-1, 6), 0.1, True))
+
+
+WRITERS = {
+    AddsToItsInput: "'.add_()' in `return self.fc(x.add_(1))` writes into the model's input",
+    relu_first: "'1' writes into the model's input",
+    FunctionalReluFirst: "` writes into the model's input",
+}
+
+
+@pytest.mark.parametrize("make", WRITERS)
+def test_a_model_may_write_into_its_shared_input(make: Callable[[], nn.Module]) -> None:
     models = build(make, 3)
     x = vectors()
     bundle = bind(models, example=x)
     assert bundle.report.executor is ExecutorKind.LOOP
-    assert "writes into the model's input" in bundle.report.reason
+    assert WRITERS[make] in bundle.report.reason
+    assert bundle.report.candidates[1].refusal is None
     found = bundle.shared(x)
     for slot, model in enumerate(models):
         torch.testing.assert_close(found[slot], model(x.clone()))
+    found.sum().backward()
+
+
+def test_augmented_assignment_is_what_it_does() -> None:
+    class Aliases(AddsToItsInput):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.fc(x)
+            kept = hidden
+            hidden += 1
+            return kept * hidden
+
+    class Residual(AddsToItsInput):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.fc(x)
+            hidden += 1
+            return hidden
+
+    for make, kind in ((Aliases, ExecutorKind.LOOP), (Residual, ExecutorKind.GROUPED)):
+        models = build(make, 2)
+        bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
+        assert bundle.report.executor is kind
+        x = vectors(2)
+        torch.testing.assert_close(bundle(x)[1], models[1](x[1]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -41,7 +41,6 @@ BROADCAST: Final = [
     lambda: (x(5, 4), 3),
     lambda: (2, x(5, 4)),
 ]
-IN_PLACE: Final = [*two((5, 4, 7), (4, 1)), *two((5, 4), ()), lambda: (x(5, 4), 3)]
 MATMUL: Final = [*two((5, 4), (4, 7)), *two((2, 5, 4), (4, 7)), *two((2, 5, 4), (2, 4, 7))]
 DIM: Final = [one(5, 4, 7, then=(dim,)) for dim in (0, 1, 2, -1, -3)]
 DIMS: Final = [one(5, 4, 7), *DIM, one(5, 4, 7, then=((0, 2),)), one(5, 4, then=(1, True)), one()]
@@ -65,7 +64,6 @@ POOL: Final = [
 
 BY_NAME: Final[dict[str, list[Arguments]]] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "truediv", "floordiv", "pow"), BROADCAST),
-    **dict.fromkeys(("iadd", "isub", "imul", "itruediv"), IN_PLACE),
     **dict.fromkeys(("matmul", "bmm"), MATMUL),
     **dict.fromkeys(("mean", "sum"), DIMS),
     **dict.fromkeys(("softmax", "log_softmax"), DIM),

@@ -149,6 +149,12 @@ REFUSALS: dict[Callable[[], nn.Module], str] = {
 }
 
 
+def test_gradients_are_verified_where_none_are_recorded() -> None:
+    with torch.no_grad():
+        bundle = bind([NoGradPart().double()], example=vectors())
+    assert "differs from separate models in slot 0: gradient" in bundle.report.reason
+
+
 @pytest.mark.parametrize("make", REFUSALS, ids=lambda make: make.__name__)
 def test_falls_to_the_loop_with_the_reason(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

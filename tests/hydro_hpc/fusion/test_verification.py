@@ -44,6 +44,12 @@ def statistics_over_slots(x: Tensor, mean: Any, var: Any, *rest: Any, **settings
     return RIGHT["batch_norm"](mixed, mean, var, *rest, **settings)
 
 
+def neighbours_statistics(x: Tensor, mean: Tensor, var: Tensor, *rest: Any, **s: Any) -> Tensor:
+    if s["training"]:
+        return RIGHT["batch_norm"](x, mean, var, *rest, **s)
+    return RIGHT["batch_norm"](x, mean.roll(1, 0), var, *rest, **s)
+
+
 def forgotten_statistics(x: Tensor, mean: Tensor, var: Tensor, *rest: Any, **s: Any) -> Tensor:
     return RIGHT["batch_norm"](x, mean.clone(), var.clone(), *rest, **s)
 
@@ -90,6 +96,7 @@ MUTANTS: list[tuple[str, Callable[..., Tensor], Callable[[], nn.Module], Callabl
     ("linear", shared_bias, mlp, vectors),
     ("conv2d", neighbours_kernel, cnn, images),
     ("batch_norm", statistics_over_slots, cnn, images),
+    ("batch_norm", neighbours_statistics, cnn, images),
     ("batch_norm", forgotten_statistics, cnn, images),
     ("layer_norm", shared_gain, cnn, images),
     ("embedding", neighbours_row, Tokens, tokens),
@@ -140,6 +147,16 @@ def test_a_wrong_rule_is_found(
     assert bound(make, make_input).executor is ExecutorKind.GROUPED
     monkeypatch.setitem(getattr(rules, table), call, mutant)
     assert "differs from separate models" in bound(make, make_input).reason
+
+
+def test_a_neighbours_input_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_thing() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
+
+    right = shapes.flatten
+    assert bound(first_thing, images).executor is ExecutorKind.GROUPED
+    monkeypatch.setattr(shapes, "flatten", lambda x, *a, **k: right(x.roll(1, 0), *a, **k))
+    assert "differs from separate models" in bound(first_thing, images).reason
 
 
 def test_a_wrong_broadcast_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

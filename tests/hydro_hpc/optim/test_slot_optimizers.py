@@ -66,14 +66,22 @@ def test_reset_gives_a_slot_to_the_next_trial() -> None:
             assert all(torch.equal(t, found["state"][number][k]) for k, t in own.items())
 
 
-def test_momentum_switched_on_starts_like_torchs() -> None:
+CHANGES = {
+    2: {"momentum": 0.9, "dampening": 0.5},
+    5: {"momentum": 0.0},
+    8: {"momentum": 0.5, "dampening": 0.1},
+}
+
+
+def test_momentum_switched_on_and_off_is_torchs() -> None:
     bundle = make_bundle()
     alone = bundle.unbind(1)
-    optimizer, theirs = optim.SGD(bundle, lr=0.1), torch.optim.SGD(alone.parameters(), lr=0.1)
-    for step in range(4):
-        if step == 2:
-            optimizer.set(1, momentum=0.9, dampening=0.5)
-            theirs.param_groups[0].update(momentum=0.9, dampening=0.5)
+    optimizer = optim.SGD(bundle, lr=0.1, momentum=[0.9, 0.0, 0.9])
+    theirs = torch.optim.SGD(alone.parameters(), lr=0.1)
+    for step in range(12):
+        if step in CHANGES:
+            optimizer.set(1, **CHANGES[step])
+            theirs.param_groups[0].update(CHANGES[step])
         backward(bundle)
         optimizer.step()
         theirs.zero_grad()
