@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from tests.slurm_plugin.cluster.slurm_jobs import Jobs
 def jobs(cluster: Cluster) -> Iterator[Jobs]:
     for user in cluster.users:
         for path in cluster.home(user).iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     used = Jobs(cluster)
     yield used
     used.end_all()
