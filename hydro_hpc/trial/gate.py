@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, Protocol
 
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import GATE_OPEN, NUM_LABELS, Gate, Page, Record, RecordKind, Word
+from hydro_hpc.page import GATE_OPEN, NUM_LABELS, Page, Record, RecordKind, Word
+from hydro_hpc.page import Gate as GateWord
 from hydro_hpc.wait import Waiter
 
 SLEEP_S: Final = 0.25  # between looks at whether the primary still lives
@@ -31,6 +32,18 @@ WINDOWS_UNTIL_STARVED: Final = 400  # all too short for one unit of work
 class LeaveRequested(BaseException):
     """The gang is leaving: unwind to where trials are checkpointed. Not an Exception on purpose:
     user code that catches every Exception must not swallow it."""
+
+
+class Gate(Protocol):
+    """What training needs of a gate; `LaneGate` is the one of a lane."""
+
+    num_samples: int
+
+    def admit(self, need_ns: int) -> None: ...
+
+    def work(self, name: str) -> AbstractContextManager[None]: ...
+
+    def doing(self, kind: RecordKind) -> AbstractContextManager[None]: ...
 
 
 class LaneGate:
@@ -181,7 +194,7 @@ class LaneGate:
     def _read_deadline(self, word: int) -> None:
         """Takes the deadline of this OPEN; a word that changed meanwhile leaves no time to run."""
         opened_ns = self._quads[self._open_at]
-        window_ns = self._words[self._table + Gate.unpack(word).label] * 1000
+        window_ns = self._words[self._table + GateWord.unpack(word).label] * 1000
         if self._words[self._gate] != word:
             self._deadline_ns = 0
             return
@@ -189,7 +202,7 @@ class LaneGate:
         self._deadline_ns = opened_ns + window_ns - int(self._margin_ns)
 
     def _note_too_short(self, need_ns: int) -> None:
-        window_ns = self._words[self._table + Gate.unpack(self._word).label] * 1000
+        window_ns = self._words[self._table + GateWord.unpack(self._word).label] * 1000
         if need_ns <= window_ns - self._margin_ns:
             return
         self._num_too_short += 1
@@ -240,7 +253,7 @@ class LaneGate:
                 kind=self._kind,
                 start_ns=self._run_started_ns,
                 end_ns=now_ns,
-                label=Gate.unpack(self._word).label,
+                label=GateWord.unpack(self._word).label,
                 step=self._stage.get("step"),
                 value=device_ns,
                 extra=self.num_samples,

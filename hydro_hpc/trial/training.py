@@ -22,7 +22,7 @@ from hydro_hpc.page import RecordKind
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.trial import Outcome, Trial
-from hydro_hpc.trial.gate import LaneGate
+from hydro_hpc.trial.gate import Gate
 from hydro_hpc.trial.meter import Meter
 from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun, checkpoint_path
 
@@ -48,7 +48,7 @@ class BundleTraining:
         self,
         study: Study,
         folder: StudyFolder,
-        gate: LaneGate,
+        gate: Gate,
         trials: Sequence[Trial],
         *,
         unit_ns: int,

@@ -1,0 +1,3 @@
+"""Scripts that measure, each with its result file in `results/`. Run them from the checkout's
+root.
+"""

@@ -1,0 +1,307 @@
+"""What lending costs a primary, what it yields, and what does the work: all variants in one run.
+
+python -m benchmarks.colocation [--quick] [--out FILE]        (root, on an otherwise idle machine)
+
+Two stages on two cores. Blocks of a few steps alternate, because over minutes a machine drifts by
+more than the effect: `lent` (the gang in the kernel's idle class), `flags` (the same gang in the
+ordinary class, so that only the flags hold it back), `plain` (the same script without Slurm and
+without us), `direct` (the plain primary beside the same bundles without a gate), `alone` (those
+bundles by themselves). Whatever a block does not need is stopped. Within `lent` and `flags` the
+guard's schedule shuts every second pair of steps, so open and shut steps alternate every two
+steps.
+
+Estimator: trimmed mean with its 95% interval (Yuen), over pairs of two open and the two shut
+steps after them (`slowdown`, `slowdown_flags_only`), or over one ratio of block means per cycle
+(`slowdown_vs_plain`, `slowdown_direct`). The first steps of a block, in which it was stopped and
+wakes up, do not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.result_file import Figure, NotTaken, parse_arguments, write_result
+from benchmarks.running import (
+    LentJob,
+    Line,
+    Primary,
+    UngatedTrials,
+    plain_primary,
+    set_class,
+)
+from benchmarks.sched_trace import SchedTrace, Share, outside_share
+from hydro_hpc.devcluster import Cluster, ClusterSpec
+from hydro_hpc.devcluster.state import load_state
+from hydro_hpc.primary.guard import BLOCK_STEPS, GuardSettings, estimate, is_shut
+from hydro_hpc.report.harvest import Harvest, harvest
+from hydro_hpc.report.intervals import overlap_ns, union
+from hydro_hpc.report.lanes import cluster_lanes
+from hydro_hpc.report.recording import LaneRecording
+
+SETTLE_STEPS: Final = 2
+GATED_STEPS: Final = 24
+PLAIN_STEPS: Final = 8
+DIRECT_STEPS: Final = 5
+ALONE_S: Final = 1.0
+CYCLES: Final = 90
+QUICK_CYCLES: Final = 14
+SLOTS: Final = 16
+STUDY: Final = Path(__file__).parent / "digits_endless.py"
+ALWAYS_DENSE: Final = GuardSettings(dense_steps=10**9)
+DIRECTORY: Final = Path("/tmp/hydro-benchmark-cluster")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What all blocks of one variant showed."""
+
+    pairs: list[float] = field(default_factory=list)  # open / shut - 1
+    open_means_s: list[float] = field(default_factory=list)  # one per block
+    spans_ns: list[tuple[int, int]] = field(default_factory=list)  # of the blocks
+    shares: list[list[Share]] = field(default_factory=list)  # per block, per stage
+
+
+def pair_ratios(lines: list[Line]) -> list[float]:
+    """Returns open / shut - 1 for each two open steps that two shut steps follow."""
+    times = {line.step: line.step_s for line in lines}
+    ratios = []
+    for first in times:
+        block = range(first, first + 2 * BLOCK_STEPS)
+        if first % BLOCK_STEPS or not all(step in times for step in block):
+            continue
+        shut = [is_shut(step, ALWAYS_DENSE) for step in block]
+        if shut == [False] * BLOCK_STEPS + [True] * BLOCK_STEPS:
+            open_s, shut_s = (
+                statistics.fmean(times[step] for step in half)
+                for half in (block[:BLOCK_STEPS], block[BLOCK_STEPS:])
+            )
+            ratios.append(open_s / shut_s - 1)
+    return ratios
+
+
+class Benchmark:
+    """The processes, and what their blocks showed."""
+
+    def __init__(
+        self, *, lent: Primary, plain: Primary, job: LentJob, ungated: UngatedTrials
+    ) -> None:
+        self.lent = lent
+        self.plain = plain
+        self.job = job
+        self.ungated = ungated
+        self.seen = {"lent": Seen(), "flags": Seen()}
+        self.vs_plain: list[float] = []
+        self.direct: list[float] = []
+        self.alone_rates: list[float] = []  # samples per second of all cores
+        self.workers = job.workers()
+        self.trace = self._make_trace()
+
+    def cycle(self) -> None:
+        """One block of each variant."""
+        lent_s = self._gated("lent", os.SCHED_IDLE)
+        plain_before_s = self._plain(PLAIN_STEPS // 2)
+        self._gated("flags", os.SCHED_OTHER)
+        plain_s = statistics.fmean([plain_before_s, self._plain(PLAIN_STEPS // 2)])
+        self.vs_plain.append(lent_s / plain_s - 1)
+        self.ungated.group.go_on()
+        direct_s = self._plain(DIRECT_STEPS)
+        self.direct.append(direct_s / plain_s - 1)
+        before = self.ungated.samples()
+        time.sleep(ALONE_S)
+        gained = sum(self.ungated.samples()) - sum(before)
+        self.alone_rates.append(gained / ALONE_S)
+        self.ungated.group.stop()
+        self.job.record()
+
+    def _gated(self, variant: str, policy: int) -> float:
+        """Runs a block of the lent primary; returns the mean of its open steps."""
+        for pid in self.workers.pids:
+            set_class(pid, policy)
+        started_ns = time.monotonic_ns()
+        if self.trace is not None:
+            self.trace.start()
+        lines = self.lent.run_block(GATED_STEPS, settle=SETTLE_STEPS)
+        seen = self.seen[variant]
+        if self.trace is not None:
+            seen.shares.append(self._shares())
+        seen.spans_ns.append((started_ns, time.monotonic_ns()))
+        seen.pairs += pair_ratios(lines)
+        open_s = statistics.fmean(
+            line.step_s for line in lines if not is_shut(line.step, ALWAYS_DENSE)
+        )
+        seen.open_means_s.append(open_s)
+        return open_s
+
+    def _plain(self, steps: int) -> float:
+        lines = self.plain.run_block(steps, settle=SETTLE_STEPS)
+        return statistics.fmean(line.step_s for line in lines)
+
+    def _make_trace(self) -> SchedTrace | None:
+        groups = [*self.lent.ranks.threads(), *self.workers.threads()]
+        try:
+            return SchedTrace([tid for group in groups for tid in group])
+        except OSError as error:
+            print(f"scheduling events cannot be traced here: {error}", file=sys.stderr)
+            return None
+
+    def _shares(self) -> list[Share]:
+        assert self.trace is not None
+        events = self.trace.stop()
+        pairs = zip(self.lent.ranks.threads(), self.workers.threads(), strict=True)
+        return [
+            outside_share(events, primary=set(rank), workers=set(worker)) for rank, worker in pairs
+        ]
+
+
+def within(recording: LaneRecording, spans_ns: list[tuple[int, int]]) -> LaneRecording:
+    """Returns what a lane's recorder saw in these blocks' whole steps, settling ones left out."""
+    steps = []
+    for start_ns, end_ns in spans_ns:
+        inside = [s for s in recording.steps if start_ns <= s.start_ns and s.end_ns <= end_ns]
+        steps += inside[SETTLE_STEPS:]
+    kept = {step.number for step in steps}
+    waits = [wait for wait in recording.waits if wait.step in kept]
+    return replace(recording, steps=tuple(steps), waits=tuple(waits))
+
+
+def share_figure(shares: list[list[Share]]) -> Figure | NotTaken:
+    """Returns the worst stage's share of worker CPU time outside the primary's waits, in all."""
+    if not shares:
+        return NotTaken(why="scheduling events cannot be traced here (tracefs)")
+    totals = outside_by_stage(shares)
+    return Figure(median=max(totals), low=min(totals), high=max(totals), n=len(shares), unit="1")
+
+
+def as_figure(ratios: list[float]) -> Figure:
+    found = estimate(ratios)
+    return Figure(
+        median=found.slowdown, low=found.low, high=found.high, n=found.num_pairs, unit="1"
+    )
+
+
+def harvests(benchmark: Benchmark, variant: str) -> list[Harvest]:
+    spans = benchmark.seen[variant].spans_ns
+    recordings = [recorder.recording() for recorder in benchmark.job.recorders]
+    return [harvest(within(recording, spans)) for recording in recordings]
+
+
+def throughput_share(benchmark: Benchmark, variant: str) -> Figure:
+    """Returns samples per second of the gang in open steps / of the same bundles alone."""
+    alone = statistics.median(benchmark.alone_rates)
+    rate = 0.0
+    for recorder in benchmark.job.recorders:
+        lane = within(recorder.recording(), benchmark.seen[variant].spans_ns)
+        steps = [step for step in lane.steps if not step.is_shut]
+        seconds = sum(step.end_ns - step.start_ns for step in steps) / 1e9
+        inside = union((step.start_ns, step.end_ns) for step in steps)
+        samples = sum(
+            run.samples for run in lane.runs if overlap_ns((run.start_ns, run.end_ns), inside)
+        )
+        rate += samples / seconds if seconds else 0.0
+    share = rate / alone
+    return Figure(median=share, low=share, high=share, n=len(benchmark.alone_rates), unit="1")
+
+
+def run(cycles: int) -> tuple[dict[str, Figure | NotTaken], list[dict[str, Any]], str]:
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    cluster = Cluster(ClusterSpec(nodes=2, devices_per_node=1, directory=DIRECTORY))
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.callback(cluster.down)
+        version = cluster.up().slurm_version
+        state = load_state(DIRECTORY)
+        assert state is not None
+        job = LentJob(cluster, cluster_lanes(state))
+        lent = job.submit_primary([])
+        job.submit_gang(STUDY)
+        lent.ranks.stop()
+        plain = stack.enter_context(plain_primary(directory, cores, []))
+        plain.run_block(2, settle=5)
+        ungated = UngatedTrials(directory, cores, study=STUDY, slots=SLOTS)
+        stack.callback(ungated.close)
+        benchmark = Benchmark(lent=lent, plain=plain, job=job, ungated=ungated)
+        if benchmark.trace is not None:
+            stack.callback(benchmark.trace.close)
+        for number in range(cycles):
+            benchmark.cycle()
+            if number % 5 == 4:
+                now = estimate(benchmark.seen["lent"].pairs)
+                print(f"cycle {number + 1}/{cycles}: slowdown {now.slowdown:+.2%}", flush=True)
+        return figures(benchmark), rows(benchmark), version
+
+
+def figures(benchmark: Benchmark) -> dict[str, Figure | NotTaken]:
+    lent = harvests(benchmark, "lent")
+    shares = [stage.harvest_share for stage in lent]
+    return {
+        "slowdown": as_figure(benchmark.seen["lent"].pairs),
+        "slowdown_vs_plain": as_figure(benchmark.vs_plain),
+        "slowdown_direct": as_figure(benchmark.direct),
+        "slowdown_flags_only": as_figure(benchmark.seen["flags"].pairs),
+        "outside_share": share_figure(benchmark.seen["flags"].shares),
+        "harvest_share_min": Figure(
+            median=min(shares), low=min(shares), high=max(shares), n=len(shares), unit="1"
+        ),
+        "throughput_share": throughput_share(benchmark, "lent"),
+    }
+
+
+def rows(benchmark: Benchmark) -> list[dict[str, Any]]:
+    """One row per variant and stage, and how the figures were taken."""
+    found: list[dict[str, Any]] = [
+        {
+            "method": "outside_share: sched_switch and sched_waking events (tracefs); a rank waits "
+            "while all of its threads are blocked; blocks of `flags`; low and high are the stages",
+        },
+        {
+            "method": "pairs of two open and the next two shut steps; trimmed mean 10%, interval "
+            "of Yuen; ratios of block means for vs_plain and direct",
+        },
+        {"trial": "digits MLP 64-64-64-10, 16 slots, Adam, batch 32, float32"},
+        {"primary": "examples/gpt_pipeline/train.py, defaults, two stages, 4 microbatches"},
+    ]
+    for variant, seen in benchmark.seen.items():
+        for stage in harvests(benchmark, variant):
+            found.append(
+                {
+                    "variant": variant,
+                    "stage": stage.stage,
+                    "step_open_ms": 1e3 * statistics.median(seen.open_means_s),
+                    "bubble_share": stage.bubble_share,
+                    "open_of_bubble": stage.open_s / stage.bubble_s if stage.bubble_s else None,
+                    "harvest_share": stage.harvest_share,
+                    "bubble_s": stage.bubble_s,
+                    "harvest_s": stage.harvest_s,
+                }
+            )
+        if seen.shares:
+            shares = outside_by_stage(seen.shares)
+            found.append({"variant": variant, "outside_share_by_stage": shares})
+    found.append({"alone_samples_per_s": statistics.median(benchmark.alone_rates)})
+    return found
+
+
+def outside_by_stage(shares: list[list[Share]]) -> list[float]:
+    return [
+        sum(share.outside_us for share in stage) / max(1.0, sum(s.worker_us for s in stage))
+        for stage in zip(*shares, strict=True)
+    ]
+
+
+def main() -> int:
+    arguments = parse_arguments(__doc__.partition("\n")[0])
+    found, details, version = run(QUICK_CYCLES if arguments.quick else CYCLES)
+    write_result("colocation", figures=found, rows=details, out=arguments.out, slurm=version)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

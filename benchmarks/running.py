@@ -1,0 +1,263 @@
+"""The processes of the benchmark: a primary with our plugin, one without, trials with and without
+gate.
+
+The primary that lends and its gang are real jobs on an embedded cluster. The plain primary is the
+same script with the same arguments, started without Slurm and without our plugin in its
+environment, on the same cores; whichever does not run is stopped, so that blocks of a few steps
+alternate within one run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydro_hpc.demo import jobs
+from hydro_hpc.devcluster import Cluster
+from hydro_hpc.page import Page, PageKind
+from hydro_hpc.report.lanes import LanePlace
+from hydro_hpc.report.recording import LaneRecorder, read_written
+
+ROOT = Path(__file__).parents[1]
+TRAIN = ROOT / "examples/gpt_pipeline/train.py"
+STEPS = "1000000"
+UP_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One step of a primary, as its own loss file says it."""
+
+    step: int  # from 0
+    loss: float
+    step_s: float
+
+
+class LossFile:
+    """A primary's loss file, read while it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.lines: list[Line] = []
+
+    def read(self) -> list[Line]:
+        """Returns the lines that have come since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        fresh = [_line(text) for text in complete.splitlines()]
+        self.lines += fresh
+        return fresh
+
+
+def _line(text: bytes) -> Line:
+    body = json.loads(text)
+    return Line(body["step"] - 1, body["loss"], body["step_s"])
+
+
+class Processes:
+    """Some processes that are stopped and continued together."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.pids = pids
+
+    def stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.pids:
+            os.kill(pid, number)
+
+    def threads(self) -> list[list[int]]:
+        """Returns the thread ids of each process."""
+        return [[int(name) for name in os.listdir(f"/proc/{pid}/task")] for pid in self.pids]
+
+
+class Primary:
+    """A primary: its ranks in order, and its loss file."""
+
+    def __init__(self, ranks: Processes, losses: LossFile) -> None:
+        self.ranks = ranks
+        self.losses = losses
+
+    def run_block(self, steps: int, *, settle: int) -> list[Line]:
+        """Lets it run for `settle` steps that do not count, and `steps` that do; then stops it."""
+        self.ranks.go_on()
+        self.losses.read()
+        seen: list[Line] = []
+        give_up = time.monotonic() + 60 + 5 * steps
+        while len(seen) < settle + steps:
+            time.sleep(0.01)
+            seen += self.losses.read()
+            if time.monotonic() > give_up:
+                raise TimeoutError("the primary of the benchmark makes no steps")
+        self.ranks.stop()
+        return seen[settle : settle + steps]
+
+
+@contextlib.contextmanager
+def plain_primary(directory: Path, cores: list[int], arguments: list[str]) -> Iterator[Primary]:
+    """The primary without Slurm and without us, one rank per core."""
+    loss_file = directory / "plain.jsonl"
+    port = str(random.randrange(20_000, 40_000))
+    ranks = []
+    for rank, core in enumerate(cores):
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("HYDRO_")
+        }
+        environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(cores))}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = ["taskset", "-c", str(core), sys.executable, str(TRAIN), "--steps", STEPS]
+        command += ["--loss-file", str(loss_file), *arguments]
+        with (directory / f"plain{rank}.log").open("w") as log:
+            ranks.append(
+                subprocess.Popen(
+                    command,
+                    cwd=directory,
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+    try:
+        yield Primary(Processes([rank.pid for rank in ranks]), LossFile(loss_file))
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+
+
+class LentJob:
+    """The primary that lends, its gang, and what their flight recorders see, one lane per stage."""
+
+    def __init__(self, cluster: Cluster, places: list[LanePlace]) -> None:
+        self._cluster = cluster
+        self._places = places
+        self.recorders = [LaneRecorder(place=place) for place in places]
+
+    def submit_primary(self, arguments: list[str]) -> Primary:
+        """Submits it as alice, and returns it once both ranks write their pages."""
+        home = jobs.copy_example(self._cluster, "alice", "gpt_pipeline")
+        script = f"srun python train.py --steps {STEPS} --loss-file lent.jsonl "
+        self._submit(
+            "alice",
+            home,
+            script + " ".join(arguments),
+            ["--hydro-bubble", "--nodes=2", "--ntasks-per-node=1", "--gres=gpu:1"],
+            {"HYDRO_GUARD_BOUND": "0.9", "HYDRO_GUARD_DENSE_STEPS": STEPS, "OMP_NUM_THREADS": "1"},
+        )
+        wait_until(lambda: all(self._page(place, PageKind.STAGE) for place in self._places))
+        stages = [self._page(place, PageKind.STAGE) for place in self._places]
+        pids = [page.get("pid") for page in stages if page is not None]
+        return Primary(Processes(pids), LossFile(home / "lent.jsonl"))
+
+    def submit_gang(self, study: Path) -> None:
+        """Submits the study as bob, and waits until every worker trains."""
+        home = jobs.copy_example(self._cluster, "bob", "digits")
+        (home / "study.py").rename(home / "digits_example.py")
+        shutil.copy(study, home / "study.py")
+        script = "srun --mpi=pmix --kill-on-bad-exit=0 hydro-trial study.py"
+        self._submit("bob", home, script, ["--bubbles=2"], {})
+        wait_until(lambda: all(self.samples()))
+
+    def samples(self) -> list[int]:
+        """Returns how many samples each lane's worker has trained."""
+        pages = [self._page(place, PageKind.TRIAL) for place in self._places]
+        return [0 if page is None else page.get("num_samples") for page in pages]
+
+    def workers(self) -> Processes:
+        """Returns the workers, in the order of the stages."""
+        pages = [self._page(place, PageKind.TRIAL) for place in self._places]
+        return Processes([page.get("pid") for page in pages if page is not None])
+
+    def record(self) -> None:
+        """Takes what the flight recorders have seen since the last call."""
+        for recorder in self.recorders:
+            recorder.read()
+
+    def _page(self, place: LanePlace, kind: PageKind) -> Page | None:
+        return read_written(place, kind)
+
+    def _submit(
+        self,
+        user: str,
+        directory: Path,
+        script: str,
+        options: list[str],
+        environment: dict[str, str],
+    ) -> None:
+        path = directory / "benchmark.sbatch"
+        path.write_text(f"#!/bin/bash\n{script}\n")
+        jobs.submit(
+            self._cluster,
+            user=user,
+            directory=directory,
+            arguments=[*options, str(path)],
+            environment=environment,
+        )
+
+
+class UngatedTrials:
+    """The same bundles without a gate, one process per core, stopped unless they are asked for."""
+
+    def __init__(self, directory: Path, cores: list[int], *, study: Path, slots: int) -> None:
+        self._counters = []
+        self._processes = []
+        shutil.copy(study, directory / "study.py")
+        shutil.copy(ROOT / "examples/digits/study.py", directory / "digits_example.py")
+        for core in cores:
+            counter = directory / f"samples{core}"
+            counter.write_bytes(bytes(8))
+            command = [sys.executable, "-m", "benchmarks.ungated_trial"]
+            command += [str(directory / "study.py"), str(core), str(counter), str(slots)]
+            process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+            self._processes.append(process)
+            self._counters.append(counter)
+        self.group = Processes([process.pid for process in self._processes])
+        wait_until(lambda: all(self.samples()))
+        self.group.stop()
+
+    def samples(self) -> list[int]:
+        return [struct.unpack("<Q", counter.read_bytes())[0] for counter in self._counters]
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+def set_class(pid: int, policy: int) -> None:
+    """Puts all threads of a process, and its session's autogroup, into a scheduling class."""
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setscheduler(int(tid), policy, os.sched_param(0))
+    nice = "19" if policy == os.SCHED_IDLE else "0"
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(nice, encoding="ascii")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + UP_S
+    while not condition():
+        if time.monotonic() > give_up:
+            raise TimeoutError("a process of the benchmark does not come up")
+        time.sleep(0.1)
