@@ -8,6 +8,7 @@ import importlib.util
 import json
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ LOCKS: Final = Path("/run")
 KEPT: Final = "kept"  # a file beside the homes of a cluster that was meant to stay
 NEEDED: Final = ("deepspeed", "mpi4py", "sklearn", "matplotlib")
 TAIL_LINES: Final = 15
+EXIT_INTERRUPTED: Final = 130
 
 
 def add_commands(subparsers: Subparsers) -> None:
@@ -72,21 +74,23 @@ def _demo(arguments: argparse.Namespace) -> int:
     console = Console()
     with _only_one(arguments.dir), _ending_is_an_interrupt():
         _end_earlier(cluster)
-        road = Road(cluster, Progress(console))
         is_kept = False
         try:
-            report = _walk(road, out, started_s)
+            report = _walk(Road(cluster, Progress(console)), out, started_s)
             _write(report, out)
             console.print(table(report))
             is_kept = arguments.keep
+        except KeyboardInterrupt:
+            print("hydro: the demo was interrupted; its cluster is stopped", file=sys.stderr)
+            return EXIT_INTERRUPTED
         finally:
             if is_kept:
                 (cluster.home("alice").parent / KEPT).touch()
             else:
                 _end(cluster)
-        console.print(f"results: {out}", highlight=False, soft_wrap=True)
-        if is_kept:
-            console.print(_how_to_use(arguments.dir), highlight=False, soft_wrap=True)
+    console.print(f"results: {out}", markup=False, highlight=False, soft_wrap=True)
+    if is_kept:
+        console.print(_how_to_use(arguments.dir), markup=False, highlight=False, soft_wrap=True)
     if not report.study.is_same:
         raise DemoError("the best trial's value alone is not the one it had in the bubbles")
     return EXIT_DONE
@@ -101,6 +105,7 @@ def _walk(road: Road, out: Path, started_s: float) -> RunReport:
         for job in (road.training, road.study):
             if job is not None:
                 _show_end_of(job, road.progress.console)
+        print(f"all logs: {out / 'logs'}")
         raise
     finally:
         _keep_logs(road, out / "logs")

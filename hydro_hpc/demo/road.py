@@ -38,7 +38,7 @@ STUDY: Final = ("--bubbles=2", "study.sbatch")
 GUARD: Final = {"HYDRO_GUARD_BOUND": "0.05", "HYDRO_GUARD_DENSE_STEPS": "1000000"}
 LOOK_S: Final = 1.0
 ASK_SLURM_EVERY_S: Final = 3.0
-STUDY_S: Final = 1200.0
+STUDY_S: Final = 900.0
 END_S: Final = 60.0
 AGAIN_S: Final = 300.0
 

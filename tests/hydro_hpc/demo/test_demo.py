@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hydro_hpc.devcluster import ClusterSpec
+from hydro_hpc.devcluster import Cluster, ClusterSpec
 from hydro_hpc.devcluster.cgroups import CGROUP_ROOT
 
 pytestmark = pytest.mark.slurm
@@ -66,7 +67,24 @@ def test_an_interrupt_takes_the_cluster_down(tmp_path: Path, cluster_directory: 
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in errors
+    assert errors == "hydro: the demo was interrupted; its cluster is stopped\n"
+    assert is_gone(cluster_directory)
+
+
+def test_a_training_job_that_ends_too_early_is_an_error(
+    tmp_path: Path, cluster_directory: Path
+) -> None:
+    with demo(tmp_path, cluster_directory) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := re.match(r"training job: job (\d+)", line):
+                break
+        cluster = Cluster(ClusterSpec(directory=cluster_directory))
+        assert cluster.on_node("login", ["scancel", found[1]]).returncode == 0
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert f"job {found[1]} of alice ended too early: CANCELLED" in errors
+    assert (tmp_path / "logs/slurmctld.log").exists()
     assert is_gone(cluster_directory)
 
 
