@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits_example import MLP, digits
+from digits_example import MLP, digits  # type: ignore[import-not-found]  # beside it when it runs
 from torch import nn
 
 from hydro_hpc.study import Study, log_uniform, uniform

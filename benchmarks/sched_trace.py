@@ -117,10 +117,9 @@ def outside_share(events: Iterable[Event], *, primary: set[int], workers: set[in
                 if tid in primary:
                     wanting.add(tid)
             case Switch(_, prev, is_blocked, following):
-                if prev in primary and is_blocked:
+                if is_blocked:
                     wanting.discard(prev)
-                if following in primary:
-                    wanting.add(following)
+                wanting |= primary & {following} if is_blocked else primary & {prev, following}
                 running_since.pop(prev, None)
                 if following in workers:
                     running_since[following] = event.at_us
