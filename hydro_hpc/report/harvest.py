@@ -7,7 +7,8 @@ lies inside bubbles; *harvest share* is harvest / bubble time.
 
 Everything is taken over the *tenancy* of the lane: from the worker's first to its last training
 run. Its start (imports, binding) and the time after the study are not in it. A run that lies
-partly in bubbles counts with that part of its device time, as if it had been spread evenly.
+partly in bubbles counts with that part of its device time, as if it had been spread evenly: too
+little where the worker only waited for its core to stop, as in the idle class.
 """
 
 from __future__ import annotations
@@ -48,10 +49,6 @@ class Harvest:
     @property
     def harvest_share(self) -> float:
         return _ratio(self.harvest_s, self.bubble_s)
-
-    @property
-    def outside_share(self) -> float:
-        return _ratio(self.outside_s, self.training_s + self.other_s)
 
 
 def tenancy(lane: LaneRecording) -> Interval | None:

@@ -1,8 +1,9 @@
 """A picture of a few steps: what each stage's device did, drawn from the flight recorders.
 
-Two stages share one axis of time. A stage's band is its device: the primary's compute, its bubbles,
-and the trials inside them; waits too short to be bubbles are left white. Steps that the guard kept
-shut are marked.
+The stages share one axis of time. A stage's band is its device: the primary's compute, its bubbles,
+and the trials inside them; waits too short to be bubbles are left white. A run that the end of a
+bubble surprised goes on as a line until the worker has stopped: the training has the device then.
+Steps that the guard kept shut are marked.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ LEGEND: Final = (
 )
 BAND: Final = (0.10, 0.76)  # of a stage's row: where its band begins, how high it is
 TRIAL_BAND: Final = (0.22, 0.52)  # lower than the band, so that what is behind is seen
+UNDONE_BAND: Final = (0.46, 0.04)  # a run that is not through when the training goes on
 
 
 def choose_steps(lanes: Sequence[LaneRecording]) -> Interval | None:
@@ -145,8 +147,9 @@ def _draw_lane(axes: Axes, lane: LaneRecording, span: Interval, *, bottom: int) 
     bars(intervals_of(opened), BUBBLE)
     bars(intervals_of(shut), SHUT)
     for is_training, colour in ((False, OTHER), (True, TRAINING)):
-        runs = (r for r in lane.runs if r.is_training == is_training)
-        bars(union((run.start_ns, run.end_ns) for run in runs), colour, TRIAL_BAND)
+        runs = union((r.start_ns, r.end_ns) for r in lane.runs if r.is_training == is_training)
+        bars(runs, colour, UNDONE_BAND)
+        bars(intersection(runs, waits), colour, TRIAL_BAND)
 
 
 def _draw_steps(axes: Axes, steps: Sequence[Step], span: Interval, *, top: int) -> None:
@@ -156,9 +159,7 @@ def _draw_steps(axes: Axes, steps: Sequence[Step], span: Interval, *, top: int) 
             continue
         begin, end = (step.start_ns - span[0]) / 1e6, (step.end_ns - span[0]) / 1e6
         axes.axvline(begin, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        text = f"step {step.number}" + (
-            ": all kept shut, to measure the slowdown" if step.is_shut else ""
-        )
+        text = f"step {step.number}" + (": kept shut, to compare" if step.is_shut else "")
         axes.text((begin + end) / 2, top, text, ha="center", va="bottom", fontsize=10, color=INK)
 
 

@@ -70,7 +70,7 @@ def _bubbles(report: RunReport) -> list[tuple[str, str]]:
             (
                 "  harvest",
                 f"{account.harvest_s:.1f} s = {account.harvest_share:.0%} of the bubbles; "
-                f"{samples:,} samples; {account.outside_share:.1%} of the work fell outside",
+                f"{samples:,} samples trained",
             ),
         ]
     return rows
