@@ -42,6 +42,7 @@ class Bundle(nn.Module):
         self.state = state
         self.streams = SlotStreams(seeds)
         self.training = state.slot_models[0].training
+        self._mode: bool | None = None  # of the last train() or eval(); None: flags as bound
         self._wanted = executor
         self._seen: set[Any] = set()
         self._loop = LoopExecutor(state, self.streams)
@@ -91,7 +92,7 @@ class Bundle(nn.Module):
         """As `nn.Module.train`, by each model's own `train`, which may be the user's."""
         for model in self.state.slot_models:
             model.train(mode)
-        self.training = mode
+        self.training = self._mode = mode
         self._or_loop(GroupedExecutor.adopt_training_flags)
         return self
 
@@ -120,7 +121,8 @@ class Bundle(nn.Module):
         """
         signature.check_like(self.state.slot_models[self._checked(slot)], model)
         newcomer = own_copy(model, "new trial")
-        newcomer.train(self.training)
+        if self._mode is not None:
+            newcomer.train(self._mode)
         self._forget_gradients(slot)
         self.state.write(slot, newcomer)
         self._loop.collect_leaves()
@@ -154,8 +156,6 @@ class Bundle(nn.Module):
             grouped = self._makers[ExecutorKind.GROUPED](self.state, self.streams)
             assert isinstance(grouped, GroupedExecutor)
             self._grouped = (grouped,)
-            for mode in (not self.training, self.training):  # both graphs before training starts
-                self.train(mode)
 
     def _executor_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Executor:
         if self.report.executor is None:

@@ -48,6 +48,8 @@ class GroupedExecutor(nn.Module):
         self._fused: dict[str, Fused] = {}
         self._functional: list[Fused] = []  # made for calls of functions, in no model
         self._runnable: dict[Flags, fx.GraphModule] = {}
+        for flags in list(traced):  # now, not at the first switch to evaluation
+            self._runnable[flags] = self._build(flags)
         self.adopt_training_flags()
 
     @property

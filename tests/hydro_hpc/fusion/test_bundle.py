@@ -73,6 +73,40 @@ def test_a_replaced_slot_trains_as_alone_and_the_others_go_on(kind: ExecutorKind
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_replacement_takes_the_mode_of_the_bundle(kind: ExecutorKind) -> None:
+    make, make_input = CASES["mlp_with_norms_and_dropout"]
+    bundle = bind(build(make, 2), example=make_input(), executor=kind)
+    bundle.eval()
+    newcomer = make().double()
+    bundle.replace(1, newcomer, seed=8)
+    x = make_input(2)
+    torch.testing.assert_close(bundle(x)[1], newcomer.eval()(x[1]))
+    assert bundle.report.executor is kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_that_came_frozen_stay_frozen_until_train_is_called(kind: ExecutorKind) -> None:
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).double()
+        model[1].eval()
+        return model
+
+    models = [make(), make()]
+    bundle = bind(models, example=vectors(), executor=kind)
+    assert bundle.report.executor is kind
+    newcomer = make()
+    bundle.replace(1, newcomer, seed=3)
+    x = vectors(2)
+    found = bundle(x)
+    for slot, model in enumerate((models[0], newcomer)):
+        torch.testing.assert_close(found[slot], model(x[slot]))
+    bundle.train()
+    found = bundle(x)
+    for slot, model in enumerate((models[0], newcomer)):
+        torch.testing.assert_close(found[slot], model.train()(x[slot]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_replacement_between_backward_and_step_gets_no_old_gradient(kind: ExecutorKind) -> None:
     bundle = bind(build(mlp, 3), example=vectors(), executor=kind)
     optimizer = optim.SGD(bundle, lr=0.5, weight_decay=0.1)

@@ -197,11 +197,22 @@ def test_batch_norm_refuses_one_value_per_channel_as_torch_does() -> None:
         fused(torch.randn(SLOTS, 1, 4).double())
 
 
-def test_a_shared_batch_gives_what_separate_batches_give() -> None:
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_a_shared_batch_gives_what_separate_batches_give(groups: int, needs_gradient: bool) -> None:
     """Convolutions take another way when all slots see the same images."""
-    modules = modules_of(lambda: nn.Conv2d(2, 4, 3, padding=1))
+    modules = modules_of(lambda: nn.Conv2d(2, 4, 3, padding=1, groups=groups))
     fused = fuse(members_of(modules, SlotStreams(SEEDS)))
-    x = torch.randn(5, 2, 7, 6).double()
-    found = fused(x.expand(SLOTS, *x.shape))
+    x = torch.randn(5, 2, 7, 6, dtype=torch.float64, requires_grad=needs_gradient)
+    rows = x.expand(SLOTS, *x.shape)
+    if needs_gradient:
+        rows.retain_grad()
+    found = fused(rows)
+    found.sum().backward()
     for slot, module in enumerate(modules):
-        torch.testing.assert_close(found[slot], module(x), **EXACT)
+        alone = x.detach().clone().requires_grad_(needs_gradient)
+        expected = module(alone)
+        torch.testing.assert_close(found[slot], expected, **EXACT)
+        if needs_gradient:
+            expected.sum().backward()
+            torch.testing.assert_close(rows.grad[slot], alone.grad, **EXACT)
