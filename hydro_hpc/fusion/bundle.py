@@ -47,7 +47,7 @@ class Bundle(nn.Module):
         self._seen: set[Any] = set()
         self._loop = LoopExecutor(state, self.streams)
         self._makers: dict[ExecutorKind, MakeExecutor] = {}
-        self._grouped: tuple[GroupedExecutor, ...] = ()  # in a tuple: not a child module
+        self._grouped: GroupedExecutor | None = None
         self._used: list[Executor] = []  # since gradients were last cleared
         self._without_gradient: set[int] = set()  # slots replaced since
         self.report = BundleReport(
@@ -99,10 +99,10 @@ class Bundle(nn.Module):
     def leaves(self) -> list[nn.Module]:
         """All modules whose forward is one unit that a gate may not interrupt, in no order.
 
-        After `replace` there are new ones.
+        After `replace`, or when `report.executor` has changed, there are others.
         """
-        executors: list[Executor] = [self._loop, *self._grouped]
-        return [module for executor in executors for module in executor.modules_to_gate()]
+        grouped = [] if self._grouped is None else self._grouped.modules_to_gate()
+        return [*grouped, *self._loop.modules_to_gate()]
 
     def unbind(self, slot: int) -> nn.Module:
         """The slot's model: the user's class, with storage of its own."""
@@ -155,17 +155,21 @@ class Bundle(nn.Module):
         if self.report.executor is ExecutorKind.GROUPED:
             grouped = self._makers[ExecutorKind.GROUPED](self.state, self.streams)
             assert isinstance(grouped, GroupedExecutor)
-            self._grouped = (grouped,)
+            self._grouped = grouped
 
     def _executor_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Executor:
         if self.report.executor is None:
             self.choose_executor(Sample(args=args, kwargs=kwargs))
-        if self.report.executor is ExecutorKind.GROUPED:
+        if self._grouped is not None:
             shape = _shape_of(args, kwargs)
             if shape not in self._seen:
                 self._seen.add(shape)
                 self._verify_again(Sample(args=args, kwargs=kwargs))
-        return self._grouped[0] if self.report.executor is ExecutorKind.GROUPED else self._loop
+        return self._in_use
+
+    @property
+    def _in_use(self) -> Executor:
+        return self._loop if self._grouped is None else self._grouped
 
     def _verify_again(self, sample: Sample) -> None:
         """Whether the calls that were traced at binding are exact for this sample too."""
@@ -175,13 +179,14 @@ class Bundle(nn.Module):
 
     def _or_loop(self, change: Callable[[GroupedExecutor], None]) -> None:
         """Makes a change to the grouped executor, if it is in use, or leaves it for the loop."""
-        if self.report.executor is ExecutorKind.GROUPED:
+        if self._grouped is not None:
             try:
-                change(self._grouped[0])
+                change(self._grouped)
             except Refused as reason:
                 self._fall_to_loop(str(reason))
 
     def _fall_to_loop(self, reason: str) -> None:
+        self._grouped = None
         self.report = replace(self.report, executor=ExecutorKind.LOOP, reason=reason)
 
     def _forget_gradients(self, slot: int) -> None:
@@ -213,10 +218,9 @@ class Bundle(nn.Module):
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """The trainable parameters as autograd sees them: [slots, *shape], or one per slot."""
         del recurse, remove_duplicate
-        in_use: Executor = self._grouped[0] if self._grouped else self._loop
         for name in sorted(self.state.trainable):
-            leaf = in_use.leaf(name)
-            rows = [("", leaf)] if isinstance(leaf, Tensor) else number_slots(leaf)
+            leaf = self._in_use.leaf(name)
+            rows = [("", leaf)] if isinstance(leaf, Tensor) else _numbered(leaf)
             for slot, tensor in rows:
                 assert isinstance(tensor, nn.Parameter)
                 yield f"{prefix}{slot}{name}", tensor
@@ -225,6 +229,11 @@ class Bundle(nn.Module):
         """Refused: a bundle is saved trial by trial."""
         del args, kwargs
         raise FusionError("a bundle has no state_dict: save each bundle.unbind(slot).state_dict()")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise FusionError(
+            "a bundle cannot be copied: bind its models again, each bundle.unbind(slot)"
+        )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Bundle:
         del fn, recurse
@@ -239,5 +248,5 @@ def _shape_of(args: tuple[Any, ...], kwargs: dict[str, Any] | Any) -> Any:
     )
 
 
-def number_slots(rows: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+def _numbered(rows: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
     return [(f"{slot}.", row) for slot, row in enumerate(rows)]

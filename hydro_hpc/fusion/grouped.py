@@ -24,7 +24,7 @@ Flags = tuple[bool, ...]  # `training` of every module, in model order
 Graphs = dict[Flags, fx.Graph]
 
 
-class GroupedExecutor(nn.Module):
+class GroupedExecutor:
     """One graph per set of training flags, over fused modules that all graphs share.
 
     Construction raises `Refused` unless every call between modules is known to be slot-safe and
@@ -35,7 +35,6 @@ class GroupedExecutor(nn.Module):
     def __init__(
         self, state: StackedState, streams: SlotStreams, *, num_inputs: int, traced: Graphs
     ) -> None:
-        super().__init__()
         self.state, self.streams, self.num_inputs = state, streams, num_inputs
         self._traced = traced
         parameters = {name for name, _ in state.slot_models[0].named_parameters()}
@@ -83,11 +82,13 @@ class GroupedExecutor(nn.Module):
         """The slot has another model; `Refused` if it would not do the same as the rest."""
         model = self.state.slot_models[slot]
         present = _flags(model)
-        for flags in self._runnable:
-            _set_flags(model, flags)
-            if _text(trace_model(model, self.num_inputs)) != _text(self._traced[flags]):
-                raise Refused(f"forward of slot {slot}'s new trial makes other calls than the rest")
-        _set_flags(model, present)
+        try:
+            for flags in self._runnable:
+                _set_flags(model, flags)
+                if _text(trace_model(model, self.num_inputs)) != _text(self._traced[flags]):
+                    raise Refused(f"slot {slot}'s new trial makes other calls than the rest")
+        finally:
+            _set_flags(model, present)
         for path, fused in self._fused.items():
             fused.adopt(fuse(self._members(path)))
 

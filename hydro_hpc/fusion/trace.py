@@ -112,4 +112,5 @@ def _fingerprint(value: Any) -> str:
         return "[" + ",".join(_fingerprint(v) for v in value) + "]"
     if isinstance(value, str | int | float | bool | complex | bytes | None):
         return repr(value)
-    return f"{type(value).__name__}@{id(value)}"
+    version = value._version if isinstance(value, torch.Tensor) else 0  # writes in place
+    return f"{type(value).__name__}@{id(value)}.{version}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from hydro_hpc import optim
 from hydro_hpc.errors import FusionError
-from hydro_hpc.fusion import Bundle, ExecutorKind, bind, losses
+from hydro_hpc.fusion import Bundle, ExecutorKind, bind, losses, trial_stream
 from tests.hydro_hpc.fusion.architectures import CASES, CLASSES, TwoInputs, build, mlp, vectors
 from tests.hydro_hpc.fusion.separate_training import (
     Unfused,
@@ -202,10 +203,11 @@ def test_a_replacement_that_makes_other_calls_sends_the_bundle_to_the_loop() -> 
     class Optional(nn.Module):
         def __init__(self, skip: bool) -> None:
             super().__init__()
-            self.fc, self.skip = nn.Linear(6, 6), skip
+            self.fc, self.drop, self.skip = nn.Linear(6, 6), nn.Dropout(0.5), skip
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x) + x if self.skip else self.fc(x)
+            y = self.drop(self.fc(x))
+            return y + x if self.skip else y
 
     bundle = bind(
         [Optional(False).double(), Optional(False).double()],
@@ -216,8 +218,11 @@ def test_a_replacement_that_makes_other_calls_sends_the_bundle_to_the_loop() -> 
     bundle.replace(1, newcomer, seed=3)
     assert bundle.report.executor is ExecutorKind.LOOP
     assert "slot 1's new trial makes other calls" in bundle.report.reason
+    assert all(module.training for module in bundle.unbind(1).modules())
     x = vectors(2)
-    torch.testing.assert_close(bundle(x)[1], newcomer(x[1]))
+    with trial_stream(3, 0):
+        expected = newcomer(x[1])
+    torch.testing.assert_close(bundle(x)[1], expected)
 
 
 def test_a_replacement_with_other_settings_sends_the_bundle_to_the_loop() -> None:
@@ -388,6 +393,8 @@ def test_what_a_bundle_cannot_do_is_said_in_a_sentence() -> None:
     assert "before" in refused(bundle, "to") or "then bind" in refused(bundle, "to")
     assert "unbind(slot).state_dict()" in refused(bundle, "state_dict")
     assert "call bundle.shared(x)" in refused(bundle, "input")
+    with pytest.raises(FusionError, match="bind its models again"):
+        copy.deepcopy(bundle)
     with pytest.raises(IndexError, match="slot 2 of a bundle of 2"):
         bundle.unbind(2)
 

@@ -60,6 +60,16 @@ class AppendsToAList(Base):
         return self.fc(x)
 
 
+class CountsInATensor(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return self.fc(x)
+
+
 class DrawsInPython(Base):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x) if random.random() < 2 else x
@@ -137,6 +147,7 @@ REFUSALS: dict[Callable[[], nn.Module], str] = {
     CountsCalls: "forward writes to the attribute 'calls'",
     KeepsItsOutput: "forward writes to the attribute 'last'",
     AppendsToAList: "forward writes to the attribute 'seen'",
+    CountsInATensor: "forward writes to the attribute 'calls'",
     DrawsInPython: "draws random numbers outside dropout",
     DrawsInTorch: "draws random numbers outside dropout",
     PlainTensorAttribute: "uses the tensor '.*', which is no parameter and no buffer",
@@ -163,7 +174,7 @@ def test_falls_to_the_loop_with_the_reason(make: Callable[[], nn.Module]) -> Non
     assert re.search(REFUSALS[make], bundle.report.reason), bundle.report.reason
 
 
-STATEFUL = [CountsCalls, MovingBuffer, KeepsItsOutput, AppendsToAList]
+STATEFUL = [CountsCalls, CountsInATensor, MovingBuffer, KeepsItsOutput, AppendsToAList]
 
 
 @pytest.mark.parametrize("make", [DataDependent, PlainTensorAttribute, prelu, *STATEFUL])
