@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 STEPS_TO_LEARN: Final = 6
-FIRST_NEED_NS: Final = 1_500_000  # asked for work whose length is not known yet
+FIRST_NEED_NS: Final = 1_500_000  # the most that is asked while lengths are learned
 HEADROOM: Final = 1.1  # over the median, for what a unit may take longer
 
 
@@ -139,7 +139,7 @@ class Meter:
             self._keys.append(key)
             self._lengths.append([])
         seen = self._lengths[position]
-        self._gate.admit(max(seen) if seen else FIRST_NEED_NS)
+        self._gate.admit(min([*seen, FIRST_NEED_NS]))
         self._last_ns = self._device_ns()
 
     def _measure(self, position: int) -> None:
