@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import sys
@@ -84,6 +85,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             print("hydro: the demo was interrupted; its cluster is stopped", file=sys.stderr)
             return EXIT_INTERRUPTED
         finally:
+            _give(out)
             if is_kept:
                 (cluster.home("alice").parent / KEPT).touch()
             else:
@@ -135,6 +137,14 @@ def _make(out: Path) -> None:
         raise ConfigError(
             f"{out} cannot be made ({error.strerror}); choose another directory with --out"
         ) from None
+
+
+def _give(out: Path) -> None:
+    """Under sudo: makes the results the caller's own, who could not remove them otherwise."""
+    if "SUDO_UID" in os.environ:
+        owner = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
+        for path in (out, *out.rglob("*")):
+            os.chown(path, *owner, follow_symlinks=False)
 
 
 @contextlib.contextmanager
