@@ -9,6 +9,7 @@ line costs the primary.
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Final
@@ -33,6 +34,7 @@ WORTH_OPENING_NS: Final = (
 MERGE_GAP_NS: Final = 200_000  # waits nearer to each other than this are one bubble
 RECORDED_NS: Final = 200_000  # shorter waits are counted, not recorded
 STEPS_UNTIL_NOT_PIPELINED: Final = 30
+NO_BUBBLES: Final = "this job never waits 2 ms for another rank in a step"
 
 
 class Publisher:
@@ -179,9 +181,18 @@ class Publisher:
             self._tenant_job = self._read_tenant()
         page.set("guard_word", Word.HOLD if is_holding else Word.RUN)
         page.set("num_steps", self._num_steps)
-        page.set("state", self._state())
+        self._publish_state()
         if self._num_steps % 10 == 0:
             self._publish_slow_facts()
+
+    def _publish_state(self) -> None:
+        state = self._state()
+        if state == PrimaryState.NOT_PIPELINED and self._page.get("state") != state:
+            self._page.set_text("reason", NO_BUBBLES)
+            print(f"hydro: nothing is lent: {NO_BUBBLES}", file=sys.stderr, flush=True)
+        elif state == PrimaryState.SHARING and self._page.get("state") != state:
+            self._page.set_text("reason", "")
+        self._page.set("state", state)
 
     def _state(self) -> PrimaryState:
         if self._windows.longest_ns() >= WORTH_OPENING_NS:

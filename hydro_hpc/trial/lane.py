@@ -72,7 +72,7 @@ class TenantLane:
             return problem
         state = PrimaryState(self.stage.get("state"))
         if state == PrimaryState.NOT_PIPELINED:
-            raise LaneError("the job that lends this device never waits 2 ms in a step: no bubbles")
+            raise LaneError("no bubbles: the job that lends this device never waits 2 ms in a step")
         if state == PrimaryState.ENDED:
             raise LaneError("the job that lends this device has stopped training")
         return "" if state == PrimaryState.SHARING else "its primary has not shown a bubble yet"

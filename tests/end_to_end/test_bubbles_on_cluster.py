@@ -235,6 +235,7 @@ while True:
         lambda: f"the gang learns why: {road.jobs.fields(gang)} {road.outputs('bob')}",
     )
     assert "no-bubbles" in road.jobs.fields(gang)["Comment"]
+    assert "hydro: nothing is lent: this job never waits 2 ms" in road.outputs("alice")
 
 
 def test_losses_of_the_primary_are_bit_identical_with_and_without_trials(

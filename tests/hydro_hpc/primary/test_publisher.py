@@ -87,11 +87,14 @@ def test_opening_tells_when_and_for_how_long_before_it_is_seen(lane: str) -> Non
     assert rank.page.words[rank.page.word_index("window_us") + gate.label] == 5000
 
 
-def test_short_waits_are_never_opened(lane: str) -> None:
+def test_short_waits_are_never_opened(lane: str, capsys: pytest.CaptureFixture[str]) -> None:
     rank = Rank(lane)
     rank.run(STEPS_UNTIL_NOT_PIPELINED + 1, 1 * MS)
     assert rank.wakes == 0
     assert rank.page.get("state") == PrimaryState.NOT_PIPELINED
+    assert "never waits 2 ms" in rank.page.get_text("reason")
+    rank.run(30, 1 * MS)
+    assert capsys.readouterr().err.count("hydro: nothing is lent") == 1
 
 
 def test_shut_steps_open_nothing_and_do_not_count_as_bubble_time(lane: str) -> None:
