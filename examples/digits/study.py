@@ -53,7 +53,7 @@ study = Study(
     loss=nn.CrossEntropyLoss(),
     metrics="accuracy",
     space={
-        "lr": log_uniform(1e-4, 3e-2),
+        "lr": log_uniform(2e-4, 1e-2),
         "weight_decay": log_uniform(1e-6, 1e-3),
         "beta1": uniform(0.8, 0.95),
     },

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from hydro_hpc.nn import trial_stream
 from hydro_hpc.study.hyperparameters import OPTIMIZERS
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.space import Params
@@ -26,14 +27,18 @@ def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None
     model = study.build_model(params, seed)
     settings = study.optimizer_settings(params)
     optimizer = OPTIMIZERS[study.optimizer_name](model.parameters(), **settings)
-    with seeded(seed):  # what the model itself draws, such as dropout
+    steps_done = 0
+    with seeded(seed):
         for epoch in range(study.epochs):
             loss_sum = torch.zeros(())
             for rows in study.batch_indices(seed, epoch):
                 optimizer.zero_grad()
-                loss = study.loss(model(data.train_x[rows]), data.train_y[rows])
+                with trial_stream(seed, steps_done):  # what the model draws, such as dropout
+                    outputs = model(data.train_x[rows])
+                loss = study.loss(outputs, data.train_y[rows])
                 loss.backward()
                 optimizer.step()
+                steps_done += 1
                 loss_sum += loss.detach()
             if not torch.isfinite(loss_sum):
                 raise TrialFailedError(f"its loss was not finite in epoch {epoch}")

@@ -207,11 +207,14 @@ class BundleTraining:
         """Moves every trial on by one batch; ends those that diverged or are through."""
         ended = []
         finished_epoch = []
+        raised = self._bundle.failures
         for slot, run in enumerate(self._slots):
             if run is None:
                 continue
             run.position += 1
-            if not math.isfinite(values_F[slot]):
+            if slot in raised:
+                ended.append(self._end(slot, self._failed(run.trial.number, raised[slot])))
+            elif not math.isfinite(values_F[slot]):
                 reason = (
                     f"its loss was {values_F[slot]} at step {run.position} of epoch {run.epoch}"
                 )

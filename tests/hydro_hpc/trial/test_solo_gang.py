@@ -383,3 +383,45 @@ def test_journal_is_optunas(tmp_path: Path, lane: str) -> None:
     assert code == EXIT_DONE, errors
     lines = (tmp_path / "tiny.hydro/journal.log").read_text().splitlines()
     assert all("op_code" in json.loads(line) for line in lines)
+
+
+@pytest.mark.usefixtures("primary")
+def test_trial_that_raises_while_it_trains_fails_alone(tmp_path: Path, lane: str) -> None:
+    before = """
+        class Odd(Net):
+            def __init__(self):
+                super().__init__()
+                self.is_odd = torch.initial_seed() % 2
+                self.calls = 0
+            def forward(self, x):
+                self.calls += 1
+                if self.is_odd and self.calls > 5:
+                    raise ValueError("odd ones stop here")
+                return super().forward(x)
+    """
+    study = write_study(tmp_path, trials=8, model="Odd", before=before)
+    odd = [s for s in _seeds(study, 8) if s % 2]
+    code, errors = finish(start(study, lane))
+    assert code == EXIT_DONE, errors
+    results = read_results(study)
+    assert (results.completed, results.failed) == (8 - len(odd), len(odd))
+    logs = [path.read_text() for path in (tmp_path / "tiny.hydro/trials").iterdir()]
+    assert len(logs) == len(odd)
+    assert all("ValueError: odd ones stop here" in log for log in logs)
+
+
+@pytest.mark.usefixtures("primary")
+def test_dropout_draws_the_same_in_a_bundle_and_alone(tmp_path: Path, lane: str) -> None:
+    before = """
+        class Dropping(Net):
+            def __init__(self):
+                super().__init__()
+                self.layers.insert(2, nn.Dropout(0.3))
+    """
+    study = write_study(tmp_path, trials=4, model="Dropping", before=before)
+    code, errors = finish(start(study, lane))
+    assert (code, errors) == (EXIT_DONE, "")
+    best = read_results(study).best
+    assert best is not None
+    alone = load_study(study).run_alone(best.params, best.seed)
+    assert alone == pytest.approx(best.value, rel=1e-4)
