@@ -104,9 +104,8 @@ def _walk(road: Road, out: Path, started_s: float) -> RunReport:
         with road.progress:
             return road.walk(started_s=started_s)
     except Exception:
-        for job in (road.training, road.study):
-            if job is not None:
-                _show_end_of(job, road.progress.console)
+        for name, job in road.jobs().items():
+            _show_end_of(name, job, road.progress.console)
         print(f"all logs: {out / 'logs'}")
         raise
     finally:
@@ -200,21 +199,22 @@ def _ending_is_an_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _show_end_of(job: Job, console: Console) -> None:
+def _show_end_of(name: str, job: Job, console: Console) -> None:
     lines = last_lines(job.output, TAIL_LINES)
     if lines:
-        console.print(f"the end of job {job.id} ({job.output.name}):", highlight=False)
+        console.print(f"the end of the output of the {name} job:", highlight=False)
     for line in lines:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _keep_logs(road: Road, logs: Path) -> None:
     """Copies the jobs' outputs and the daemons' logs out of the cluster, which will go."""
-    jobs = [job.output for job in (road.training, road.study) if job is not None]
-    daemons = road.cluster.log_dir.iterdir() if road.cluster.log_dir.exists() else ()
-    for path in (*jobs, *daemons):
+    found = {f"{name}.out": job.output for name, job in road.jobs().items()}
+    if road.cluster.log_dir.exists():
+        found |= {path.name: path for path in road.cluster.log_dir.iterdir()}
+    for name, path in found.items():
         if path.is_file():
-            shutil.copyfile(path, logs / path.name)
+            shutil.copyfile(path, logs / name)
 
 
 def _how_to_use(directory: Path) -> str:

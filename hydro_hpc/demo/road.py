@@ -75,6 +75,11 @@ class Road:
             wall_s=time.monotonic() - started_s,
         )
 
+    def jobs(self) -> dict[str, Job]:
+        """Returns the jobs that were submitted by what they do: `training`, `study`."""
+        jobs = {"training": self.training, "study": self.study}
+        return {name: job for name, job in jobs.items() if job is not None}
+
     def _start_cluster(self) -> ClusterStatus:
         self.progress.doing("cluster", "starts")
         status = self.cluster.up()

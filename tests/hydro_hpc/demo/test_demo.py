@@ -53,7 +53,7 @@ def test_walks_the_whole_road(tmp_path: Path, cluster_directory: Path) -> None:
     spans = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     assert {span["pid"] for span in spans} == {0, 1}
     assert (tmp_path / "timeline.png").exists()
-    assert (tmp_path / "logs/gpt-1.out").exists()
+    assert (tmp_path / "logs/training.out").exists()
     assert "the same value" in output
     assert is_gone(cluster_directory)
 
