@@ -87,6 +87,7 @@ class LaneGate:
         self._is_running = False
         self._run_started_ns = 0
         self._run_device_ns = 0
+        self._unit_device_ns = 0  # device time when the last unit was admitted
         self._kind = RecordKind.RUN
         self._num_too_short = 0
         self._needs_ns: dict[str, int] = {}  # of pieces of work, by their name
@@ -108,6 +109,7 @@ class LaneGate:
         ):
             if not self._is_running:
                 self._begin_run()
+            self._unit_device_ns = self._device_ns()
             return
         self._pause()
         self._wait_for(need_ns)
@@ -215,7 +217,7 @@ class LaneGate:
     def _begin_run(self) -> None:
         self._is_running = True
         self._run_started_ns = self._now_ns()
-        self._run_device_ns = self._device_ns()
+        self._run_device_ns = self._unit_device_ns = self._device_ns()
         if self._trial is not None:
             self._trial.words[self._trial.word_index("ack_word")] = self._word
 
@@ -224,8 +226,9 @@ class LaneGate:
             return
         self._is_running = False
         now_ns = self._now_ns()
-        device_ns = self._device_ns() - self._run_device_ns
-        overrun_ns = self._overrun_ns(now_ns)
+        used_ns = self._device_ns()
+        device_ns = used_ns - self._run_device_ns
+        overrun_ns = min(self._late_ns(now_ns), used_ns - self._unit_device_ns)
         if overrun_ns > OVERRUN_NS:
             self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
         else:
@@ -234,9 +237,11 @@ class LaneGate:
             self._record(now_ns, device_ns, overrun_ns)
         self.num_samples = 0
 
-    def _overrun_ns(self, now_ns: int) -> int:
-        """How long this worker ran on after the window closed (wall time; 0 if it stopped in
-        time).
+    def _late_ns(self, now_ns: int) -> int:
+        """Returns how long ago the window closed, 0 if it did not.
+
+        Of that time, at most what the last unit used on the device is an overrun: a worker that the
+        kernel kept from running did not overrun.
         """
         word = self._words[self._gate]
         if word == self._word:

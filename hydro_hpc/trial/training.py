@@ -24,7 +24,7 @@ from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.trial import Outcome, Trial
 from hydro_hpc.trial.gate import Gate
 from hydro_hpc.trial.meter import Meter
-from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun, checkpoint_path
+from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun
 
 EVALUATION_ROWS: Final = 128  # of the test set, between two looks at the gate
 
@@ -123,7 +123,9 @@ class BundleTraining:
         """Ends a trial that the search prunes, if it is still in work."""
         for slot, run in enumerate(self._slots):
             if run is not None and run.trial.number == number:
-                return self._end(slot, Ended(number=number, state="pruned"))
+                ended = self._end(slot, Ended(number=number, state="pruned"))
+                self._place_batches()
+                return ended
         return None
 
     def checkpoint(self) -> None:
@@ -180,7 +182,7 @@ class BundleTraining:
 
     def _place_batches(self) -> None:
         """Lays the slots' batches side by side: rows_FSB [slots, steps, batch], a position per
-        slot.
+        slot; counts the slots without a trial and those whose trial is in its last epoch.
         """
         spare = torch.zeros(
             (self._study.steps_per_epoch(), self._study.batch_size), dtype=torch.long
@@ -192,6 +194,10 @@ class BundleTraining:
         )
         self._slot_numbers_F = torch.arange(len(self._slots))
         self._active = [run is not None for run in self._slots]
+        in_work = self._slots_in_work()
+        last = self._study.epochs - 1
+        self.num_free = len(self._slots) - len(in_work)
+        self.num_ending = sum(self._run(slot).epoch == last for slot in in_work)
         self._weights_F = torch.tensor(self._active, dtype=torch.get_default_dtype())
 
     def _forward_and_backward(self) -> list[float]:
@@ -301,7 +307,6 @@ class BundleTraining:
     def _end(self, slot: int, ended: Ended) -> Ended:
         self._slots[slot] = None
         self._bundle.idle(slot)
-        checkpoint_path(self._folder.checkpoints, ended.number).unlink(missing_ok=True)
         return ended
 
     def _run(self, slot: int) -> SlotRun:

@@ -40,6 +40,7 @@ from hydro_hpc.trial.messages import (
     TrialReported,
     TrialsGiven,
 )
+from hydro_hpc.trial.slots import checkpoint_path
 from hydro_hpc.trial.training import BundleTraining, Ended, as_trial
 
 SLOTS: Final = 16
@@ -62,6 +63,7 @@ class Worker:
         self._page = page
         self._training: BundleTraining | None = None
         self._unkept: set[int] = set()
+        self._reserve: list[Trial] = []  # the next trials, asked for before their slots are free
         self._num_asked = 0
         self._is_over = False
 
@@ -89,7 +91,9 @@ class Worker:
             self._exchange()
             if self._training is None or not self._training.has_work():
                 continue
-            self._hand_over(self._training.step())
+            for ended in self._training.step():
+                self._tell(ended)
+            self._refill(self._training)
             if time.monotonic() - stored_s > CHECKPOINT_EVERY_S:
                 self._training.checkpoint_in_windows()
                 gc.collect()
@@ -104,8 +108,10 @@ class Worker:
         """Returns trials whose models can be built, `count` of them unless the study has fewer."""
         buildable: list[Trial] = []
         self._ask(count, is_first=True)
-        while len(buildable) < count and not (self._is_over and not self._num_asked):
-            for trial in self._wait_for_trials():
+        while len(buildable) < count and not (self._is_over and not self._reserve):
+            self._wait_for_trials()
+            while self._reserve and len(buildable) < count:
+                trial = self._reserve.pop(0)
                 try:
                     self._study.build_model(trial.params, trial.seed)
                 except Exception as error:
@@ -114,21 +120,30 @@ class Worker:
                     self._tell(Ended(number=trial.number, state="failed", reason=reason))
                 else:
                     buildable.append(trial)
-            if not self._num_asked and not self._is_over:
-                self._ask(count - len(buildable))
+            missing = count - len(buildable)
+            if missing and not self._num_asked and not self._is_over:
+                self._ask(missing)
         return buildable
 
-    def _wait_for_trials(self) -> list[Trial]:
+    def _wait_for_trials(self) -> None:
         for _, message in self._channel.receive(timeout_s=SLEEP_S):
-            if isinstance(message, TrialsGiven):
-                return self._given(message)
             self._take(message)
         self._gate.check()
-        return []
+
+    def _refill(self, training: BundleTraining) -> None:
+        """Puts the next trials into free slots, and asks in time for those that will be needed."""
+        while self._reserve and training.num_free:
+            failed = training.begin(self._reserve.pop(0))
+            if failed is not None:
+                self._tell(failed)
+        wanted = training.num_free + training.num_ending
+        missing = wanted - len(self._reserve) - self._num_asked
+        if missing > 0 and not self._is_over:
+            self._ask(missing)
 
     def _is_finished(self) -> bool:
         has_work = self._training is not None and self._training.has_work()
-        return self._is_over and not has_work and not self._unkept
+        return self._is_over and not (has_work or self._reserve or self._unkept)
 
     def _exchange(self) -> None:
         """Takes what has come; sleeps for it when there is nothing to train."""
@@ -143,31 +158,21 @@ class Worker:
             self._take(message)
 
     def _take(self, message: Message) -> None:
+        training = self._training
         if isinstance(message, TrialsGiven):
-            for trial in self._given(message):
-                assert self._training is not None
-                failed = self._training.begin(trial)
-                if failed is not None:
-                    self._hand_over([failed])
+            self._reserve += [as_trial(body) for body in message.trials]
+            self._is_over = message.is_over
+            self._num_asked = 0 if message.is_over else self._num_asked - len(message.trials)
         elif isinstance(message, TrialKept):
             self._unkept.discard(message.number)
             self._page.set("trials_done", self._page.get("trials_done") + 1)
-        elif isinstance(message, TrialGivenUp) and self._training is not None:
-            ended = self._training.give_up(message.number)
+            checkpoint_path(self._folder.checkpoints, message.number).unlink(missing_ok=True)
+        elif isinstance(message, TrialGivenUp) and training is not None:
+            ended = training.give_up(message.number)
             if ended is not None:
-                self._hand_over([ended])
-
-    def _given(self, message: TrialsGiven) -> list[Trial]:
-        self._num_asked = 0
-        self._is_over = message.is_over
-        return [as_trial(body) for body in message.trials]
-
-    def _hand_over(self, ended: list[Ended]) -> None:
-        """Tells how trials ended, and asks for as many new ones."""
-        for each in ended:
-            self._tell(each)
-        if ended and not self._is_over:
-            self._ask(len(ended))
+                self._tell(ended)
+        if training is not None:
+            self._refill(training)
 
     def _tell(self, ended: Ended) -> None:
         self._unkept.add(ended.number)

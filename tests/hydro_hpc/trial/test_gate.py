@@ -246,6 +246,19 @@ def test_other_work_is_not_counted_as_training(primary: FakePrimary) -> None:
     assert (page.get("run_ns"), page.get("other_ns")) == (2 * MS, 5 * MS)
 
 
+def test_worker_that_was_kept_from_running_did_not_overrun(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(10 * MS)
+    gate.admit(MS)
+    primary.close()
+    primary.work(OVERRUN_NS // 2)
+    primary.now_ns += 50 * MS  # the primary has the core
+    gate.pause()
+    page = trial_page(primary)
+    assert page.get("num_overruns") == 0
+    assert page.get("margin_ns") == MARGIN_NS
+
+
 def test_overrun_widens_the_margin_and_clean_windows_narrow_it(primary: FakePrimary) -> None:
     gate = make_gate(primary)
     primary.open(10 * MS)
