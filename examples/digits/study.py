@@ -58,7 +58,7 @@ study = Study(
         "beta1": uniform(0.8, 0.95),
     },
     optimizer="adam",
-    epochs=8,
+    epochs=16,
     batch_size=32,
     trials=64,
 )

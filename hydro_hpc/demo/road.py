@@ -32,7 +32,7 @@ from hydro_hpc.report.summary import RunReport, StudyOutcome
 
 OWNER, TUNER = "alice", "bob"
 # Enough for any study: the demo ends the training when the study has ended.
-TRAINING: Final = ("--hydro-bubble", "train.sbatch", "--steps=1000000", "--micro-batch-size=2")
+TRAINING: Final = ("--hydro-bubble", "train.sbatch", "--steps=1000000")
 STUDY: Final = ("--bubbles=2", "study.sbatch")
 # Every second block of steps stays shut throughout: many pairs for the slowdown in a short run.
 GUARD: Final = {"HYDRO_GUARD_BOUND": "0.05", "HYDRO_GUARD_DENSE_STEPS": "1000000"}
@@ -63,7 +63,7 @@ class Road:
         recorders = self._recorders()
         with _in_idle_class():
             self._watch(training, study, recorders)
-        self._end(training, recorders)
+        self._end(training, study, recorders)
         outcome = self._again(study)
         return RunReport(
             slurm_version=status.slurm_version,
@@ -134,11 +134,11 @@ class Road:
         self.progress.doing("study", f"job {study.id} of {TUNER}: {_study_text(state, recorders)}")
         self.progress.doing("bubbles", f"slowdown {slowdown_text(_worst(recorders))}")
 
-    def _end(self, training: Job, recorders: Sequence[LaneRecorder]) -> None:
+    def _end(self, training: Job, study: Job, recorders: Sequence[LaneRecorder]) -> None:
         """Ends the training job, which would go on; its lanes go with it."""
         for recorder in recorders:
             recorder.read()
-        self._show_end(training, recorders)
+        self._show_end(training, study, recorders)
         cancel(self.cluster, training)
         give_up_s = time.monotonic() + END_S
         while not state_of(self.cluster, training).has_ended:
@@ -146,10 +146,9 @@ class Road:
                 raise SlurmError(f"job {training.id} does not end on scancel within {END_S:.0f} s")
             time.sleep(LOOK_S / 5)
 
-    def _show_end(self, training: Job, recorders: Sequence[LaneRecorder]) -> None:
+    def _show_end(self, training: Job, study: Job, recorders: Sequence[LaneRecorder]) -> None:
         self.progress.done("training", f"job {training.id} of {OWNER}: {_last_loss(training)}")
-        done = sum(r.trial.trials_done for r in recorders if r.trial)
-        self.progress.done("study", f"{done} trials done")
+        self.progress.done("study", f"job {study.id} of {TUNER}: completed")
         self.progress.done("bubbles", f"slowdown {slowdown_text(_worst(recorders))}")
 
     def _again(self, study: Job) -> StudyOutcome:
