@@ -118,7 +118,7 @@ def _write(report: RunReport, out: Path) -> None:
     write_trace(report.lanes, out / "timeline.json")
     title = "A study in the bubbles of a pipeline-parallel training job"
     if not write_picture(report.lanes, out / "timeline.png", title=title):
-        raise DemoError("no stretch of steps could be drawn: the study shared too few of them")
+        print("hydro: no picture: the study shared too few steps to show some", file=sys.stderr)
 
 
 def _check_packages() -> None:

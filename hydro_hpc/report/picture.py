@@ -46,27 +46,35 @@ UNDONE_BAND: Final = (0.46, 0.04)  # a run that is not through when the training
 def choose_steps(lanes: Sequence[LaneRecording]) -> Interval | None:
     """Returns a typical stretch of NUM_STEPS steps, the last of them shut, None if there is none.
 
-    Typical: in it and in all such stretches the trials use about as much of the shared steps.
+    It lies in the steady state: where every lane trains and does nothing else, if that happens.
+    There it is the one whose length and trials are the median's, not the one with most trials.
     """
-    if not lanes or not all(lane.steps for lane in lanes):
-        return None
     held = [tenancy(lane) for lane in lanes]
-    if any(span is None for span in held):
+    if not lanes or any(span is None for span in held):
         return None
-    begin = max(span[0] for span in held if span)
-    end = min(span[1] for span in held if span)
+    both = (max(span[0] for span in held if span), min(span[1] for span in held if span))
     shown = [
         (first.start_ns, last.end_ns)
         for first, *_, last in _stretches(lanes[0].steps)
-        if begin <= first.start_ns and last.end_ns <= end
+        if both[0] <= first.start_ns and last.end_ns <= both[1]
     ]
-    if not shown:
+    steady = [span for span in shown if all(_only_trains(lane, span) for lane in lanes)]
+    return _median_of(steady or shown, lanes)
+
+
+def _only_trains(lane: LaneRecording, span: Interval) -> bool:
+    kinds = {run.is_training for run in lane.runs if span[0] <= run.start_ns < span[1]}
+    return kinds == {True}
+
+
+def _median_of(spans: Sequence[Interval], lanes: Sequence[LaneRecording]) -> Interval | None:
+    if not spans:
         return None
-    used = {span: _used_share(lanes, span) for span in shown}
+    used = {span: _used_share(lanes, span) for span in spans}
     middle = statistics.median_low(used.values())
-    length = statistics.median(span[1] - span[0] for span in shown)
+    length = statistics.median(end - start for start, end in spans)
     return min(
-        shown,
+        spans,
         key=lambda span: abs(used[span] - middle) + abs((span[1] - span[0]) / length - 1),
     )
 
