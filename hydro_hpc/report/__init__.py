@@ -1,0 +1,1 @@
+"""Reports: what the flight recorders saw as numbers, a table, a trace and a picture."""
