@@ -21,7 +21,7 @@ from hydro_hpc.page import Gate as GateWord
 from hydro_hpc.wait import Waiter
 
 SLEEP_S: Final = 0.25  # between looks at whether the primary still lives
-OVERRUN_NS: Final = 500_000  # device time after a close that widens the margin
+OVERRUN_NS: Final = 500_000  # device time after a close, or beyond what was asked for
 MARGIN_MAX_NS: Final = 4_000_000
 MARGIN_SHRINK: Final = 0.98  # per clean window
 FIRST_NEED_NS: Final = 2_000_000  # of a piece of work that was never done before
@@ -88,6 +88,7 @@ class LaneGate:
         self._run_started_ns = 0
         self._run_device_ns = 0
         self._unit_device_ns = 0  # device time when the last unit was admitted
+        self._unit_need_ns = 0  # and what it asked for; 0: none since the last pause
         self._kind = RecordKind.RUN
         self._num_too_short = 0
         self._needs_ns: dict[str, int] = {}  # of pieces of work, by their name
@@ -109,11 +110,12 @@ class LaneGate:
         ):
             if not self._is_running:
                 self._begin_run()
-            self._unit_device_ns = self._device_ns()
+            self._begin_unit(need_ns)
             return
         self._pause()
         self._wait_for(need_ns)
         self._begin_run()
+        self._begin_unit(need_ns)
 
     @contextmanager
     def work(self, name: str) -> Iterator[None]:
@@ -217,9 +219,18 @@ class LaneGate:
     def _begin_run(self) -> None:
         self._is_running = True
         self._run_started_ns = self._now_ns()
-        self._run_device_ns = self._unit_device_ns = self._device_ns()
+        self._run_device_ns = self._device_ns()
         if self._trial is not None:
             self._trial.words[self._trial.word_index("ack_word")] = self._word
+
+    def _begin_unit(self, need_ns: int) -> None:
+        """Notes what was admitted, and how far the one before went beyond what it had asked for."""
+        device_ns = self._device_ns()
+        excess_ns = device_ns - self._unit_device_ns - self._unit_need_ns
+        if self._unit_need_ns and excess_ns > OVERRUN_NS:
+            self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
+        self._unit_device_ns = device_ns
+        self._unit_need_ns = need_ns
 
     def _pause(self) -> None:
         if not self._is_running:
@@ -229,10 +240,8 @@ class LaneGate:
         used_ns = self._device_ns()
         device_ns = used_ns - self._run_device_ns
         overrun_ns = min(self._late_ns(now_ns), used_ns - self._unit_device_ns)
-        if overrun_ns > OVERRUN_NS:
-            self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
-        else:
-            self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
+        self._begin_unit(0)
+        self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
         if self._trial is not None:
             self._record(now_ns, device_ns, overrun_ns)
         self.num_samples = 0
