@@ -25,6 +25,7 @@ from pathlib import Path
 
 from hydro_hpc.demo import jobs
 from hydro_hpc.devcluster import Cluster
+from hydro_hpc.devices import cpu_core
 from hydro_hpc.page import Page, PageKind
 from hydro_hpc.report.lanes import LanePlace
 from hydro_hpc.report.recording import LaneRecorder, read_written
@@ -246,13 +247,16 @@ class UngatedTrials:
             process.wait()
 
 
-def set_class(pid: int, policy: int) -> None:
-    """Puts all threads of a process, and its session's autogroup, into a scheduling class."""
-    for tid in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setscheduler(int(tid), policy, os.sched_param(0))
-    nice = "19" if policy == os.SCHED_IDLE else "0"
+def set_class(pid: int, *, is_idle: bool) -> None:
+    """Puts all threads of a worker, and its session's autogroup, where `hydro-trial` would put them
+    with the idle class or without it: there its share equals the primary's."""
+    for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+        if is_idle:
+            os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            cpu_core.enter_batch_class(tid)
     with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(nice, encoding="ascii")
+        Path(f"/proc/{pid}/autogroup").write_text("19" if is_idle else "0", encoding="ascii")
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

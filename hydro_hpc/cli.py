@@ -14,11 +14,7 @@ from hydro_hpc.report import commands as report
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code (`hydro_hpc.errors`)."""
-    parser = argparse.ArgumentParser(prog="hydro", description=__doc__)
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (demo, report, cluster):
-        part.add_commands(subparsers)
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         return int(arguments.command(arguments))
     except HydroError as error:
@@ -26,6 +22,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hydro",
+        description="Runs and shows Hydro on this machine's Slurm, or on one of its own.",
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for part in (demo, report, cluster):
+        part.add_commands(subparsers)
+    return parser
 
 
 if __name__ == "__main__":

@@ -10,13 +10,32 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import signal
 import time
 from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}.get(platform.machine(), -1)
+_SHORTEST_SLICE_NS: Final = 100_000
+_PRIMARY_BLOCKS_S: Final = 60e-6  # and up to 50 us that the kernel adds
 _libc = ctypes.CDLL(None)
+
+
+class _SchedAttr(ctypes.Structure):
+    """The kernel's `struct sched_attr`, first version."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("sched_policy", ctypes.c_uint32),
+        ("sched_flags", ctypes.c_uint64),
+        ("sched_nice", ctypes.c_int32),
+        ("sched_priority", ctypes.c_uint32),
+        ("sched_runtime", ctypes.c_uint64),
+        ("sched_deadline", ctypes.c_uint64),
+        ("sched_period", ctypes.c_uint64),
+    )
 
 
 def pin(core: int) -> None:
@@ -27,6 +46,29 @@ def pin(core: int) -> None:
 def die_with_parent() -> None:
     """Makes the kernel kill this process when the one that started it ends, however it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def let_primary_block() -> None:
+    """Sleeps for about 0.1 ms: the primary wakes the trial before its communication call, and only
+    the call hands the core over. Without this a call was measured to be sent up to 4 ms late.
+    """
+    time.sleep(_PRIMARY_BLOCKS_S)
+
+
+def enter_batch_class(tid: int = 0) -> None:
+    """Puts a thread (0: the calling one) into SCHED_BATCH with the shortest slice: its share of the
+    core is equal to the primary's, but it is never in the way of who wakes up.
+
+    Why, with what was measured: docs/decisions/0006-sharing-a-core.md. Kernels before 6.12 keep
+    their own slice.
+    """
+    attributes = _SchedAttr(
+        size=ctypes.sizeof(_SchedAttr),
+        sched_policy=os.SCHED_BATCH,
+        sched_runtime=_SHORTEST_SLICE_NS,
+    )
+    if _libc.syscall(_SYS_SCHED_SETATTR, tid, ctypes.byref(attributes), 0):
+        os.sched_setscheduler(tid, os.SCHED_BATCH, os.sched_param(0))
 
 
 def enter_idle_class() -> None:

@@ -51,8 +51,10 @@ class Adam(SlotOptimizer):
         mean_FP, square_FP = moments.tensors["exp_avg"], moments.tensors["exp_avg_sq"]
         self._decay(moments, grad_FP)
         mean_FP.lerp_(grad_FP, constant("1 - beta1", lambda: 1.0 - hyper["beta1"]))
+        self.between()
         grad_FP.mul_(grad_FP)
         square_FP.lerp_(grad_FP, constant("1 - beta2", lambda: 1.0 - hyper["beta2"]))
+        self.between()
         # lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), with sqrt(c2) taken out of the fraction
         steps = moments.steps
         root = (1.0 - hyper["beta2"][:, None] ** steps).sqrt_()

@@ -63,6 +63,7 @@ class SlotOptimizer(ABC):
 
     def __init__(self, bundle: Bundle, settings: Mapping[str, Any]) -> None:
         self.bundle = bundle
+        self.between: Callable[[], None] = lambda: None  # called where a step may pause
         self._hyper = self._per_slot(settings, bundle.slots)
         self._check(self._hyper)
         self._moments = [Moments(block, self.TENSORS) for block in bundle.state.blocks]
@@ -92,6 +93,7 @@ class SlotOptimizer(ABC):
     def step(self) -> None:
         """One step of every active slot with the gradients that backward left."""
         for moments, gradient in zip(self._moments, self.bundle.gradients(), strict=True):
+            self.between()
             stepping_FN = self._stepping(gradient)
             if stepping_FN is None:
                 moments.steps_FN += 1

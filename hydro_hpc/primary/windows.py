@@ -1,9 +1,9 @@
-"""How long each communication call of a step will wait: learned from the last steps. Pure, no
-clock.
+"""How long each communication call of a step will wait, learned from the last steps. Pure.
 
 Training steps repeat, so the n-th communication call of a step waits about as long as it did in
-the steps before. The prediction is the median of the last `NUM_REMEMBERED` waits: measured, a low
-quantile harvests less and slows the primary no less (docs/decisions/0001-window-prediction.md).
+the steps before. The prediction is the one of the last `NUM_REMEMBERED` waits that a third of them
+undercut: a window that ends before its prediction costs the primary, one that ends after it costs
+harvest (docs/decisions/0001-window-prediction.md).
 
 Not covered: a schedule known beforehand (part of the engine's labels), calls from several threads.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-NUM_REMEMBERED: Final = 9  # a change of the step's shape is learned after half of them
+NUM_REMEMBERED: Final = 9  # a change to longer waits is learned after two thirds of them
 NUM_NEEDED: Final = 3  # waits seen before a call is predicted at all
 
 
@@ -53,7 +53,7 @@ class Windows:
         for position in range(min(self._num_calls, len(self._names))):
             waits_ns = self._waits_ns[position]
             if len(waits_ns) >= NUM_NEEDED:
-                self._predicted_ns[position] = sorted(waits_ns)[len(waits_ns) // 2]
+                self._predicted_ns[position] = sorted(waits_ns)[len(waits_ns) // 3]
         self._num_calls = 0
 
     @property

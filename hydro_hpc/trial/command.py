@@ -21,7 +21,7 @@ REASON_LENGTH: Final = 64  # what the coordinator reads of it
 
 def main() -> int:
     """Runs one rank of the gang; only rank 0 speaks."""
-    arguments = _parser().parse_args()
+    arguments = make_parser().parse_args()
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     try:
         job = _study_job(arguments)
@@ -44,7 +44,7 @@ def main() -> int:
     return exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hydro-trial",
         description="Runs a study inside the bubbles of the devices that this job step holds.",

@@ -21,9 +21,10 @@ from hydro_hpc.page import Gate as GateWord
 from hydro_hpc.wait import Waiter
 
 SLEEP_S: Final = 0.25  # between looks at whether the primary still lives
-OVERRUN_NS: Final = 500_000  # device time after a close, or beyond what was asked for
-MARGIN_MAX_NS: Final = 4_000_000
-MARGIN_SHRINK: Final = 0.98  # per clean window
+OVERRUN_NS: Final = 500_000  # device time after a close that counts as an overrun
+EXCESS_NS: Final = 1_000_000  # beyond what a unit had asked for; widens the margin
+MARGIN_MAX_NS: Final = 2_000_000
+MARGIN_SHRINK: Final = 0.9  # per run
 FIRST_NEED_NS: Final = 2_000_000  # of a piece of work that was never done before
 FORGET: Final = 0.9  # of the longest piece, at each shorter one
 WINDOWS_UNTIL_STARVED: Final = 400  # all too short for one unit of work
@@ -57,16 +58,20 @@ class LaneGate:
         waiter: Waiter,
         trial: Page | None,
         margin_ns: int,
+        let_primary_block: Callable[[], None] = lambda: None,
         now_ns: Callable[[], int] = time.monotonic_ns,
         device_ns: Callable[[], int] = time.thread_time_ns,
     ) -> None:
-        """`trial` is the page this process writes, None if another process of the tenant writes
-        it.
+        """`trial` is the page this process writes, None if another one of the tenant writes it.
+
+        `let_primary_block` is called when a window has opened, before it is used: on a device that
+        both sides share by time, the primary still has to begin the wait that it announced.
         """
         self._stage = stage
         self._site = site
         self._waiter = waiter
         self._trial = trial
+        self._let_primary_block = let_primary_block
         self._now_ns = now_ns
         self._device_ns = device_ns
         self._words = stage.words
@@ -172,6 +177,7 @@ class LaneGate:
             if word & 3 == GATE_OPEN and word != tried_word and self._is_permitted():
                 tried_word = word
                 if word != self._word:
+                    self._let_primary_block()
                     self._read_deadline(word)
                 if self._now_ns() + need_ns <= self._deadline_ns:
                     self._num_too_short = 0
@@ -227,7 +233,7 @@ class LaneGate:
         """Notes what was admitted, and how far the one before went beyond what it had asked for."""
         device_ns = self._device_ns()
         excess_ns = device_ns - self._unit_device_ns - self._unit_need_ns
-        if self._unit_need_ns and excess_ns > OVERRUN_NS:
+        if self._unit_need_ns and excess_ns > EXCESS_NS:
             self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
         self._unit_device_ns = device_ns
         self._unit_need_ns = need_ns

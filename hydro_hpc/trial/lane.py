@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hydro_hpc.config import Settings
+from hydro_hpc.devices import cpu_core
 from hydro_hpc.errors import LaneError
 from hydro_hpc.page import (
     LEASE_FILE_NAME,
@@ -107,6 +108,7 @@ class TenantLane:
             waiter=FutexWord(self.stage, "gate_word"),
             trial=trial,
             margin_ns=int(settings.margin_us * 1000),
+            let_primary_block=no_wait if self.cpu_core() is None else cpu_core.let_primary_block,
         )
 
     def trial_page(self) -> Page:
@@ -115,6 +117,10 @@ class TenantLane:
             return Page.map_for_writing(page_path(self.path, PageKind.TRIAL), PageKind.TRIAL)
         except BadPageError as error:
             raise LaneError(f"the lane cannot be used: {error}") from None
+
+
+def no_wait() -> None:
+    """On a GPU the stream itself has reached the wait when the gate opens."""
 
 
 def _map(lane: str, kind: PageKind) -> Page:

@@ -259,6 +259,8 @@ class Supervisor:
             cpu_core.pin(core)
             if self._settings.idle_class:
                 cpu_core.enter_idle_class()
+            else:
+                cpu_core.enter_batch_class()
 
     def _look_at_children(self) -> None:
         """Notices children that have ended."""

@@ -77,12 +77,13 @@ class BundleTraining:
         self._optimizer = OPTIMIZERS[study.optimizer_name](
             self._bundle, **{name: [each[name] for each in settings] for name in settings[0]}
         )
+        self._optimizer.between = lambda: self._train_meter.point("optimizer")
         for slot, trial in enumerate(trials):
             self._begin(slot, trial)
         self._place_batches()
         self._unit_ns = unit_ns
         self._leaves: list[nn.Module] = []
-        self._train_meter = Meter(gate, unit_ns=unit_ns)  # hooked below, as its twin
+        self._train_meter: Meter = Meter(gate, unit_ns=unit_ns)  # hooked below, as its twin
         self._evaluation_meter = Meter(gate, unit_ns=unit_ns)
         self._hook_leaves()
 
@@ -100,9 +101,10 @@ class BundleTraining:
         self._train_meter.point("optimizer")
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._train_meter.end()
         self._gate.num_samples += self._study.batch_size * sum(self._active)
-        return self._advance(values_F)
+        is_plain = self._move_on(values_F)
+        self._train_meter.end()
+        return [] if is_plain else self._settle(values_F)
 
     def begin(self, trial: Trial) -> Ended | None:
         """Puts a trial into a free slot. Returns how it ended if its model cannot even be built."""
@@ -114,6 +116,7 @@ class BundleTraining:
                 return self._failed(trial.number, error)
             self._bundle.replace(slot, model, seed=trial.seed)
             self._optimizer.reset_slot(slot, **self._study.optimizer_settings(trial.params))
+            self._note_positions()
             self._begin(slot, trial)
             self._place_batches()
             self._hook_leaves()
@@ -124,18 +127,22 @@ class BundleTraining:
         for slot, run in enumerate(self._slots):
             if run is not None and run.trial.number == number:
                 ended = self._end(slot, Ended(number=number, state="pruned"))
+                self._note_positions()
                 self._place_batches()
                 return ended
         return None
 
     def checkpoint(self) -> None:
         """Stores every trial in work. Not gated: the caller knows whether the lane is his."""
+        self._note_positions()
         for slot in self._slots_in_work():
             self._store(slot)
 
     def checkpoint_in_windows(self) -> None:
         """The same, as gated work, while the trials go on."""
         with self._gate.doing(RecordKind.OTHER):
+            self._note_positions()
+            self._place_batches()
             for slot in self._slots_in_work():
                 with self._gate.work("checkpoint"):
                     self._store(slot)
@@ -182,7 +189,8 @@ class BundleTraining:
 
     def _place_batches(self) -> None:
         """Lays the slots' batches side by side: rows_FSB [slots, steps, batch], a position per
-        slot; counts the slots without a trial and those whose trial is in its last epoch.
+        slot; counts the slots without a trial and those whose trial is in its last epoch, and the
+        steps until some trial's epoch ends.
         """
         spare = torch.zeros(
             (self._study.steps_per_epoch(), self._study.batch_size), dtype=torch.long
@@ -191,6 +199,10 @@ class BundleTraining:
         self._rows_FSB = torch.stack(rows)
         self._positions_F = torch.tensor(
             [0 if run is None else run.position for run in self._slots]
+        )
+        self._num_moved = 0  # steps since then, not yet in the slots' positions
+        self._num_plain = min(
+            (len(run.rows) - run.position for run in self._slots if run is not None), default=1
         )
         self._slot_numbers_F = torch.arange(len(self._slots))
         self._active = [run is not None for run in self._slots]
@@ -209,30 +221,44 @@ class BundleTraining:
         values: list[float] = losses_F.detach().tolist()
         return values
 
-    def _advance(self, values_F: list[float]) -> list[Ended]:
-        """Moves every trial on by one batch; ends those that diverged or are through."""
+    def _move_on(self, values_F: list[float]) -> bool:
+        """Moves every trial on by one batch. Returns whether that is all there is to do."""
+        self._num_moved += 1
+        self._positions_F += 1
+        return (
+            self._num_moved < self._num_plain
+            and all(map(math.isfinite, values_F))
+            and not self._bundle.failures
+        )
+
+    def _settle(self, values_F: list[float]) -> list[Ended]:
+        """Ends the trials that diverged or are through, and begins the others' next epochs."""
+        self._note_positions()
         ended = []
         finished_epoch = []
         raised = self._bundle.failures
-        for slot, run in enumerate(self._slots):
-            if run is None:
-                continue
-            run.position += 1
+        for slot in self._slots_in_work():
+            run = self._run(slot)
             if slot in raised:
                 ended.append(self._end(slot, self._failed(run.trial.number, raised[slot])))
             elif not math.isfinite(values_F[slot]):
-                reason = (
-                    f"its loss was {values_F[slot]} at step {run.position} of epoch {run.epoch}"
+                reason = f"its loss was {values_F[slot]} in epoch {run.epoch}, step {run.position}"
+                ended.append(
+                    self._end(slot, Ended(number=run.trial.number, state="failed", reason=reason))
                 )
-                ended.append(self._end(slot, self._diverged(run.trial.number, reason)))
             elif run.position == len(run.rows):
                 finished_epoch.append(slot)
-        self._positions_F += 1
         if finished_epoch:
             ended += self._finish_epochs(finished_epoch)
-        if ended or finished_epoch:
+        with self._gate.work("place batches"):
             self._place_batches()
         return ended
+
+    def _note_positions(self) -> None:
+        """Writes the steps made since the batches were placed into the slots' own counts."""
+        for slot in self._slots_in_work():
+            self._run(slot).position += self._num_moved
+        self._num_moved = 0
 
     def _finish_epochs(self, slots: list[int]) -> list[Ended]:
         """Starts the next epoch of these slots' trials, or ends them with their value."""
@@ -253,7 +279,8 @@ class BundleTraining:
                 ended.append(self._end(slot, done))
                 continue
             run.epoch, run.position = run.epoch + 1, 0
-            run.rows = self._study.batch_indices(run.trial.seed, run.epoch)
+            with self._gate.work("shuffle"):
+                run.rows = self._study.batch_indices(run.trial.seed, run.epoch)
         return ended
 
     def _evaluate(self, slots: list[int]) -> dict[int, float | Exception]:
@@ -280,6 +307,7 @@ class BundleTraining:
     def _end_culprits(self) -> list[Ended]:
         """After an exception in the bundle's step: ends the trials that raise it on their own."""
         ended = []
+        self._note_positions()
         with self._gate.doing(RecordKind.OTHER):
             for slot in self._slots_in_work():
                 with self._gate.work("alone"):
@@ -313,9 +341,6 @@ class BundleTraining:
         run = self._slots[slot]
         assert run is not None
         return run
-
-    def _diverged(self, number: int, reason: str) -> Ended:
-        return Ended(number=number, state="failed", reason=reason)
 
     def _failed(self, number: int, error: Exception) -> Ended:
         """Keeps the traceback in the trial's own log."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hydro_hpc.primary.windows import NUM_NEEDED, Windows
 
 
@@ -33,16 +35,26 @@ def test_one_outlier_does_not_move_the_prediction() -> None:
     windows = Windows()
     for wait_ns in (10, 11, 12, 9_000, 10):
         run_step(windows, [("recv", wait_ns)])
-    assert run_step(windows, [("recv", 0)]) == [11]
+    assert run_step(windows, [("recv", 0)]) == [10]
 
 
-def test_lasting_change_is_learned_within_five_steps() -> None:
+@pytest.mark.parametrize(("before", "after", "steps"), [(1000, 10, 4), (10, 1000, 6)])
+def test_shorter_waits_are_learned_sooner_than_longer_ones(
+    before: int, after: int, steps: int
+) -> None:
     windows = Windows()
     for _ in range(50):
-        run_step(windows, [("recv", 10)])
-    for _ in range(5):
-        run_step(windows, [("recv", 1000)])
-    assert run_step(windows, [("recv", 1000)]) == [1000]
+        run_step(windows, [("recv", before)])
+    for _ in range(steps):
+        run_step(windows, [("recv", after)])
+    assert run_step(windows, [("recv", after)]) == [after]
+
+
+def test_a_third_of_the_waits_undercut_the_prediction() -> None:
+    windows = Windows()
+    for wait_ns in (9, 1, 8, 2, 7, 3, 6, 4, 5):
+        run_step(windows, [("recv", wait_ns)])
+    assert run_step(windows, [("recv", 0)]) == [4]
 
 
 def test_step_of_another_shape_is_forgotten_from_where_it_differs() -> None:

@@ -17,7 +17,7 @@ from hydro_hpc.page import (
     Word,
     page_path,
 )
-from hydro_hpc.trial.gate import OVERRUN_NS, LaneGate, LeaveRequested
+from hydro_hpc.trial.gate import EXCESS_NS, OVERRUN_NS, LaneGate, LeaveRequested
 from tests.hydro_hpc.lanes import make_lane, set_site_word, stage_page
 
 MS = 1_000_000
@@ -279,7 +279,7 @@ def test_unit_that_takes_more_than_it_asked_for_widens_the_margin(primary: FakeP
     gate = make_gate(primary)
     primary.open(20 * MS)
     gate.admit(MS)
-    primary.work(MS + OVERRUN_NS + 1000)
+    primary.work(MS + EXCESS_NS + 1000)
     gate.pause()
     assert trial_page(primary).get("margin_ns") > 1.9 * MARGIN_NS
     for _ in range(300):
