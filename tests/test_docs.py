@@ -15,7 +15,7 @@ from hydro_hpc.trial import command
 FILE = Path(__file__).parents[1] / "docs/cli.md"
 HEAD = """# Commands
 
-As `--help` says it. Slurm's own commands show the plugin's options themselves: `sbatch --help | grep hydro`.
+As `--help` says it. Slurm's own commands show the plugin's options: `sbatch --help | grep hydro`.
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 75 try again later (no bubble to run in).
 """
