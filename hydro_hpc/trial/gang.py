@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from hydro_hpc.errors import ConfigError
 from hydro_hpc.trial.messages import Message, decode, encode
 
 
@@ -52,12 +53,7 @@ class MpiGang:
     """A gang over MPI, started by `srun --mpi=pmix`, one process per device."""
 
     def __init__(self) -> None:
-        import mpi4py
-
-        mpi4py.rc.initialize = False
-        mpi4py.rc.finalize = False
-        from mpi4py import MPI
-
+        MPI = _load_mpi()
         MPI.Init_thread(MPI.THREAD_SINGLE)
         self._mpi: Any = MPI
         self._world: Any = MPI.COMM_WORLD
@@ -80,6 +76,23 @@ class MpiGang:
 
     def close(self) -> None:
         self._mpi.Finalize()
+
+
+def _load_mpi() -> Any:
+    """Imports MPI without starting it. Raises ConfigError where there is none."""
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize = False
+        mpi4py.rc.finalize = False
+        from mpi4py import MPI
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"MPI cannot be loaded ({reason}), and a gang of several devices needs it; "
+            "install hydro-hpc[mpi] in the environment of the job"
+        ) from None
+    return MPI
 
 
 def join_gang(environment: Mapping[str, str] = os.environ) -> Gang:
