@@ -51,8 +51,8 @@ GATED_STEPS: Final = 24
 PLAIN_STEPS: Final = 8
 DIRECT_STEPS: Final = 5
 ALONE_S: Final = 1.0
-CYCLES: Final = 90
-QUICK_CYCLES: Final = 4
+CYCLES: Final = 60
+QUICK_CYCLES: Final = 14
 SLOTS: Final = 16
 STUDY: Final = Path(__file__).parent / "digits_endless.py"
 ALWAYS_DENSE: Final = GuardSettings(dense_steps=10**9)
