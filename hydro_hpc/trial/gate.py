@@ -92,6 +92,7 @@ class LaneGate:
         self._is_running = False
         self._run_started_ns = 0
         self._run_device_ns = 0
+        self._unit_started_ns = 0
         self._unit_device_ns = 0  # device time when the last unit was admitted
         self._unit_need_ns = 0  # and what it asked for; 0: none since the last pause
         self._kind = RecordKind.RUN
@@ -235,6 +236,7 @@ class LaneGate:
         excess_ns = device_ns - self._unit_device_ns - self._unit_need_ns
         if self._unit_need_ns and excess_ns > EXCESS_NS:
             self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
+        self._unit_started_ns = self._now_ns()
         self._unit_device_ns = device_ns
         self._unit_need_ns = need_ns
 
@@ -244,12 +246,22 @@ class LaneGate:
         self._is_running = False
         now_ns = self._now_ns()
         used_ns = self._device_ns()
-        device_ns = used_ns - self._run_device_ns
-        overrun_ns = min(self._late_ns(now_ns), used_ns - self._unit_device_ns)
+        late_ns = self._late_ns(now_ns)
+        if self._trial is not None:
+            if late_ns:
+                # What the last unit used may lie far apart (the primary has the core in between),
+                # so it has a record of its own.
+                before_ns = self._unit_device_ns - self._run_device_ns
+                self._record(self._run_started_ns, self._unit_started_ns, before_ns)
+                self._record(self._unit_started_ns, now_ns, used_ns - self._unit_device_ns)
+                self._count_overrun(min(late_ns, used_ns - self._unit_device_ns))
+            else:
+                self._record(self._run_started_ns, now_ns, used_ns - self._run_device_ns)
         self._begin_unit(0)
         self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
         if self._trial is not None:
-            self._record(now_ns, device_ns, overrun_ns)
+            self._trial.set("margin_ns", int(self._margin_ns))
+            self._trial.set("heartbeat_ns", now_ns)
         self.num_samples = 0
 
     def _late_ns(self, now_ns: int) -> int:
@@ -264,15 +276,16 @@ class LaneGate:
         closed_ns = self._quads[self._close_at]
         return max(0, now_ns - closed_ns) if closed_ns >= self._run_started_ns else 0
 
-    def _record(self, now_ns: int, device_ns: int, overrun_ns: int) -> None:
+    def _record(self, start_ns: int, end_ns: int, device_ns: int) -> None:
+        """Writes one interval; the samples trained so far go with the first of a run."""
         page = self._trial
         assert page is not None
         quads = page.quads
         page.append(
             Record(
                 kind=self._kind,
-                start_ns=self._run_started_ns,
-                end_ns=now_ns,
+                start_ns=start_ns,
+                end_ns=end_ns,
                 label=GateWord.unpack(self._word).label,
                 step=self._stage.get("step"),
                 value=device_ns,
@@ -283,10 +296,13 @@ class LaneGate:
         quads[page.quad_index(total)] += device_ns
         quads[page.quad_index("num_runs")] += 1
         quads[page.quad_index("num_samples")] += self.num_samples
-        page.set("margin_ns", int(self._margin_ns))
-        page.set("heartbeat_ns", now_ns)
+        self.num_samples = 0
+
+    def _count_overrun(self, overrun_ns: int) -> None:
+        page = self._trial
+        assert page is not None
         if overrun_ns > OVERRUN_NS:
-            quads[page.quad_index("num_overruns")] += 1
+            page.quads[page.quad_index("num_overruns")] += 1
             if overrun_ns > page.get("overrun_max_ns"):
                 page.set("overrun_max_ns", overrun_ns)
 
