@@ -11,12 +11,13 @@ One thread (the worker's) uses a gate. `leave` may be called from a signal handl
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
 
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import GATE_OPEN, NUM_LABELS, Page, Record, RecordKind, Word
+from hydro_hpc.page import GATE_OPEN, Page, Record, RecordKind, Word
 from hydro_hpc.page import Gate as GateWord
 from hydro_hpc.wait import Waiter
 
@@ -27,6 +28,7 @@ MARGIN_MAX_NS: Final = 2_000_000
 MARGIN_SHRINK: Final = 0.9  # per run
 FIRST_NEED_NS: Final = 2_000_000  # of a piece of work that was never done before
 FORGET: Final = 0.9  # of the longest piece, at each shorter one
+WINDOWS_REMEMBERED: Final = 50
 WINDOWS_UNTIL_STARVED: Final = 400  # all too short for one unit of work
 
 
@@ -97,6 +99,7 @@ class LaneGate:
         self._unit_need_ns = 0  # and what it asked for; 0: none since the last pause
         self._kind = RecordKind.RUN
         self._num_too_short = 0
+        self._windows_ns: deque[int] = deque(maxlen=WINDOWS_REMEMBERED)  # their lengths
         self._needs_ns: dict[str, int] = {}  # of pieces of work, by their name
         self.num_samples = 0  # trained since the run began; the worker adds to it
 
@@ -105,6 +108,10 @@ class LaneGate:
 
         Raises LeaveRequested after `leave`, LaneError when the primary or the lane is gone.
         """
+        self._admit(need_ns, is_whole=False)
+
+    def _admit(self, need_ns: int, *, is_whole: bool) -> None:
+        """`is_whole`: it cannot be cut, so the longest window of late is enough for it."""
         words = self._words
         if (
             words[self._gate] == self._word
@@ -119,7 +126,7 @@ class LaneGate:
             self._begin_unit(need_ns)
             return
         self._pause()
-        self._wait_for(need_ns)
+        self._wait_for(need_ns, is_whole=is_whole)
         self._begin_run()
         self._begin_unit(need_ns)
 
@@ -130,7 +137,7 @@ class LaneGate:
         One that is longer than every window starts with the longest: it may overrun, but it ends.
         """
         need_ns = self._needs_ns.get(name, FIRST_NEED_NS)
-        self.admit(min(need_ns, self._longest_window_ns()))
+        self._admit(need_ns, is_whole=True)
         started_ns = self._device_ns()
         yield
         used_ns = self._device_ns() - started_ns
@@ -168,7 +175,7 @@ class LaneGate:
         if problem:
             raise LaneError(f"the lane's stage page cannot be used: {problem}")
 
-    def _wait_for(self, need_ns: int) -> None:
+    def _wait_for(self, need_ns: int, *, is_whole: bool) -> None:
         words = self._words
         tried_word = 0
         while True:
@@ -180,10 +187,11 @@ class LaneGate:
                 if word != self._word:
                     self._let_primary_block()
                     self._read_deadline(word)
-                if self._now_ns() + need_ns <= self._deadline_ns:
+                enough_ns = min(need_ns, self._longest_window_ns()) if is_whole else need_ns
+                if self._now_ns() + enough_ns <= self._deadline_ns:
                     self._num_too_short = 0
                     return
-                self._note_too_short(need_ns)
+                self._note_too_short(enough_ns)
             asleep_ns = self._now_ns()
             self._waiter.wait_change(word, SLEEP_S)
             if self._now_ns() - asleep_ns > SLEEP_S * 0.9e9:
@@ -191,9 +199,8 @@ class LaneGate:
                 self._beat()
 
     def _longest_window_ns(self) -> int:
-        """Returns most of the longest window of the table; a whole one would never fit."""
-        table = self._words[self._table : self._table + NUM_LABELS]
-        return int(0.8 * max(table) * 1000 - self._margin_ns)
+        """Returns most of the longest window seen of late; a whole one would never fit."""
+        return int(0.8 * max(self._windows_ns, default=0) - self._margin_ns)
 
     def _is_permitted(self) -> bool:
         return (
@@ -210,6 +217,7 @@ class LaneGate:
             self._deadline_ns = 0
             return
         self._word = word
+        self._windows_ns.append(window_ns)
         self._deadline_ns = opened_ns + window_ns - int(self._margin_ns)
 
     def _note_too_short(self, need_ns: int) -> None:

@@ -218,6 +218,25 @@ def test_unit_longer_than_every_bubble_is_an_error_at_last(primary: FakePrimary)
         make_gate(primary).admit(5 * MS)
 
 
+def test_piece_that_cannot_be_cut_takes_the_longest_window_when_all_have_become_short(
+    primary: FakePrimary,
+) -> None:
+    gate = make_gate(primary)
+    primary.open(12 * MS)
+    with gate.work("replace"):
+        primary.work(9 * MS)
+    gate.pause()
+
+    def next_window() -> None:
+        primary.script.append(next_window)
+        primary.open(4 * MS)
+
+    primary.script = [next_window]
+    with gate.work("replace"):  # 9 ms, and no window of 9 ms comes any more
+        pass
+    assert primary.num_sleeps < 100
+
+
 def test_runs_are_recorded_with_device_time_and_samples(primary: FakePrimary) -> None:
     gate = make_gate(primary)
     primary.open(20 * MS)
