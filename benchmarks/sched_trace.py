@@ -1,7 +1,8 @@
 """Who ran when, from the kernel's scheduling events: tracefs, an instance of our own, root only.
 
-The worker's CPU time is held against the primary's *real* waits: the times in which every thread
-of the rank was blocked, as the scheduler saw it. Neither side's own counters are used.
+The worker's CPU time is held against the primary's *real* waits: the times in which the given
+threads of the rank (its training thread, or all of them) were blocked, as the scheduler saw it.
+Neither side's own counters are used.
 """
 
 from __future__ import annotations

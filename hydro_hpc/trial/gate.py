@@ -221,7 +221,7 @@ class LaneGate:
         self._deadline_ns = opened_ns + window_ns - int(self._margin_ns)
 
     def _note_too_short(self, need_ns: int) -> None:
-        window_ns = self._words[self._table + GateWord.unpack(self._word).label] * 1000
+        window_ns = self._windows_ns[-1] if self._windows_ns else 0
         if need_ns <= window_ns - self._margin_ns:
             return
         self._num_too_short += 1
