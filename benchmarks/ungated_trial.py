@@ -38,6 +38,10 @@ class NoGate:
     def doing(self, kind: RecordKind) -> Iterator[None]:  # noqa: ARG002
         yield
 
+    @contextmanager
+    def unbroken(self) -> Iterator[None]:
+        yield
+
 
 def main() -> None:
     study_file, core, counter_file, slots = sys.argv[1:]

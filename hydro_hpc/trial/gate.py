@@ -37,6 +37,10 @@ class LeaveRequested(BaseException):
     user code that catches every Exception must not swallow it."""
 
 
+class StarvedError(LaneError):
+    """The lane is there, but none of its windows is long enough."""
+
+
 class Gate(Protocol):
     """What training needs of a gate; `LaneGate` is the one of a lane."""
 
@@ -47,6 +51,8 @@ class Gate(Protocol):
     def work(self, name: str) -> AbstractContextManager[None]: ...
 
     def doing(self, kind: RecordKind) -> AbstractContextManager[None]: ...
+
+    def unbroken(self) -> AbstractContextManager[None]: ...
 
 
 class LaneGate:
@@ -91,6 +97,8 @@ class LaneGate:
         self._word = 0  # the OPEN that `_deadline_ns` belongs to
         self._deadline_ns = 0
         self._is_leaving = False
+        self._is_unbroken = False
+        self._reason: LeaveRequested | LaneError | None = None  # to leave, once that has ended
         self._is_running = False
         self._run_started_ns = 0
         self._run_device_ns = 0
@@ -106,7 +114,8 @@ class LaneGate:
     def admit(self, need_ns: int) -> None:
         """Returns once `need_ns` of device time fit into the open window; sleeps until then.
 
-        Raises LeaveRequested after `leave`, LaneError when the primary or the lane is gone.
+        Raises LeaveRequested after `leave`, LaneError when the primary or the lane is gone or
+        no window is long enough.
         """
         self._admit(need_ns, is_whole=False)
 
@@ -126,9 +135,26 @@ class LaneGate:
             self._begin_unit(need_ns)
             return
         self._pause()
-        self._wait_for(need_ns, is_whole=is_whole)
+        if self._reason is None:
+            self._wait_or_finish(need_ns, is_whole=is_whole)
         self._begin_run()
         self._begin_unit(need_ns)
+
+    @contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """What runs inside comes to its end even if the gang has to leave meanwhile: the rest of it
+        is admitted at once, and LeaveRequested or LaneError is raised after it.
+
+        StarvedError is raised in the middle: the primary lives, and the rest would fit no window.
+        """
+        self._is_unbroken = True
+        try:
+            yield
+        finally:
+            self._is_unbroken = False
+            reason, self._reason = self._reason, None
+        if reason is not None:
+            raise reason
 
     @contextmanager
     def work(self, name: str) -> Iterator[None]:
@@ -174,6 +200,16 @@ class LaneGate:
         problem = self._stage.writer_problem()
         if problem:
             raise LaneError(f"the lane's stage page cannot be used: {problem}")
+
+    def _wait_or_finish(self, need_ns: int, *, is_whole: bool) -> None:
+        try:
+            self._wait_for(need_ns, is_whole=is_whole)
+        except StarvedError:
+            raise
+        except (LeaveRequested, LaneError) as reason:
+            if not self._is_unbroken:
+                raise
+            self._reason = reason
 
     def _wait_for(self, need_ns: int, *, is_whole: bool) -> None:
         words = self._words
@@ -226,7 +262,7 @@ class LaneGate:
             return
         self._num_too_short += 1
         if self._num_too_short >= WINDOWS_UNTIL_STARVED:
-            raise LaneError(
+            raise StarvedError(
                 f"one unit of work takes {need_ns / 1e6:.1f} ms and the last "
                 f"{WINDOWS_UNTIL_STARVED} bubbles were shorter; make model or bundle smaller"
             )

@@ -65,6 +65,7 @@ class BundleTraining:
         self._gate = gate
         self._report = report
         self._slots: list[SlotRun | None] = [None] * len(trials)
+        self._is_mid_step = False  # parameters, buffers and optimizer may not belong together
         models = [study.build_model(trial.params, trial.seed) for trial in trials]
         rows = slice(0, study.batch_size)
         self._bundle: Bundle = bind(
@@ -92,19 +93,26 @@ class BundleTraining:
 
     def step(self) -> list[Ended]:
         """One optimizer step of every trial, in windows. Returns the trials that ended by it."""
+        if not self._num_plain:  # stored after the last step of an epoch, before the epoch's end
+            return self._settle()
         self._train_meter.begin()
-        try:
-            values_F = self._forward_and_backward()
-        except Exception:
-            self._train_meter.abandon()
-            return self._end_culprits()
-        self._train_meter.point("optimizer")
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._gate.num_samples += self._study.batch_size * sum(self._active)
-        is_plain = self._move_on(values_F)
-        self._train_meter.end()
-        return [] if is_plain else self._settle(values_F)
+        with self._gate.unbroken():
+            self._is_mid_step = True
+            try:
+                values_F = self._forward_and_backward()
+            except Exception:
+                self._train_meter.abandon()
+                self._is_mid_step = False
+                return self._end_culprits()
+            self._train_meter.point("optimizer")
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            self._gate.num_samples += self._study.batch_size * sum(self._active)
+            is_plain = self._move_on(values_F)
+            ended = [] if is_plain else self._end_failed(values_F)
+            self._train_meter.end()
+            self._is_mid_step = False
+        return ended if is_plain else ended + self._settle()
 
     def begin(self, trial: Trial) -> Ended | None:
         """Puts a trial into a free slot. Returns how it ended if its model cannot even be built."""
@@ -133,7 +141,12 @@ class BundleTraining:
         return None
 
     def checkpoint(self) -> None:
-        """Stores every trial in work. Not gated: the caller knows whether the lane is his."""
+        """Stores every trial in work. Not gated: the caller knows whether the lane is his.
+
+        In the middle of a step there is nothing to store; what was stored last stands.
+        """
+        if self._is_mid_step:
+            return
         self._note_positions()
         for slot in self._slots_in_work():
             self._store(slot)
@@ -231,11 +244,10 @@ class BundleTraining:
             and not self._bundle.failures
         )
 
-    def _settle(self, values_F: list[float]) -> list[Ended]:
-        """Ends the trials that diverged or are through, and begins the others' next epochs."""
+    def _end_failed(self, values_F: list[float]) -> list[Ended]:
+        """Ends the trials that raised or whose loss is not finite any more."""
         self._note_positions()
         ended = []
-        finished_epoch = []
         raised = self._bundle.failures
         for slot in self._slots_in_work():
             run = self._run(slot)
@@ -246,10 +258,14 @@ class BundleTraining:
                 ended.append(
                     self._end(slot, Ended(number=run.trial.number, state="failed", reason=reason))
                 )
-            elif run.position == len(run.rows):
-                finished_epoch.append(slot)
-        if finished_epoch:
-            ended += self._finish_epochs(finished_epoch)
+        return ended
+
+    def _settle(self) -> list[Ended]:
+        """Ends the trials that are through, and begins the others' next epochs."""
+        slots = [
+            s for s in self._slots_in_work() if self._run(s).position == len(self._run(s).rows)
+        ]
+        ended = self._finish_epochs(slots) if slots else []
         with self._gate.work("place batches"):
             self._place_batches()
         return ended
