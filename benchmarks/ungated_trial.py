@@ -19,6 +19,7 @@ from hydro_hpc.page import RecordKind
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
 from hydro_hpc.study.trial import Trial, trial_seed
+from hydro_hpc.trial.gate import Cut
 from hydro_hpc.trial.training import BundleTraining
 
 
@@ -31,8 +32,8 @@ class NoGate:
         pass
 
     @contextmanager
-    def work(self, name: str) -> Iterator[None]:  # noqa: ARG002
-        yield
+    def work(self, name: str) -> Iterator[Cut]:  # noqa: ARG002
+        yield lambda _next: None
 
     @contextmanager
     def doing(self, kind: RecordKind) -> Iterator[None]:  # noqa: ARG002

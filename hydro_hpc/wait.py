@@ -46,20 +46,15 @@ class FutexWord:
             )
         self._page = page  # keeps the mapping alive
         self._address = ctypes.c_void_p(_address_of(page) + 4 * page.word_index(name))
+        self._timeout = _Timespec(0, 0)  # made once: who waits, waits as soon as it can
+        self._timeout_at = ctypes.byref(self._timeout)
 
     def wait_change(self, seen: int, timeout_s: float) -> None:
         """Sleeps while the word is `seen`, at most `timeout_s`; the GIL is released."""
-        seconds = int(timeout_s)
-        timeout = _Timespec(seconds, int((timeout_s - seconds) * 1e9))
-        _syscall(
-            _SYS_FUTEX,
-            self._address,
-            _FUTEX_WAIT,
-            ctypes.c_uint32(seen),
-            ctypes.byref(timeout),
-            None,
-            0,
-        )
+        timeout = self._timeout
+        timeout.tv_sec = seconds = int(timeout_s)
+        timeout.tv_nsec = int((timeout_s - seconds) * 1e9)
+        _syscall(_SYS_FUTEX, self._address, _FUTEX_WAIT, seen, self._timeout_at, None, 0)
 
     def wake_all(self) -> None:
         """Wakes every waiter; costs about 1 us when nobody waits, 11 us when somebody does."""

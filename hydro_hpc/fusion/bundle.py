@@ -23,6 +23,10 @@ from hydro_hpc.nn.members import Refused
 from hydro_hpc.nn.randomness import SlotStreams
 
 
+def nothing(_next: str) -> None:
+    """Nobody needs to know."""
+
+
 class Bundle(nn.Module):
     """Made by `bind`. Inputs and outputs are trees of tensors [slots, ...].
 
@@ -42,6 +46,7 @@ class Bundle(nn.Module):
         self.state = state
         self.streams = SlotStreams(seeds)
         self.training = state.slot_models[0].training
+        self.between: Callable[[str], None] = nothing  # called where `replace` may pause
         self._mode: bool | None = None  # of the last train() or eval(); None: flags as bound
         self._wanted = executor
         self._seen: set[Any] = set()
@@ -97,12 +102,11 @@ class Bundle(nn.Module):
         return self
 
     def leaves(self) -> list[nn.Module]:
-        """All modules whose forward is one unit that a gate may not interrupt, in no order.
-
-        After `replace`, or when `report.executor` has changed, there are others.
+        """The modules whose forward is one unit that a gate may not interrupt, of the executor in
+        use, in no order. After `replace`, or when `report.executor` has changed, there may be
+        others.
         """
-        grouped = [] if self._grouped is None else self._grouped.modules_to_gate()
-        return [*grouped, *self._loop.modules_to_gate()]
+        return self._in_use.modules_to_gate()
 
     def unbind(self, slot: int) -> nn.Module:
         """The slot's model: the user's class, with storage of its own."""
@@ -120,6 +124,7 @@ class Bundle(nn.Module):
         model does not have the others' signature.
         """
         signature.check_like(self.state.slot_models[self._checked(slot)], model)
+        self.between("copy")
         newcomer = own_copy(model, "new trial")
         if self._mode is not None:
             newcomer.train(self._mode)
@@ -127,7 +132,7 @@ class Bundle(nn.Module):
         self.state.write(slot, newcomer)
         self._loop.collect_leaves()
         self.streams.restart(slot, seed, step)
-        self._or_loop(lambda grouped: grouped.accept(slot))
+        self._or_loop(lambda grouped: grouped.accept(slot, self.between))
 
     def gradients(self) -> list[BlockGradient]:
         """What backward has left since `zero_grad`, one per block of `state.blocks`."""

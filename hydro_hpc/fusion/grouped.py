@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -78,17 +78,19 @@ class GroupedExecutor:
         for path, fused in self._fused.items():
             fused.training = models[0].get_submodule(path).training
 
-    def accept(self, slot: int) -> None:
+    def accept(self, slot: int, between: Callable[[str], None]) -> None:
         """The slot has another model; `Refused` if it would not do the same as the rest."""
         model = self.state.slot_models[slot]
         present = _flags(model)
         try:
-            for flags in self._runnable:
+            for number, flags in enumerate(self._runnable):
+                between(f"trace {number}")
                 _set_flags(model, flags)
                 if _text(trace_model(model, self.num_inputs)) != _text(self._traced[flags]):
                     raise Refused(f"slot {slot}'s new trial makes other calls than the rest")
         finally:
             _set_flags(model, present)
+        between("adopt")
         for path, fused in self._fused.items():
             fused.adopt(fuse(self._members(path)))
 

@@ -59,8 +59,10 @@ class Adam(SlotOptimizer):
         steps = moments.steps
         root = (1.0 - hyper["beta2"][:, None] ** steps).sqrt_()
         size = hyper["lr"][:, None] * root / (1.0 - hyper["beta1"][:, None] ** steps)
+        self.between()
         update_FP = torch.sqrt(square_FP, out=grad_FP)
         update_FP.add_(moments.coefficient(hyper["eps"][:, None] * root))
+        self.between()
         torch.div(mean_FP, update_FP, out=update_FP)
         values_FP.addcmul_(update_FP, moments.coefficient(-size))
 

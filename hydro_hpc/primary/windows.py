@@ -1,9 +1,9 @@
 """How long each communication call of a step will wait, learned from the last steps. Pure.
 
 Training steps repeat, so the n-th communication call of a step waits about as long as it did in
-the steps before. The prediction is the one of the last `NUM_REMEMBERED` waits that a third of them
-undercut: a window that ends before its prediction costs the primary, one that ends after it costs
-harvest (docs/decisions/0001-window-prediction.md).
+the steps before. The prediction is the one of its last waits that was worth most as a deadline: a
+window that ends before it costs the primary, one that ends after it costs harvest
+(docs/decisions/0001-window-prediction.md).
 
 Not covered: a schedule known beforehand (part of the engine's labels), calls from several threads.
 """
@@ -11,10 +11,33 @@ Not covered: a schedule known beforehand (part of the engine's labels), calls fr
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
-NUM_REMEMBERED: Final = 9  # a change to longer waits is learned after two thirds of them
+NUM_REMEMBERED: Final = 9
 NUM_NEEDED: Final = 3  # waits seen before a call is predicted at all
+USED_FROM_NS: Final = 600_000  # of a window: before that a trial is not awake
+EARLY_END_NS: Final = 4_000_000  # harvest that one window which ends too early must bring
+
+
+def best_deadline_ns(waits_ns: Iterable[int]) -> int:
+    """Returns the wait that would have been worth most as everybody's deadline, 0 if none was.
+
+    Worth: the time used up to the deadline, less `EARLY_END_NS` for each wait that had begun to be
+    used and ended before. So calls that wait evenly get a low quantile, uneven ones a high one.
+    The longest wait is no candidate: it may be an outlier.
+    """
+    ordered = sorted(waits_ns)
+    best_ns, most_ns = 0, 0
+    used_ns = cost_ns = 0  # of the waits before this one
+    for position, wait_ns in enumerate(ordered[:-1]):
+        gain_ns = max(0, wait_ns - USED_FROM_NS)
+        worth_ns = used_ns + gain_ns * (len(ordered) - position) - cost_ns
+        if worth_ns > most_ns:
+            best_ns, most_ns = wait_ns, worth_ns
+        used_ns += gain_ns
+        cost_ns += EARLY_END_NS if gain_ns else 0
+    return best_ns
 
 
 class Windows:
@@ -53,7 +76,7 @@ class Windows:
         for position in range(min(self._num_calls, len(self._names))):
             waits_ns = self._waits_ns[position]
             if len(waits_ns) >= NUM_NEEDED:
-                self._predicted_ns[position] = sorted(waits_ns)[len(waits_ns) // 3]
+                self._predicted_ns[position] = best_deadline_ns(waits_ns)
         self._num_calls = 0
 
     @property

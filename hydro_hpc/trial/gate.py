@@ -17,12 +17,12 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
 
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import GATE_OPEN, Page, Record, RecordKind, Word
+from hydro_hpc.page import GATE_OPEN, Page, RecordKind, Word
 from hydro_hpc.page import Gate as GateWord
+from hydro_hpc.trial.runs import EndedRun, RunWriter
 from hydro_hpc.wait import Waiter
 
-SLEEP_S: Final = 0.25  # between looks at whether the primary still lives
-OVERRUN_NS: Final = 500_000  # device time after a close that counts as an overrun
+SLEEP_S: Final = 1.0  # between looks at whether the primary still lives
 EXCESS_NS: Final = 1_000_000  # beyond what a unit had asked for; widens the margin
 MARGIN_MAX_NS: Final = 2_000_000
 MARGIN_SHRINK: Final = 0.9  # per run
@@ -41,6 +41,10 @@ class StarvedError(LaneError):
     """The lane is there, but none of its windows is long enough."""
 
 
+Cut = Callable[[str], None]
+"""Ends a piece of work where a pause is possible, and begins the next one, of this name."""
+
+
 class Gate(Protocol):
     """What training needs of a gate; `LaneGate` is the one of a lane."""
 
@@ -48,7 +52,7 @@ class Gate(Protocol):
 
     def admit(self, need_ns: int) -> None: ...
 
-    def work(self, name: str) -> AbstractContextManager[None]: ...
+    def work(self, name: str) -> AbstractContextManager[Cut]: ...
 
     def doing(self, kind: RecordKind) -> AbstractContextManager[None]: ...
 
@@ -79,6 +83,10 @@ class LaneGate:
         self._site = site
         self._waiter = waiter
         self._trial = trial
+        self._writer = None if trial is None else RunWriter(trial)
+        self._is_written = True  # the last run, which these describe
+        self._ended_ns = self._ended_device_ns = self._closed_ns = 0
+        self._was_closed = False
         self._let_primary_block = let_primary_block
         self._now_ns = now_ns
         self._device_ns = device_ns
@@ -134,7 +142,7 @@ class LaneGate:
                 self._begin_run()
             self._begin_unit(need_ns)
             return
-        self._pause()
+        self._end_run()
         if self._reason is None:
             self._wait_or_finish(need_ns, is_whole=is_whole)
         self._begin_run()
@@ -157,17 +165,33 @@ class LaneGate:
             raise reason
 
     @contextmanager
-    def work(self, name: str) -> Iterator[None]:
-        """Admits a piece of work that cannot be cut, by what pieces of that name took before.
+    def work(self, name: str) -> Iterator[Cut]:
+        """Admits a piece of work that cannot be paused, by what pieces of that name took before.
 
-        One that is longer than every window starts with the longest: it may overrun, but it ends.
+        Yields what to call where a pause is possible: it ends this piece and admits the next. A
+        piece that is longer than every window starts with the longest: it may overrun, but it ends.
         """
-        need_ns = self._needs_ns.get(name, FIRST_NEED_NS)
-        self._admit(need_ns, is_whole=True)
-        started_ns = self._device_ns()
-        yield
-        used_ns = self._device_ns() - started_ns
-        self._needs_ns[name] = int(max(used_ns, FORGET * need_ns))
+        piece = name
+        need_ns = started_ns = 0
+
+        def begin(name: str) -> None:
+            nonlocal piece, need_ns, started_ns
+            piece = name
+            need_ns = self._needs_ns.get(piece, FIRST_NEED_NS)
+            self._admit(need_ns, is_whole=True)
+            started_ns = self._device_ns()
+
+        def end() -> None:
+            used_ns = self._device_ns() - started_ns
+            self._needs_ns[piece] = int(max(used_ns, FORGET * need_ns))
+
+        def cut(next_name: str) -> None:
+            end()
+            begin(next_name)
+
+        begin(name)
+        yield cut
+        end()
 
     @contextmanager
     def doing(self, kind: RecordKind) -> Iterator[None]:
@@ -210,6 +234,8 @@ class LaneGate:
             if not self._is_unbroken:
                 raise
             self._reason = reason
+        finally:
+            self._write_run()
 
     def _wait_for(self, need_ns: int, *, is_whole: bool) -> None:
         words = self._words
@@ -222,6 +248,7 @@ class LaneGate:
                 tried_word = word
                 if word != self._word:
                     self._let_primary_block()
+                    self._write_run()
                     self._read_deadline(word)
                 enough_ns = min(need_ns, self._longest_window_ns()) if is_whole else need_ns
                 if self._now_ns() + enough_ns <= self._deadline_ns:
@@ -277,78 +304,57 @@ class LaneGate:
     def _begin_unit(self, need_ns: int) -> None:
         """Notes what was admitted, and how far the one before went beyond what it had asked for."""
         device_ns = self._device_ns()
-        excess_ns = device_ns - self._unit_device_ns - self._unit_need_ns
-        if self._unit_need_ns and excess_ns > EXCESS_NS:
-            self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
+        self._follow_excess(device_ns)
         self._unit_started_ns = self._now_ns()
         self._unit_device_ns = device_ns
         self._unit_need_ns = need_ns
 
+    def _follow_excess(self, device_ns: int) -> None:
+        """Widens the margin if the unit that ends here took far more than it had asked for."""
+        excess_ns = device_ns - self._unit_device_ns - self._unit_need_ns
+        if self._unit_need_ns and excess_ns > EXCESS_NS:
+            self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
+
     def _pause(self) -> None:
-        if not self._is_running:
-            return
-        self._is_running = False
-        now_ns = self._now_ns()
-        used_ns = self._device_ns()
-        late_ns = self._late_ns(now_ns)
-        if self._trial is not None:
-            if late_ns:
-                # What the last unit used may lie far apart (the primary has the core in between),
-                # so it has a record of its own.
-                before_ns = self._unit_device_ns - self._run_device_ns
-                self._record(self._run_started_ns, self._unit_started_ns, before_ns)
-                self._record(self._unit_started_ns, now_ns, used_ns - self._unit_device_ns)
-                self._count_overrun(min(late_ns, used_ns - self._unit_device_ns))
-            else:
-                self._record(self._run_started_ns, now_ns, used_ns - self._run_device_ns)
-        self._begin_unit(0)
-        self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
-        if self._trial is not None:
-            self._trial.set("margin_ns", int(self._margin_ns))
-            self._trial.set("heartbeat_ns", now_ns)
-        self.num_samples = 0
+        self._end_run()
+        self._write_run()
 
-    def _late_ns(self, now_ns: int) -> int:
-        """Returns how long ago the window closed, 0 if it did not.
-
-        Of that time, at most what the last unit used on the device is an overrun: a worker that the
-        kernel kept from running did not overrun.
+    def _end_run(self) -> None:
+        """Notes when the run ended; the rest waits for `_write_run`, since the primary may want its
+        device at this moment.
         """
-        word = self._words[self._gate]
-        if word == self._word:
-            return 0
-        closed_ns = self._quads[self._close_at]
-        return max(0, now_ns - closed_ns) if closed_ns >= self._run_started_ns else 0
+        if self._is_running:
+            self._is_running = False
+            self._is_written = False
+            self._ended_ns = self._now_ns()
+            self._ended_device_ns = self._device_ns()
+            self._was_closed = self._words[self._gate] != self._word
+            self._closed_ns = self._quads[self._close_at]
 
-    def _record(self, start_ns: int, end_ns: int, device_ns: int) -> None:
-        """Writes one interval; the samples trained so far go with the first of a run."""
-        page = self._trial
-        assert page is not None
-        quads = page.quads
-        page.append(
-            Record(
+    def _write_run(self) -> None:
+        """Writes the run that has ended, if it is not written yet."""
+        if self._is_written:
+            return
+        self._is_written = True
+        self._follow_excess(self._ended_device_ns)
+        self._unit_need_ns = 0
+        self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
+        if self._writer is not None:
+            closed_after_start = self._was_closed and self._closed_ns >= self._run_started_ns
+            run = EndedRun(
                 kind=self._kind,
-                start_ns=start_ns,
-                end_ns=end_ns,
-                label=GateWord.unpack(self._word).label,
+                word=self._word,
                 step=self._stage.get("step"),
-                value=device_ns,
-                extra=self.num_samples,
+                start_ns=self._run_started_ns,
+                last_unit_ns=self._unit_started_ns,
+                end_ns=self._ended_ns,
+                device_ns=self._ended_device_ns - self._run_device_ns,
+                last_device_ns=self._ended_device_ns - self._unit_device_ns,
+                late_ns=max(0, self._ended_ns - self._closed_ns) if closed_after_start else 0,
+                num_samples=self.num_samples,
             )
-        )
-        total = "run_ns" if self._kind == RecordKind.RUN else "other_ns"
-        quads[page.quad_index(total)] += device_ns
-        quads[page.quad_index("num_runs")] += 1
-        quads[page.quad_index("num_samples")] += self.num_samples
+            self._writer.write(run, margin_ns=int(self._margin_ns))
         self.num_samples = 0
-
-    def _count_overrun(self, overrun_ns: int) -> None:
-        page = self._trial
-        assert page is not None
-        if overrun_ns > OVERRUN_NS:
-            page.quads[page.quad_index("num_overruns")] += 1
-            if overrun_ns > page.get("overrun_max_ns"):
-                page.set("overrun_max_ns", overrun_ns)
 
     def _beat(self) -> None:
         if self._trial is not None:

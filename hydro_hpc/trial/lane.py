@@ -102,14 +102,18 @@ class TenantLane:
         return lock
 
     def gate(self, settings: Settings, *, trial: Page | None) -> LaneGate:
+        is_gpu = self.cpu_core() is None
         return LaneGate(
             stage=self.stage,
             site=self.site,
             waiter=FutexWord(self.stage, "gate_word"),
             trial=trial,
             margin_ns=int(settings.margin_us * 1000),
-            let_primary_block=no_wait if self.cpu_core() is None else cpu_core.let_primary_block,
+            let_primary_block=no_wait if is_gpu else self._let_primary_block,
         )
+
+    def _let_primary_block(self) -> None:
+        cpu_core.let_block(self.stage.get("pid"))
 
     def trial_page(self) -> Page:
         """Maps the trial page for writing: one process per lane, the worker."""

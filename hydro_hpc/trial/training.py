@@ -18,6 +18,7 @@ from torch import nn
 
 from hydro_hpc import optim
 from hydro_hpc.fusion import Bundle, bind, losses
+from hydro_hpc.fusion.bundle import nothing
 from hydro_hpc.page import RecordKind
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
@@ -87,6 +88,7 @@ class BundleTraining:
         self._train_meter: Meter = Meter(gate, unit_ns=unit_ns)  # hooked below, as its twin
         self._evaluation_meter = Meter(gate, unit_ns=unit_ns)
         self._hook_leaves()
+        self.checkpoint()  # the first one imports for seconds: here, not in a window
 
     def has_work(self) -> bool:
         return bool(self._slots_in_work())
@@ -95,6 +97,8 @@ class BundleTraining:
         """One optimizer step of every trial, in windows. Returns the trials that ended by it."""
         if not self._num_plain:  # stored after the last step of an epoch, before the epoch's end
             return self._settle()
+        if self._bundle.report.executor is not self._hooked_executor:
+            self._hook_leaves()
         self._train_meter.begin()
         with self._gate.unbroken():
             self._is_mid_step = True
@@ -117,12 +121,17 @@ class BundleTraining:
     def begin(self, trial: Trial) -> Ended | None:
         """Puts a trial into a free slot. Returns how it ended if its model cannot even be built."""
         slot = self._slots.index(None)
-        with self._gate.doing(RecordKind.OTHER), self._gate.work("begin"):
+        with self._gate.doing(RecordKind.OTHER), self._gate.work("build") as cut:
             try:
                 model = self._study.build_model(trial.params, trial.seed)
             except Exception as error:
                 return self._failed(trial.number, error)
-            self._bundle.replace(slot, model, seed=trial.seed)
+            self._bundle.between = cut
+            try:
+                self._bundle.replace(slot, model, seed=trial.seed)
+            finally:
+                self._bundle.between = nothing
+            cut("begin")
             self._optimizer.reset_slot(slot, **self._study.optimizer_settings(trial.params))
             self._note_positions()
             self._begin(slot, trial)
@@ -188,7 +197,8 @@ class BundleTraining:
         self._slots[slot] = run
 
     def _hook_leaves(self) -> None:
-        """Makes every leaf of the bundle a point; a replaced slot may have brought new ones."""
+        """Makes every leaf of the bundle a point, if there are others than before."""
+        self._hooked_executor = self._bundle.report.executor
         leaves = self._bundle.leaves()
         if [id(leaf) for leaf in leaves] == [id(leaf) for leaf in self._leaves]:
             return
@@ -228,8 +238,12 @@ class BundleTraining:
     def _forward_and_backward(self) -> list[float]:
         """Leaves the gradients in the bundle. Returns each slot's loss."""
         rows_FB = self._rows_FSB[self._slot_numbers_F, self._positions_F]
-        outputs = self._bundle(self._data.train_x[rows_FB])
-        losses_F = losses(self._study.loss, outputs, self._data.train_y[rows_FB])
+        inputs, targets = self._data.train_x[rows_FB], self._data.train_y[rows_FB]
+        self._train_meter.point("forward")
+        outputs = self._bundle(inputs)
+        self._train_meter.point("loss")
+        losses_F = losses(self._study.loss, outputs, targets)
+        self._train_meter.point("backward")
         (losses_F * self._weights_F).sum().backward()
         values: list[float] = losses_F.detach().tolist()
         return values

@@ -45,7 +45,7 @@ from hydro_hpc.trial.training import BundleTraining, Ended, as_trial
 
 SLOTS: Final = 16
 SLEEP_S: Final = 0.25
-CHECKPOINT_EVERY_S: Final = 10.0
+CHECKPOINT_EVERY_S: Final = 30.0  # for a kill without warning; who leaves stores anyway
 
 
 class Worker:

@@ -17,7 +17,8 @@ from hydro_hpc.page import (
     Word,
     page_path,
 )
-from hydro_hpc.trial.gate import EXCESS_NS, OVERRUN_NS, LaneGate, LeaveRequested
+from hydro_hpc.trial.gate import EXCESS_NS, LaneGate, LeaveRequested, StarvedError
+from hydro_hpc.trial.runs import OVERRUN_NS
 from tests.hydro_hpc.lanes import make_lane, set_site_word, stage_page
 
 MS = 1_000_000
@@ -235,6 +236,78 @@ def test_piece_that_cannot_be_cut_takes_the_longest_window_when_all_have_become_
     with gate.work("replace"):  # 9 ms, and no window of 9 ms comes any more
         pass
     assert primary.num_sleeps < 100
+
+
+def test_work_that_can_be_cut_asks_for_each_piece_by_its_own_length(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    for _ in range(2):
+        primary.open(30 * MS)
+        with gate.work("build") as cut:
+            primary.work(9 * MS)
+            cut("copy")
+            primary.work(MS)
+    gate.pause()
+    primary.script = [lambda: primary.open(30 * MS)]
+    primary.open(8 * MS)  # too short for the first piece, long enough for the second
+    with gate.work("build") as cut:
+        assert primary.num_sleeps == 1
+        primary.work(9 * MS)
+        primary.open(3 * MS)
+        cut("copy")
+        primary.work(MS)
+    assert primary.num_sleeps == 1
+
+
+def test_what_must_not_be_broken_ends_before_the_gang_leaves(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(20 * MS)
+    done = []
+
+    def work() -> None:
+        with gate.unbroken():
+            gate.admit(MS)
+            gate.leave()
+            primary.close()
+            for number in range(3):
+                gate.admit(MS)  # no window, and nobody will open one
+                done.append(number)
+
+    with pytest.raises(LeaveRequested):
+        work()
+    assert done == [0, 1, 2]
+    with pytest.raises(LeaveRequested):
+        gate.admit(MS)
+
+
+def test_bubbles_that_are_too_short_break_even_that(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+
+    def next_window() -> None:
+        primary.script.append(next_window)
+        primary.open(3 * MS)
+
+    primary.script = [next_window]
+    with pytest.raises(StarvedError, match="make model or bundle smaller"), gate.unbroken():
+        gate.admit(20 * MS)
+
+
+def test_a_run_that_the_primary_ends_is_written_in_the_next_window(primary: FakePrimary) -> None:
+    """Between the close and the sleep nothing is done that can wait: it is the primary's time."""
+    gate = make_gate(primary)
+    primary.open(10 * MS)
+    gate.admit(MS)
+    primary.work(2 * MS)
+    primary.close()
+    written: list[int] = []
+
+    def next_window() -> None:
+        written.append(len(list(trial_page(primary).records())))
+        primary.open(10 * MS)
+
+    primary.script = [next_window]
+    gate.admit(MS)
+    assert written == [0]
+    assert [record.value for _, record in trial_page(primary).records()] == [2 * MS]
 
 
 def test_runs_are_recorded_with_device_time_and_samples(primary: FakePrimary) -> None:

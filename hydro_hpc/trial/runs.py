@@ -1,0 +1,86 @@
+"""What a gate tells the world about its runs: records and totals in the trial's page.
+
+A *run* is the time between two pauses. When it ends, the primary may already want its device back,
+so a run is noted in a few instructions and written later, in the next window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hydro_hpc.page import Gate as GateWord
+from hydro_hpc.page import Page, Record, RecordKind
+
+OVERRUN_NS: Final = 500_000  # device time after a close that counts as an overrun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """A run, CLOCK_MONOTONIC nanoseconds and device time."""
+
+    kind: RecordKind
+    word: int  # the OPEN that it ran in
+    step: int  # of the primary
+    start_ns: int
+    last_unit_ns: int  # when its last unit of work was admitted
+    end_ns: int
+    device_ns: int
+    last_device_ns: int  # of the last unit
+    late_ns: int  # how long ago the window had closed when it ended, 0 if it had not
+    num_samples: int
+
+    @property
+    def overrun_ns(self) -> int:
+        """At most what the last unit used on the device: a worker that the kernel kept from running
+        did not overrun."""
+        return min(self.late_ns, self.last_device_ns)
+
+
+class RunWriter:
+    """Writes the runs of one worker into its trial page."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+
+    def write(self, run: EndedRun, *, margin_ns: int) -> None:
+        """A run that the primary interrupted has a record of its own for its last unit: what that
+        used may lie far apart, since the primary has the core in between.
+        """
+        if run.late_ns:
+            before_ns = run.device_ns - run.last_device_ns
+            self._record(run, run.start_ns, run.last_unit_ns, before_ns, run.num_samples)
+            self._record(run, run.last_unit_ns, run.end_ns, run.last_device_ns, 0)
+            self._count_overrun(run.overrun_ns)
+        else:
+            self._record(run, run.start_ns, run.end_ns, run.device_ns, run.num_samples)
+        self._page.set("margin_ns", margin_ns)
+        self._page.set("heartbeat_ns", run.end_ns)
+
+    def _record(
+        self, run: EndedRun, start_ns: int, end_ns: int, device_ns: int, num_samples: int
+    ) -> None:
+        page = self._page
+        quads = page.quads
+        page.append(
+            Record(
+                kind=run.kind,
+                start_ns=start_ns,
+                end_ns=end_ns,
+                label=GateWord.unpack(run.word).label,
+                step=run.step,
+                value=device_ns,
+                extra=num_samples,
+            )
+        )
+        total = "run_ns" if run.kind == RecordKind.RUN else "other_ns"
+        quads[page.quad_index(total)] += device_ns
+        quads[page.quad_index("num_runs")] += 1
+        quads[page.quad_index("num_samples")] += num_samples
+
+    def _count_overrun(self, overrun_ns: int) -> None:
+        page = self._page
+        if overrun_ns > OVERRUN_NS:
+            page.quads[page.quad_index("num_overruns")] += 1
+            if overrun_ns > page.get("overrun_max_ns"):
+                page.set("overrun_max_ns", overrun_ns)
