@@ -51,6 +51,7 @@ def main() -> None:
     study = load_study(study_file)
     middle = {name: distribution.middle() for name, distribution in study.searched.items()}
     folder = StudyFolder(Path(counter_file).parent, f"ungated-{core}")
+    folder.checkpoints.mkdir(parents=True)
     gate = NoGate()
 
     def trial(number: int) -> Trial:
