@@ -124,6 +124,10 @@ local function submit_gang(job, options)
         return refuse(("--bubbles finds the devices itself, so %s cannot be asked for in the same job; "
             .. "leave --gres and --gpus out"):format(gres))
     end
+    if is_given(job.array_inx) then
+        return refuse("--bubbles finds devices for one study, so a job array cannot be taken; leave --array out "
+            .. "and let the study's trials be the array")
+    end
     job.partition = hydro.settings.tenant_partition
     job.admin_comment = ("hydro:want=%d-%d"):format(low, high)
     job.priority = 0 -- held, until the coordinator has found a place

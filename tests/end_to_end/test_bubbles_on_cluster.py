@@ -23,7 +23,7 @@ from hydro_hpc.report.recording import read_written
 from hydro_hpc.study import load_study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.search import Results, Search
-from tests.hydro_hpc.trial.test_solo_gang import write_study
+from tests.hydro_hpc.tiny_study import write_study
 from tests.slurm_plugin.cluster.slurm_jobs import Jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed, pytest.mark.timeout(300)]

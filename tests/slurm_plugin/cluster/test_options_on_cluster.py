@@ -61,6 +61,11 @@ BY_HAND = (
             "hydro: --bubbles finds the devices itself, so gpu:1 cannot be asked for in the same "
             "job; leave --gres and --gpus out",
         ),
+        (
+            ["--bubbles=2", "--array=0-3"],
+            "hydro: --bubbles finds devices for one study, so a job array cannot be taken; leave "
+            "--array out and let the study's trials be the array",
+        ),
         (["--gres=bubble:1"], BY_HAND.format("bubble:1")),
         (["--gres=bubble:g0:1"], BY_HAND.format("bubble:g0:1")),
         (["--hydro-bubble", "--gres=gpu:1,bubble:1"], BY_HAND.format("bubble:1")),

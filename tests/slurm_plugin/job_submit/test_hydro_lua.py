@@ -179,6 +179,13 @@ def test_a_gang_asks_for_no_gres(asked: dict[str, str]) -> None:
     assert "finds the devices itself" in outcome.message
 
 
+def test_a_gang_is_no_job_array() -> None:
+    outcome = submit(bubbles("2"), array_inx="0-3")
+    assert outcome.code == -1
+    assert "a job array cannot be taken" in outcome.message
+    assert submit(array_inx="0-3").changed == {}
+
+
 @pytest.mark.parametrize("options", [(), (LENDER,), (bubbles("2"),)])
 @pytest.mark.parametrize("gres", ["bubble", "bubble:1", "gpu:1,bubble:g0:1", "gres:bubble:g0:1"])
 def test_bubbles_cannot_be_asked_for_by_hand(options: tuple[str, ...], gres: str) -> None:
