@@ -34,6 +34,7 @@ from tests.hydro_hpc.tiny_study import write_study
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
+
 class PlayedPrimary:
     """Opens the gate for 40 ms of every 50 ms, from a thread of the test."""
 
