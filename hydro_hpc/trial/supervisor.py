@@ -29,7 +29,7 @@ from hydro_hpc.trial.lane import TenantLane, local_environment
 from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves, StudyChecked
 from hydro_hpc.trial.watchdog import Action, Look, Watch, decide
 
-LOOK_S: Final = 0.025
+LOOK_S: Final = 0.05
 STOPPED_LOOK_S: Final = 0.002  # a stopped worker is continued in the next window
 ARRIVAL_LOOK_S: Final = 0.1
 LEAVE_S: Final = 20.0  # for all ranks' last checkpoints, then the end comes without them
