@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "examples/gpt_pipeline/train.py"
 STEPS = "1000000"
 UP_S = 120.0
+LOOK_S = 0.05  # at the losses: each look takes the core from somebody
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +101,23 @@ class Primary:
         self.ranks = ranks
         self.losses = losses
 
-    def run_block(self, steps: int, *, settle: int) -> list[Line]:
-        """Lets it run for `settle` steps that do not count, and `steps` that do; then stops it."""
+    def run_block(
+        self, steps: int, *, settle: int, settled: Callable[[], None] = lambda: None
+    ) -> list[Line]:
+        """Lets it run for `settle` steps that do not count, calls `settled`, lets it run for
+        `steps` that do, and stops it.
+        """
         self.ranks.go_on()
         self.losses.read()
         seen: list[Line] = []
+        is_settled = False
         give_up = time.monotonic() + 60 + 5 * steps
         while len(seen) < settle + steps:
-            time.sleep(0.01)
+            time.sleep(LOOK_S)
             seen += self.losses.read()
+            if len(seen) >= settle and not is_settled:
+                is_settled = True
+                settled()
             if time.monotonic() > give_up:
                 raise TimeoutError("the primary of the benchmark makes no steps")
         self.ranks.stop()
