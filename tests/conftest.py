@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,11 @@ from hydro_hpc.identity import own_identity, read_start_ticks
 
 DIRECTORY_PREFIX: Final = "hydro-test"  # then "-<pid>-<start ticks>-<name>" of the test run
 PARENT: Final = Path("/tmp")
+
+
+def pytest_configure() -> None:
+    """Undoes what a shell does to its background jobs, so that tests can interrupt processes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def own_directory(name: str) -> Path:

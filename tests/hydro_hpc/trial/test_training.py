@@ -137,13 +137,13 @@ def test_leaving_at_any_place_changes_no_trial(tmp_path: Path) -> None:
     num_looks = lane.num_looks
     assert num_looks > 100
     num_cut = 0
-    for leave_at in range(1, num_looks, 13):
+    for leave_at in range(1, num_looks, 29):
         folder = new_folder(tmp_path, f"left-{leave_at}")
         before = train(study, folder, lane.gate(LaneGate.leave, at=leave_at))
         num_cut += len(before) < len(TRIALS) and any(folder.checkpoints.iterdir())
         after = train(study, folder, lane.gate())
         assert values(after) == whole, f"left at look {leave_at}"
-    assert num_cut > num_looks / 26
+    assert num_cut > num_looks / 58
 
 
 def test_lane_that_goes_in_mid_step_changes_no_trial(tmp_path: Path) -> None:
@@ -156,3 +156,11 @@ def test_lane_that_goes_in_mid_step_changes_no_trial(tmp_path: Path) -> None:
         set_site_word(lane.lane, Word.RUN)
         after = train(study, folder, lane.gate())
         assert values(after) == whole, f"gone at look {at}"
+
+
+def test_all_is_stored_before_the_first_window(tmp_path: Path) -> None:
+    """The first checkpoint loads what a window has no time for."""
+    folder = new_folder(tmp_path, "first")
+    gate = OpenLane(tmp_path / "lane").gate()
+    BundleTraining(make_study(), folder, gate, TRIALS, unit_ns=10_000, report=None)
+    assert {path.name for path in folder.checkpoints.iterdir()} == {"0.pt", "1.pt"}
