@@ -145,6 +145,7 @@ class LaneGate:
         self._end_run()
         if self._reason is None:
             self._wait_or_finish(need_ns, is_whole=is_whole)
+        self._write_run()
         self._begin_run()
         self._begin_unit(need_ns)
 
@@ -228,14 +229,11 @@ class LaneGate:
     def _wait_or_finish(self, need_ns: int, *, is_whole: bool) -> None:
         try:
             self._wait_for(need_ns, is_whole=is_whole)
-        except StarvedError:
-            raise
         except (LeaveRequested, LaneError) as reason:
-            if not self._is_unbroken:
+            self._write_run()
+            if not self._is_unbroken or isinstance(reason, StarvedError):
                 raise
             self._reason = reason
-        finally:
-            self._write_run()
 
     def _wait_for(self, need_ns: int, *, is_whole: bool) -> None:
         words = self._words
