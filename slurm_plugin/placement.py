@@ -186,7 +186,7 @@ def _never(gang: Gang, facts: Facts) -> str:
     num_devices = sum(len(node.devices) for node in facts.nodes)
     if gang.wish.low > num_devices:
         return (
-            f"wants {_print_wish(gang.wish)} devices and the whole cluster has {num_devices}; "
+            f"wants {_print_wish(gang.wish)} and the whole cluster has {num_devices}; "
             f"cancel it and ask for at most {num_devices}"
         )
     return ""
@@ -223,7 +223,7 @@ def _lacking(gang: Gang, pool: _Pool) -> str:
         again = f"needs {which} of {nodes if gang.num_requeues else 'each node'} again"
         return f"{again}, as Slurm keeps a job's request; {counts}"
     alike = ", not enough of them alike" if len(pool.free) >= gang.wish.low else ""
-    return f"wants {_print_wish(gang.wish)} devices, the same on each node; {counts}{alike}"
+    return f"wants {_print_wish(gang.wish)}, the same on each node; {counts}{alike}"
 
 
 def _shapes(
@@ -284,7 +284,8 @@ def _always(node: Node, tasks: int) -> bool:
 
 
 def _print_wish(wish: Wish) -> str:
-    return str(wish.low) if wish.low == wish.high else str(wish)
+    count = str(wish.low) if wish.low == wish.high else str(wish)
+    return f"{count} device" + ("s" if wish.high > 1 else "")
 
 
 def _print_time(at_s: float) -> str:

@@ -219,14 +219,15 @@ def _keep_logs(road: Road, logs: Path) -> None:
 
 def _how_to_use(directory: Path) -> str:
     at = f"--dir {directory}"
+    hydro = "hydro" if shutil.which("hydro") else str(Path(sys.executable).with_name("hydro"))
     return "\n".join(
         [
             "the cluster still runs; alice's and bob's homes hold the examples:",
-            f"  hydro cluster run {at} --user alice -- sh -c "
+            f"  {hydro} cluster run {at} --user alice -- sh -c "
             "'cd gpt_pipeline && sbatch --hydro-bubble train.sbatch'",
-            f"  hydro cluster run {at} --user bob -- sh -c "
+            f"  {hydro} cluster run {at} --user bob -- sh -c "
             "'cd digits && rm -r digits.hydro && sbatch --bubbles=2 study.sbatch'",
-            f"  hydro status {at}          who lends, who trains in it, what it costs",
-            f"  hydro cluster down {at}    ends it, and removes all of it",
+            f"  {hydro} status {at}          who lends, who trains in it, what it costs",
+            f"  {hydro} cluster down {at}    ends it, and removes all of it",
         ]
     )

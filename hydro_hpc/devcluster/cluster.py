@@ -311,7 +311,8 @@ class Cluster:
     def _running_state(self) -> ClusterState:
         state = load_state(self.spec.directory)
         if state is None:
-            raise SlurmError(f"no cluster runs in {self.spec.directory}; run: hydro cluster up")
+            where = self.spec.directory
+            raise SlurmError(f"no cluster runs in {where}; run: hydro cluster up --dir {where}")
         return state
 
     def _entering(self, state: ClusterState, member: str) -> list[str]:

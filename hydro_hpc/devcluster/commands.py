@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydro_hpc.devcluster.cluster import Cluster
 from hydro_hpc.devcluster.spec import DEFAULT_DIRECTORY, USERS, ClusterSpec, ClusterStatus
 from hydro_hpc.devcluster.state import load_state
-from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, ConfigError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -43,8 +44,10 @@ def add_commands(subparsers: Subparsers) -> None:
     run.add_argument(
         "--user", choices=USERS, default=USERS[0], help=f"as whom (default: {USERS[0]})"
     )
-    run.add_argument("argv", nargs="+", metavar="CMD", help="the command and its arguments")
     _add_directory(run)
+    run.add_argument(
+        "argv", nargs=argparse.REMAINDER, metavar="CMD", help="the command and its arguments"
+    )
     run.set_defaults(command=_run)
 
 
@@ -95,7 +98,12 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    with _existing(arguments.dir).popen(arguments.argv, user=arguments.user) as process:
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    if not argv:
+        raise ConfigError("hydro cluster run needs a command; for example: squeue")
+    if os.geteuid():
+        raise ConfigError("the embedded cluster needs root; run the same command with sudo")
+    with _existing(arguments.dir).popen(argv, user=arguments.user) as process:
         return process.wait()
 
 

@@ -71,7 +71,7 @@ def check_host(
             "the embedded cluster needs Linux's namespaces; use a Linux machine or VM"
         )
     if (os.geteuid() if euid is None else euid) != 0:
-        raise ConfigError("the embedded cluster needs root; run: sudo hydro cluster up")
+        raise ConfigError("the embedded cluster needs root; run the same command with sudo")
     if missing := missing_packages(which, exists):
         raise SlurmError(
             f"the embedded cluster needs the packages {', '.join(missing)}, which are missing or "
@@ -131,6 +131,8 @@ def choose_ports(
     Raises SlurmError if a wanted port is in use, or if there are none.
     """
     if first:
+        if not 1 <= first <= 65536 - count:
+            raise SlurmError(f"port {first} leaves no {count} ports in 1-65535; choose another")
         for port in range(first, first + count):
             if not is_free(port):
                 raise SlurmError(f"port {port} is in use; leave the port to us or choose another")

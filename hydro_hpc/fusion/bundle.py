@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -115,6 +116,23 @@ class Bundle(nn.Module):
     def idle(self, slot: int) -> None:
         """The slot has no trial until `replace`: its state stays as it is."""
         self.state.active[self._checked(slot)] = False
+
+    def fail(self, slot: int, error: Exception) -> None:
+        """The slot's trial raised outside its model, in its loss say: as if the model had."""
+        self.state.fail(self._checked(slot), error)
+
+    @contextmanager
+    def only(self, slots: Collection[int]) -> Iterator[None]:
+        """Inside, the other slots are idle: their outputs mean nothing, and they cannot fail."""
+        state = self.state
+        others = [slot for slot in range(self.slots) if state.active[slot] and slot not in slots]
+        for slot in others:
+            state.active[slot] = False
+        try:
+            yield
+        finally:
+            for slot in others:
+                state.active[slot] = True
 
     def replace(self, slot: int, model: nn.Module, *, seed: int, step: int = 0) -> None:
         """Another trial takes the slot; the others go on undisturbed. The model is not changed.

@@ -16,32 +16,53 @@ from hydro_hpc.fusion.loop import split_slots
 LossFunction = Callable[[Any, Any], Tensor]
 
 
-def losses(loss: LossFunction | Sequence[LossFunction], outputs: Any, targets: Any) -> Tensor:
+def losses(
+    loss: LossFunction | Sequence[LossFunction],
+    outputs: Any,
+    targets: Any,
+    *,
+    failed: Callable[[int, Exception], None] | None = None,
+) -> Tensor:
     """[slots] losses; call backward on their SUM, so that no trial's gradient depends on F.
 
     `loss` takes ONE model's outputs and targets, in their unfused shapes, and returns a scalar; or
     it is a sequence with one such function per slot. `outputs` and `targets` are trees of tensors
     [slots, ...]; for targets that all slots share give `targets.expand(slots, *targets.shape)`.
+
+    `failed(slot, error)` is told what one slot's function raises, and that slot's loss is 0 then,
+    without a gradient; None: the first error comes through.
     """
     slots = _slots(outputs, targets)
     if isinstance(loss, Sequence):
         if len(loss) != slots:
             raise FusionError(f"{len(loss)} loss functions were given for {slots} slots")
-        return _one_by_one(loss, outputs, targets, slots)
+        return _one_by_one(loss, outputs, targets, slots, failed)
     if _is_plain_cross_entropy(loss) and _are_classes(outputs, targets):
         return _cross_entropy(outputs, targets)
-    return _one_by_one([loss] * slots, outputs, targets, slots)
+    return _one_by_one([loss] * slots, outputs, targets, slots, failed)
 
 
 def _one_by_one(
-    functions: Sequence[LossFunction], outputs: Any, targets: Any, slots: int
+    functions: Sequence[LossFunction],
+    outputs: Any,
+    targets: Any,
+    slots: int,
+    failed: Callable[[int, Exception], None] | None,
 ) -> Tensor:
     rows = split_slots((outputs, targets), slots)
-    values = [function(*row) for function, row in zip(functions, rows, strict=True)]
-    for value in values:
+    values: list[Tensor] = []
+    for slot, (function, row) in enumerate(zip(functions, rows, strict=True)):
+        try:
+            value = function(*row)
+        except Exception as error:  # the user's code: it may raise anything
+            if failed is None:
+                raise
+            failed(slot, error)
+            value = torch.zeros(())
         if not isinstance(value, Tensor) or value.ndim:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise FusionError(f"the loss function returned {shape}, not one number per model")
+        values.append(value)
     return torch.stack(values)
 
 

@@ -12,8 +12,10 @@ wrapped calls do nothing but call through.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -69,12 +71,27 @@ class Boundary:
         if self.publisher is None and dist.get_world_size() > 1:
             self.thread_id = threading.get_ident()
             self.publisher = lane.become_writer()
-            steps.follow(self.publisher)
+            steps.follow(self.publisher, fails=self.give_up)
 
     def leave(self) -> None:
         if self.publisher is not None:
             self.publisher.close()
             self.publisher = None
+
+    def give_up(self, error: Exception) -> None:
+        """Ends the sharing: whatever goes wrong in here, the training goes on."""
+        publisher, self.publisher = self.publisher, None
+        if publisher is None:
+            return
+        steps.mute()
+        log.warning("hydro: bubbles are not lent any more: %s", error)
+        with contextlib.suppress(Exception):
+            publisher.close()
+
+    def forget(self) -> None:
+        """In a forked child, such as a data loader's worker: the page is its parent's."""
+        self.publisher = None
+        steps.mute()
 
     def wrap(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         """Returns `function` with a wait around it; its behaviour is otherwise the same."""
@@ -85,12 +102,18 @@ class Boundary:
             if publisher is None or self.is_inside or threading.get_ident() != self.thread_id:
                 return function(*args, **kwargs)
             self.is_inside = True
-            publisher.begin_wait(name)
+            try:
+                publisher.begin_wait(name)
+            except Exception as error:
+                self.give_up(error)
             try:
                 return function(*args, **kwargs)
             finally:
-                publisher.end_wait(name)
                 self.is_inside = False
+                try:
+                    publisher.end_wait(name)
+                except Exception as error:
+                    self.give_up(error)
 
         return wrapped
 
@@ -121,6 +144,7 @@ def install() -> None:
     """
     if _originals:
         return
+    os.register_at_fork(after_in_child=_boundary.forget)
     for name in BLOCKING_CALLS:
         if hasattr(c10d, name):
             _patch((dist, c10d), name, _boundary.wrap(getattr(c10d, name), name))

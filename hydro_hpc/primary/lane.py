@@ -17,8 +17,8 @@ from hydro_hpc.wait import FutexWord
 def become_writer() -> Publisher:
     """Locks this rank's stage page and returns its publisher. Raises LaneError or BadPageError.
 
-    The lock is held until the process ends; a fork (a data loader's worker) does not inherit the
-    writer.
+    The lock is held until the process ends. A forked child (a data loader's worker) must not use
+    the publisher, and does not close it at its end.
     """
     import torch.distributed as dist
 
@@ -49,8 +49,13 @@ def become_writer() -> Publisher:
         read_tenant=lambda: _tenant_job(lane),
         wake_all=FutexWord(page, "gate_word").wake_all,
     )
-    atexit.register(publisher.close)
+    atexit.register(_close_own, publisher, os.getpid())
     return publisher
+
+
+def _close_own(publisher: Publisher, pid: int) -> None:
+    if os.getpid() == pid:
+        publisher.close()
 
 
 def _tenant_job(lane: str) -> int:

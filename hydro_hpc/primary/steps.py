@@ -30,17 +30,25 @@ ENGINE_MODULE: Final = "deepspeed.runtime.pipe.engine"
 class StepCounter:
     """Counts steps for one publisher; an engine's count silences the optimizer's."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, fails: Callable[[Exception], None]) -> None:
         self.publisher = publisher
+        self._fails = fails
         self._step = 0
         self._has_engine = False
         self._optimizer_id = 0
 
-    def engine_step(self) -> None:
+    def engine_step(self, engine: Any) -> None:
+        """A pipeline engine begins a step; whatever is strange about it, it goes on."""
         if not self._has_engine:
             self._has_engine = True
             self._step = 0
-        self.publisher.begin_step(self._step)
+        try:
+            _label_instructions(type(engine))
+            self.publisher.set_stage(engine.stage_id, engine.num_stages)
+        except Exception as error:
+            self._fails(error)
+            return
+        self._begin_step()
         self._step += 1
 
     def optimizer_step(self, optimizer: Optimizer) -> None:
@@ -50,17 +58,23 @@ class StepCounter:
         self._optimizer_id = self._optimizer_id or id(optimizer)
         if id(optimizer) == self._optimizer_id:
             self._step += 1
+            self._begin_step()
+
+    def _begin_step(self) -> None:
+        try:
             self.publisher.begin_step(self._step)
+        except Exception as error:
+            self._fails(error)
 
 
 _counter: StepCounter | None = None
 _undo: list[Callable[[], None]] = []
 
 
-def follow(publisher: Publisher) -> None:
-    """From now on, steps are told to `publisher`."""
+def follow(publisher: Publisher, *, fails: Callable[[Exception], None]) -> None:
+    """From now on, steps are told to `publisher`; `fails` is told what it raises."""
     global _counter
-    _counter = StepCounter(publisher)
+    _counter = StepCounter(publisher, fails)
     hook = register_optimizer_step_post_hook(_after_optimizer_step)
     _undo.append(hook.remove)
     engine = sys.modules.get(ENGINE_MODULE)
@@ -70,6 +84,12 @@ def follow(publisher: Publisher) -> None:
         finder = _EngineFinder()
         sys.meta_path.insert(0, finder)
         _undo.append(lambda: sys.meta_path.remove(finder))
+
+
+def mute() -> None:
+    """Steps are told to nobody any more. The patches stay: one of them may be running."""
+    global _counter
+    _counter = None
 
 
 def unfollow() -> None:
@@ -93,18 +113,11 @@ def hook_engine(module: ModuleType) -> None:
     @functools.wraps(original)
     def train_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _counter is not None:
-            _label_instructions(type(self))
-            _name_stage(self)
-            _counter.engine_step()
+            _counter.engine_step(self)
         return original(self, *args, **kwargs)
 
     engine.train_batch = train_batch
     _undo.append(lambda: setattr(engine, "train_batch", original))
-
-
-def _name_stage(engine: Any) -> None:
-    if _counter is not None:
-        _counter.publisher.set_stage(engine.stage_id, engine.num_stages)
 
 
 def _label_instructions(engine_class: type) -> None:

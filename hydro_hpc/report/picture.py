@@ -20,6 +20,7 @@ from hydro_hpc.report.intervals import Interval, Intervals, intersection, length
 from hydro_hpc.report.recording import LaneRecording, Step
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 SIZE_INCHES: Final = (12.0, 5.0)
@@ -107,6 +108,7 @@ def write_picture(lanes: Sequence[LaneRecording], path: Path, *, title: str) -> 
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
     except ImportError:
         raise ConfigError("matplotlib is missing; run: pip install 'hydro-hpc[report]'") from None
@@ -119,7 +121,8 @@ def write_picture(lanes: Sequence[LaneRecording], path: Path, *, title: str) -> 
     _draw_steps(axes, ordered[0].steps, span, top=len(ordered))
     _label_axes(axes, ordered, span)
     figure.text(0.07, 0.93, title, fontsize=15, fontweight="bold", color=INK)
-    handles = [Patch(facecolor=colour, label=label) for colour, label in LEGEND]
+    handles: list[Artist] = [Patch(facecolor=colour, label=label) for colour, label in LEGEND]
+    handles.append(Line2D([], [], color=TRAINING, linewidth=2, label="trial interrupted, waits"))
     figure.legend(
         handles=handles,
         loc="upper left",

@@ -14,7 +14,8 @@ from hydro_hpc.report.summary import RunReport
 
 FOOTNOTES = (
     "slowdown: steps that lend their bubbles against steps that keep them shut, in pairs of the "
-    "same run; in brackets its 95% interval.",
+    "same run; in brackets its 95% interval. It is the trimmed mean of the pairs, so not quite the "
+    "quotient of the two step times, which are medians.",
     "bubble: the training waits 2 ms or more in communication. harvest: device time of training "
     "trials in bubbles. Both from the first to the last training run, without the shut steps.",
 )

@@ -68,7 +68,7 @@ def _tensors(name: str, found: Any) -> list[Tensor]:
             tensors.append(torch.as_tensor(value))
         except (TypeError, ValueError, RuntimeError):
             raise StudyError(
-                f"{name}(): {part} is a {type(value).__name__}; return tensors or arrays"
+                f"{name}(): {part} is of type {type(value).__name__}; return tensors or arrays"
             ) from None
     return tensors
 

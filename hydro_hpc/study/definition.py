@@ -77,9 +77,12 @@ class Study:
         _check_name(name)
         for what, function in (("model", model), ("data", data), ("loss", loss)):
             _check_callable(what, function)
-        counts = {"epochs": epochs, "batch_size": batch_size, "trials": trials, "slots": slots or 1}
+        counts = {"epochs": epochs, "batch_size": batch_size, "trials": trials}
+        counts |= {} if slots is None else {"slots": slots}
         for what, count in counts.items():
             _check_count(what, count)
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise StudyError(f"seed={seed!r} must be an integer")
         _check_one_of("search", search, ("tpe", "random"))
         _check_one_of("pruner", pruner, ("none", "median"))
         _check_one_of("direction", direction, (None, "maximize", "minimize"))

@@ -29,7 +29,8 @@ def main() -> int:
         lane = TenantLane.granted(os.environ)
         gang = join_gang()
         if rank == 0:
-            print(f"hydro-trial: gang of {gang.size}, {gang.library}", flush=True)
+            library = f", {gang.library}" if gang.size > 1 else ""
+            print(f"hydro-trial: gang of {gang.size}{library}", flush=True)
         supervisor = Supervisor(gang=gang, lane=lane, job=job, settings=settings)
         exit_code, reason = supervisor.run()
     except HydroError as error:
@@ -111,7 +112,11 @@ def reason_word(reason: str) -> str:
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    """Runs one of Slurm's commands; one that cannot be run is one that failed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, stdout="", stderr=str(error))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from hydro_hpc.config import load_settings
-from hydro_hpc.errors import HydroError
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, HydroError
 from hydro_hpc.page import RecordKind
 from hydro_hpc.study.description import StudyDescription
 from hydro_hpc.study.folder import StudyFolder
@@ -91,6 +91,28 @@ def serve(channel: Channel, search: GangSearch, gate: LaneGate) -> None:
         gate.pause()
 
 
+def _close(search: Search, folder: StudyFolder) -> int:
+    """Says how the study stands. Returns EXIT_FAILED if it is over and no trial completed."""
+    results = search.results()
+    counts = f"{results.completed} trials completed, {results.failed} failed"
+    counts += f", {results.pruned} pruned" if results.pruned else ""
+    if not search.is_done():
+        print(f"hydro-trial: {counts} so far; kept in {folder.path}", flush=True)
+    elif results.best is None:
+        print(f"hydro-trial: {counts}; trial 0: {search.outcome(0)}", flush=True)
+        return EXIT_FAILED
+    else:
+        best = results.best
+        params = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
+        found = f"best: {best.value:.6g} by trial {best.number} with {params}"
+        print(f"hydro-trial: {counts}; {found}; kept in {folder.path}", flush=True)
+    return EXIT_DONE
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="hydro-trial searcher")
     parser.add_argument("--lane", required=True)
@@ -109,6 +131,7 @@ def main() -> int:
         try:
             with gate.doing(RecordKind.OTHER):
                 serve(channel, GangSearch(search, gate), gate)
+            return _close(search, folder)
         finally:
             search.close()
     except LeaveRequested:
@@ -116,7 +139,6 @@ def main() -> int:
     except HydroError as error:
         channel.send(RankLeaves(reason=str(error), exit_code=error.exit_code), rank=0)
         return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":

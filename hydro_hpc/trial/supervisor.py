@@ -21,7 +21,7 @@ from typing import Final
 
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
-from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, HydroError, LaneError
 from hydro_hpc.page import Gate, TrialState
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.gang import Gang
@@ -68,6 +68,7 @@ class Supervisor:
         self._watch = Watch(grace_ns=int(settings.grace_ms * 1e6))
         self._gate_index = lane.stage.word_index("gate_word")
         self._early: list[tuple[int, Message]] = []  # for the search, before it was started
+        self._search_code = EXIT_DONE
         self._restarts = 0
         self._ranks_done: set[int] = set()
         self._leaving: LeaveAll | None = None
@@ -89,6 +90,8 @@ class Supervisor:
         finally:
             self._end_children()
         assert self._leaving is not None
+        if self._leaving.exit_code == EXIT_DONE and self._search_code == EXIT_FAILED:
+            return EXIT_FAILED, "the study is over, and no trial of it completed"
         return self._leaving.exit_code, self._leaving.reason
 
     def _why_signalled(self) -> RankLeaves:
@@ -336,3 +339,5 @@ class Supervisor:
             if child.process.poll() is None:
                 child.process.kill()
                 child.process.wait()
+            if child is self._search:
+                self._search_code = child.process.returncode

@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from hydro_hpc import optim
-from hydro_hpc.fusion import Bundle, bind, losses
+from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion import Bundle, bind, losses, trial_stream
 from hydro_hpc.fusion.bundle import nothing
+from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.page import RecordKind
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
@@ -89,6 +91,12 @@ class BundleTraining:
         self._evaluation_meter = Meter(gate, unit_ns=unit_ns)
         self._hook_leaves()
         self.checkpoint()  # the first one imports for seconds: here, not in a window
+
+    @property
+    def why_not_fused(self) -> str:
+        """Why the trials of this bundle run one after another; empty if they are fused."""
+        report = self._bundle.report
+        return report.reason if report.executor is ExecutorKind.LOOP else ""
 
     def has_work(self) -> bool:
         return bool(self._slots_in_work())
@@ -242,11 +250,15 @@ class BundleTraining:
         self._train_meter.point("forward")
         outputs = self._bundle(inputs)
         self._train_meter.point("loss")
-        losses_F = losses(self._study.loss, outputs, targets)
+        losses_F = losses(self._study.loss, outputs, targets, failed=self._note_failure)
         self._train_meter.point("backward")
         (losses_F * self._weights_F).sum().backward()
         values: list[float] = losses_F.detach().tolist()
         return values
+
+    def _note_failure(self, slot: int, error: Exception) -> None:
+        if self._active[slot]:  # what the loss says of an empty slot's outputs does not matter
+            self._bundle.fail(slot, error)
 
     def _move_on(self, values_F: list[float]) -> bool:
         """Moves every trial on by one batch. Returns whether that is all there is to do."""
@@ -314,18 +326,18 @@ class BundleTraining:
         return ended
 
     def _evaluate(self, slots: list[int]) -> dict[int, float | Exception]:
-        """Returns the value of each of `slots` on the test set, or what the metric raised."""
-        with self._gate.doing(RecordKind.OTHER), torch.no_grad():
+        """Returns the value of each of `slots` on the test set, or what model or metric raised."""
+        values: dict[int, float | Exception] = {}
+        with self._gate.doing(RecordKind.OTHER), torch.no_grad(), self._bundle.only(slots):
             self._bundle.eval()
             self._evaluation_meter.begin()
-            parts = []
-            for x in self._data.test_x.split(EVALUATION_ROWS):
-                self._evaluation_meter.point("rows")
-                parts.append(self._bundle.shared(x))
+            outputs = self._outputs()
             self._evaluation_meter.point("metric")
-            outputs = torch.cat(parts, dim=1)  # [slots, rows, ...]
-            values: dict[int, float | Exception] = {}
+            raised = self._bundle.failures
             for slot in slots:
+                if slot in raised or outputs is None:
+                    values[slot] = raised[slot]
+                    continue
                 try:
                     values[slot] = self._study.metric(outputs[slot], self._data.test_y)
                 except Exception as error:
@@ -333,6 +345,19 @@ class BundleTraining:
             self._evaluation_meter.end()
             self._bundle.train()
         return values
+
+    def _outputs(self) -> torch.Tensor | None:
+        """Returns what the models say to the test set, [slots, rows, ...], None if all raised."""
+        parts = []
+        for x in self._data.test_x.split(EVALUATION_ROWS):
+            self._evaluation_meter.point("rows")
+            try:
+                parts.append(self._bundle.shared(x))
+            except FusionError:
+                if any(self._bundle.active):
+                    raise
+                return None
+        return torch.cat(parts, dim=1)
 
     def _end_culprits(self) -> list[Ended]:
         """After an exception in the bundle's step: ends the trials that raise it on their own."""
@@ -355,8 +380,10 @@ class BundleTraining:
         """Returns what the step of one trial raises when it runs by itself."""
         run = self._run(slot)
         rows = run.rows[run.position]
+        step = run.epoch * len(run.rows) + run.position
         try:
-            outputs = self._bundle.unbind(slot)(self._data.train_x[rows])
+            with trial_stream(run.trial.seed, step):
+                outputs = self._bundle.unbind(slot)(self._data.train_x[rows])
             self._study.loss(outputs, self._data.train_y[rows]).backward()
         except Exception as error:
             return error

@@ -81,6 +81,7 @@ class Worker:
                 unit_ns=int(settings.unit_us * 1000),
                 report=self._report if self._study.pruner != "none" else None,
             )
+            self._say_if_not_fused(self._training)
         self._page.set("num_slots", len(trials))
         gc.collect()
         gc.freeze()
@@ -98,6 +99,11 @@ class Worker:
                 self._training.checkpoint_in_windows()
                 gc.collect()
                 stored_s = time.monotonic()
+
+    def _say_if_not_fused(self, training: BundleTraining) -> None:
+        reason = training.why_not_fused
+        if reason and os.environ.get("SLURM_PROCID", "0") == "0":
+            print(f"hydro-trial: trials are exact but not fused: {reason}", flush=True)
 
     def leave(self) -> None:
         """Stores what is in work; the lane may be gone, so no window is waited for."""

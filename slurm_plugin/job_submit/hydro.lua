@@ -128,6 +128,10 @@ local function submit_gang(job, options)
         return refuse("--bubbles finds devices for one study, so a job array cannot be taken; leave --array out "
             .. "and let the study's trials be the array")
     end
+    if job.priority == 0 then
+        return refuse("a job with --bubbles is held and released by the coordinator, so --hold would be lost; leave "
+            .. "it out, and submit the job when it may start")
+    end
     job.partition = hydro.settings.tenant_partition
     job.admin_comment = ("hydro:want=%d-%d"):format(low, high)
     job.priority = 0 -- held, until the coordinator has found a place

@@ -69,3 +69,10 @@ def test_run_gives_the_commands_own_output_and_exit_code(
     where = ["--dir", str(cluster.spec.directory), "--user", "bob"]
     assert main(["cluster", "run", *where, "--", "sh", "-c", "id -un; exit 3"]) == 3
     assert capfd.readouterr().out == "bob\n"
+    assert main(["cluster", "run", *where, "id", "-un"]) == 0  # its own options, without --
+    assert capfd.readouterr().out == "bob\n"
+
+
+def test_run_without_a_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cluster", "run"]) == EXIT_USAGE
+    assert "needs a command" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def test_another_system_is_refused() -> None:
 
 
 def test_without_root_the_way_to_get_it_is_said() -> None:
-    with pytest.raises(ConfigError, match="sudo hydro cluster up"):
+    with pytest.raises(ConfigError, match="needs root; run the same command with sudo"):
         check_host(system="Linux", euid=1000, which=everything)
 
 
@@ -52,6 +52,12 @@ def test_ports_in_use_are_passed_over() -> None:
 def test_a_wanted_port_in_use_is_refused_by_number() -> None:
     with pytest.raises(SlurmError, match="port 6818 is in use"):
         choose_ports(2, first=6817, is_free=lambda port: port != 6818)
+
+
+@pytest.mark.parametrize("first", [-5, 65535, 99999])
+def test_a_port_that_cannot_be_is_refused(first: int) -> None:
+    with pytest.raises(SlurmError, match=f"port {first} leaves no 2 ports in 1-65535"):
+        choose_ports(2, first=first)
 
 
 def test_no_ports_at_all_is_said() -> None:

@@ -111,6 +111,41 @@ def test_missing_lane_stops_sharing_and_not_the_training(tmp_path: Path) -> None
     assert all("bubbles are not lent" in output for output in outputs)
 
 
+def test_an_error_of_ours_stops_sharing_and_not_the_training(page_dir: Path) -> None:
+    spoil = textwrap.dedent(
+        """
+        from hydro_hpc.primary import publisher
+        def end_wait(self, name):
+            raise OverflowError("a bug of ours")
+        publisher.Publisher.end_wait = end_wait
+        """
+    )
+    outputs = run_ranks(spoil + SCRIPT, "3", page_dir=page_dir)
+    for output in outputs:
+        assert output.endswith("done\n")
+        assert output.count("bubbles are not lent any more: a bug of ours") == 1
+    assert read_stage(page_dir, 0).get("state") == PrimaryState.ENDED
+
+
+def test_forked_child_leaves_its_parents_page_alone(page_dir: Path) -> None:
+    fork = textwrap.dedent(
+        """
+        child = os.fork()
+        if not child:
+            import atexit
+            atexit._run_exitfuncs()  # as sys.exit would, which gloo's lost threads would hang
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        from hydro_hpc.primary import hooks
+        from hydro_hpc.page import PrimaryState
+        page = hooks._boundary.publisher._page
+        assert page.get("state") != PrimaryState.ENDED
+        """
+    )
+    outputs = run_ranks(SCRIPT + fork, "12", page_dir=page_dir)
+    assert outputs == ["done\n", "done\n"]
+
+
 def test_single_process_never_becomes_a_writer(page_dir: Path) -> None:
     run_ranks(
         "import torch, torch.distributed as d; d.init_process_group('gloo')",

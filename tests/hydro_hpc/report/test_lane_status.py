@@ -39,6 +39,17 @@ def test_says_who_lends_and_who_holds(tmp_path: Path) -> None:
     assert "tenant job 9 training, 16 slots" in line
 
 
+def test_a_lane_that_nobody_took_yet_shows_its_primary(tmp_path: Path) -> None:
+    """Root makes the tenant's page with the first tenant."""
+    lane = make_lane(tmp_path)
+    write_stage(lane)
+    for kind in (PageKind.TENANT, PageKind.TRIAL):
+        Path(page_path(lane, kind)).unlink()
+    line = status_line(lane_status(place(lane)))
+    assert "stage 1 sharing, step 120; bubbles 5.0 s" in line
+    assert line.endswith("no tenant")
+
+
 def test_says_when_the_guard_holds(tmp_path: Path) -> None:
     lane = make_lane(tmp_path)
     write_stage(lane).set("guard_word", Word.HOLD)

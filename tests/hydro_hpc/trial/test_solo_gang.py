@@ -258,6 +258,33 @@ def _seeds(study: Path, count: int) -> list[int]:
 
 
 @pytest.mark.usefixtures("primary")
+def test_says_how_the_study_ended_and_what_was_not_fused(tmp_path: Path, lane: str) -> None:
+    before = """
+        class Branches(Net):
+            def forward(self, x):
+                return self.layers(x) * (1.0 if x.sum().item() else 2.0)
+    """
+    study = write_study(tmp_path, trials=3, epochs=1, model="Branches", before=before)
+    output, errors = start(study, lane).communicate(timeout=120)
+    assert errors == ""
+    first, fused, last = output.splitlines()
+    assert first == "hydro-trial: gang of 1"
+    assert fused.startswith("hydro-trial: trials are exact but not fused: ")
+    assert last.startswith("hydro-trial: 3 trials completed, 0 failed; best: ")
+    assert last.endswith(f"kept in {tmp_path / 'tiny.hydro'}")
+
+
+@pytest.mark.usefixtures("primary")
+def test_study_of_which_nothing_completed_has_failed(tmp_path: Path, lane: str) -> None:
+    study = write_study(tmp_path, trials=3, loss="lambda o, t: o.sum() * float('nan')")
+    process = start(study, lane)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == EXIT_FAILED
+    assert errors == "hydro-trial: the study is over, and no trial of it completed\n"
+    assert "3 failed; trial 0: fail: its loss was nan in epoch 0, step 1" in output
+
+
+@pytest.mark.usefixtures("primary")
 def test_loss_that_is_not_finite_fails_that_trial_alone(tmp_path: Path, lane: str) -> None:
     before = """
         class Net2(Net):

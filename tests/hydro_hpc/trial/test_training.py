@@ -21,7 +21,10 @@ from hydro_hpc.trial.gate import LaneGate, LeaveRequested
 from hydro_hpc.trial.training import BundleTraining, Ended
 from tests.hydro_hpc.lanes import make_lane, set_site_word, stage_page
 
-TRIALS = [Trial(number=number, seed=number, params={"lr": 0.1 / (number + 1)}) for number in (0, 1)]
+TRIALS = [
+    Trial(number=number, seed=number, params={"lr": 0.1 / (number + 1), "size": 1.0 - number})
+    for number in (0, 1)
+]
 STEPS = 4  # per epoch
 EPOCHS = 2
 
@@ -29,8 +32,9 @@ EPOCHS = 2
 class Net(nn.Module):
     """Has everything that half a step would leave behind: buffers, random numbers, momentum."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: float) -> None:
         super().__init__()
+        self.size = size
         self.layers = nn.Sequential(
             nn.Linear(4, 8, bias=False),  # with one, Adam would follow its gradient's rounding
             nn.BatchNorm1d(8),
@@ -44,7 +48,10 @@ class Net(nn.Module):
         return out
 
 
-def make_study() -> Study:
+def make_study(
+    model: Callable[..., nn.Module] = Net,
+    loss: Callable[..., torch.Tensor] = nn.CrossEntropyLoss(),  # noqa: B008
+) -> Study:
     def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         x = torch.randn(STEPS * 8 + 40, 4, generator=torch.Generator().manual_seed(1))
         y = (x.sum(1) > 0).long()
@@ -52,11 +59,11 @@ def make_study() -> Study:
 
     return Study(
         name="leaves",
-        model=Net,
+        model=model,
         data=data,
-        loss=nn.CrossEntropyLoss(),
+        loss=loss,
         metrics="loss",
-        space={"lr": uniform(0.01, 0.1)},
+        space={"lr": uniform(0.01, 0.1), "size": uniform(0.0, 1.0)},
         optimizer="adam",
         epochs=EPOCHS,
         batch_size=8,
@@ -164,3 +171,68 @@ def test_all_is_stored_before_the_first_window(tmp_path: Path) -> None:
     gate = OpenLane(tmp_path / "lane").gate()
     BundleTraining(make_study(), folder, gate, TRIALS, unit_ns=10_000, report=None)
     assert {path.name for path in folder.checkpoints.iterdir()} == {"0.pt", "1.pt"}
+
+
+class RaisesInEvaluation(nn.Module):
+    """Trains, but the larger one cannot be evaluated."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.size = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training and self.size > 0.5:
+            raise RuntimeError("no evaluation")
+        out: torch.Tensor = self.layer(x)
+        return out
+
+
+def test_trial_that_raises_in_evaluation_has_failed(tmp_path: Path) -> None:
+    study, lane = make_study(RaisesInEvaluation), OpenLane(tmp_path / "lane")
+    folder = new_folder(tmp_path, "eval")
+    folder.trials.mkdir()
+    ended = {end.number: end for end in train(study, folder, lane.gate())}
+    assert (ended[0].state, ended[0].value) == ("failed", None)
+    assert "RuntimeError: no evaluation" in ended[0].reason
+    assert ended[1].value == pytest.approx(study.run_alone(TRIALS[1].params, seed=1), rel=1e-5)
+
+
+def test_study_whose_every_trial_raises_in_evaluation_goes_on(tmp_path: Path) -> None:
+    class AllRaise(RaisesInEvaluation):
+        def __init__(self, size: float) -> None:
+            super().__init__(size + 1.0)
+
+    folder = new_folder(tmp_path, "all")
+    folder.trials.mkdir()
+    ended = train(make_study(AllRaise), folder, OpenLane(tmp_path / "lane").gate())
+    assert [end.state for end in ended] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("num_bad", [1, 2])
+def test_loss_that_raises_fails_its_trial_and_touches_no_other(
+    tmp_path: Path, num_bad: int
+) -> None:
+    """With dropout and batch norm: who makes a step twice draws twice, and counts a batch twice."""
+
+    class Loud(Net):
+        def __init__(self, size: float) -> None:
+            super().__init__(size)
+            if size >= TRIALS[num_bad - 1].params["size"]:
+                nn.init.constant_(self.layers[-1].bias, 100.0)
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if float(outputs.detach().max()) > 50.0:
+            raise ValueError("too big")
+        return nn.functional.cross_entropy(outputs, targets)
+
+    study = make_study(Loud, loss)
+    folder = new_folder(tmp_path, "loss")
+    folder.trials.mkdir()
+    ended = {end.number: end for end in train(study, folder, OpenLane(tmp_path / "lane").gate())}
+    for number in range(num_bad):
+        assert ended[number].state == "failed"
+        assert "ValueError: too big" in ended[number].reason
+    for trial in TRIALS[num_bad:]:
+        alone = study.run_alone(trial.params, seed=trial.seed)
+        assert ended[trial.number].value == pytest.approx(alone, rel=1e-5)

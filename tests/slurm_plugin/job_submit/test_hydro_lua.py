@@ -179,6 +179,13 @@ def test_a_gang_asks_for_no_gres(asked: dict[str, str]) -> None:
     assert "finds the devices itself" in outcome.message
 
 
+def test_a_gang_is_not_held_by_its_user() -> None:
+    outcome = submit(bubbles("2"), priority=0)
+    assert outcome.code == -1
+    assert "--hold would be lost" in outcome.message
+    assert submit(priority=0).changed == {}
+
+
 def test_a_gang_is_no_job_array() -> None:
     outcome = submit(bubbles("2"), array_inx="0-3")
     assert outcome.code == -1
