@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define REFUSE(...) (slurm_error("hydro: " __VA_ARGS__), -1)
@@ -25,7 +24,6 @@ static bool is_sbatch(void)
 static int take_study(const char *path)
 {
     char directory[HYDRO_PATH] = "";
-    struct stat found;
 
     if (!is_sbatch())
         return REFUSE("--hydro-bubble=STUDY needs the batch job of sbatch to run beside; with %s give "
@@ -39,8 +37,6 @@ static int take_study(const char *path)
                       "at most %d; rename or move the file", path, HYDRO_PATH - 1);
     if (euidaccess(study, R_OK) < 0)
         return REFUSE("--hydro-bubble=%s: the study file cannot be read (%m); give the path of a Python file", path);
-    if (stat(study, &found) < 0 || !S_ISREG(found.st_mode))
-        return REFUSE("--hydro-bubble=%s: the study is no file; give the path of a Python file", path);
     return 0;
 }
 

@@ -25,16 +25,13 @@ static FILE *open_of_root(const char *path)
 /* One line `key = value`; the other keys are for hydro-lanes.pyz alone. */
 static void take_line(struct hydro_config *config, const char *line)
 {
-    char key[32], value[HYDRO_PATH], *field;
+    char key[32], value[HYDRO_PATH], unknown[HYDRO_PATH];
 
-    if (sscanf(line, " %31[a-z_] = %1023[^\n \t]", key, value) != 2)
-        return;
-    field = strcmp(key, "page_dir") == 0  ? config->page_dir
-            : strcmp(key, "python") == 0  ? config->python
-            : strcmp(key, "program") == 0 ? config->program
-                                          : NULL;
-    if (field != NULL)
-        strcpy(field, value);
+    if (sscanf(line, " %31[a-z_] = %1023[^\n \t]", key, value) == 2)
+        strcpy(strcmp(key, "page_dir") == 0  ? config->page_dir
+               : strcmp(key, "python") == 0  ? config->python
+               : strcmp(key, "program") == 0 ? config->program
+                                             : unknown, value);
 }
 
 /* False: nothing is shared on this node. */

@@ -149,7 +149,7 @@ def broken_model(width: int) -> nn.Module:
         ({"data": lambda: rows(15, 15)}, "fewer than a batch of 16; lower batch_size"),
         ({"data": lambda: rows(20, 20)[:3]}, "returned 3 values; return (train_x, train_y,"),
         ({"data": lambda: None}, "returned NoneType; return (train_x,"),
-        ({"data": lambda: ("a", *rows(20, 20)[1:])}, "train_x is a str"),
+        ({"data": lambda: ("a", *rows(20, 20)[1:])}, "train_x is of type str"),
         ({"data": lambda: 1 / 0}, "raised ZeroDivisionError: division by zero"),
         ({"model": broken_model}, "the model raised RuntimeError with {'lr': 0.01"),
         ({"model": lambda width: width}, "the model is a int, not an nn.Module"),

@@ -71,10 +71,6 @@ BY_HAND = (
             "hydro: a job with --bubbles is held and released by the coordinator, so --hold would "
             "be lost; leave it out, and submit the job when it may start",
         ),
-        (
-            ["--hydro-bubble=/tmp", "--gres=gpu:1"],
-            "hydro: --hydro-bubble=/tmp: the study is no file; give the path of a Python file",
-        ),
         (["--gres=bubble:1"], BY_HAND.format("bubble:1")),
         (["--gres=bubble:g0:1"], BY_HAND.format("bubble:g0:1")),
         (["--hydro-bubble", "--gres=gpu:1,bubble:1"], BY_HAND.format("bubble:1")),
