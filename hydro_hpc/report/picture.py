@@ -36,7 +36,7 @@ LEGEND: Final = (
     (COMPUTE, "training job computes"),
     (BUBBLE, "its bubble, lent"),
     (TRAINING, "trials train"),
-    (OTHER, "trials are evaluated or stored"),
+    (OTHER, "trials evaluated or stored"),
     (SHUT, "bubble not lent"),
 )
 BAND: Final = (0.10, 0.76)  # of a stage's row: where its band begins, how high it is
@@ -122,7 +122,7 @@ def write_picture(lanes: Sequence[LaneRecording], path: Path, *, title: str) -> 
     _label_axes(axes, ordered, span)
     figure.text(0.07, 0.93, title, fontsize=15, fontweight="bold", color=INK)
     handles: list[Artist] = [Patch(facecolor=colour, label=label) for colour, label in LEGEND]
-    handles.append(Line2D([], [], color=TRAINING, linewidth=2, label="trial interrupted, waits"))
+    handles.append(Line2D([], [], color=TRAINING, linewidth=2, label="trial interrupted"))
     figure.legend(
         handles=handles,
         loc="upper left",
@@ -131,7 +131,7 @@ def write_picture(lanes: Sequence[LaneRecording], path: Path, *, title: str) -> 
         frameon=False,
         fontsize=10,
         handlelength=1.2,
-        columnspacing=2.4,
+        columnspacing=1.6,
     )
     figure.savefig(path)
     return True
