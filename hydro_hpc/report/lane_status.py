@@ -5,7 +5,7 @@ Pages are read as copies, whoever wrote them; what cannot be read is said in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydro_hpc.page import BadPageError, Page, PageKind, PrimaryState, TrialState, Word, page_path
 from hydro_hpc.report.lanes import LanePlace
@@ -41,23 +41,19 @@ def lane_status(place: LanePlace) -> LaneStatus:
         site = Page.read_copy(page_path(place.path, PageKind.SITE), PageKind.SITE)
     except BadPageError:
         return LaneStatus(node=place.node, device=place.device, lender_job=0)
-    try:
-        stage = Page.read_copy(page_path(place.path, PageKind.STAGE), PageKind.STAGE)
-    except BadPageError as error:
-        return LaneStatus(
-            node=place.node,
-            device=place.device,
-            lender_job=site.get("job_id"),
-            site=_word(site.get("site_word")),
-            problem=str(error),
-        )
-    facts = stage_facts(stage)
-    tenant_job, trial = _tenancy(place)
-    return LaneStatus(
+    lent = LaneStatus(
         node=place.node,
         device=place.device,
         lender_job=site.get("job_id"),
         site=_word(site.get("site_word")),
+    )
+    try:
+        stage = Page.read_copy(page_path(place.path, PageKind.STAGE), PageKind.STAGE)
+    except BadPageError as error:
+        return replace(lent, problem=str(error))
+    facts = stage_facts(stage)
+    shared = replace(
+        lent,
         stage=facts.stage,
         primary=PrimaryState(facts.state).name.lower(),
         step=stage.get("step"),
@@ -65,25 +61,23 @@ def lane_status(place: LanePlace) -> LaneStatus:
         open_s=stage.get("open_total_ns") / 1e9,
         slowdown=facts.slowdown,
         guard=_word(stage.get("guard_word")),
-        tenant_job=tenant_job,
-        trial=TrialState(trial.get("state")).name.lower() if trial else "",
-        slots=trial.get("num_slots") if trial else 0,
-        trials_done=trial.get("trials_done") if trial else 0,
-        training_s=trial.get("run_ns") / 1e9 if trial else 0.0,
         problem=stage.writer_problem() or stage.get_text("reason"),
     )
-
-
-def _tenancy(place: LanePlace) -> tuple[int, Page | None]:
-    """Returns the tenant's job, 0 without one, and its trial page. A lane that nobody has taken yet
-    has neither page.
-    """
     try:
-        tenant = Page.read_copy(page_path(place.path, PageKind.TENANT), PageKind.TENANT)
-        trial = Page.read_copy(page_path(place.path, PageKind.TRIAL), PageKind.TRIAL)
-    except BadPageError:
-        return 0, None
-    return tenant.get("job_id"), trial
+        tenant, trial = (
+            Page.read_copy(page_path(place.path, kind), kind)
+            for kind in (PageKind.TENANT, PageKind.TRIAL)
+        )
+    except BadPageError:  # a lane that nobody has taken yet has neither page
+        return shared
+    return replace(
+        shared,
+        tenant_job=tenant.get("job_id"),
+        trial=TrialState(trial.get("state")).name.lower(),
+        slots=trial.get("num_slots"),
+        trials_done=trial.get("trials_done"),
+        training_s=trial.get("run_ns") / 1e9,
+    )
 
 
 def _word(value: int) -> str:
