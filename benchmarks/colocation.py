@@ -69,6 +69,7 @@ class Seen:
     open_means_s: list[float] = field(default_factory=list)  # one per block
     spans_ns: list[tuple[int, int]] = field(default_factory=list)  # of the blocks
     shares: list[list[Share]] = field(default_factory=list)  # per block, per stage
+    shares_all_threads: list[list[Share]] = field(default_factory=list)
 
 
 def pair_ratios(lines: list[Line]) -> list[float]:
@@ -100,7 +101,6 @@ class Benchmark:
         self.job = job
         self.ungated = ungated
         self.seen = {"lent": Seen(), "flags": Seen()}
-        self.strict_shares: dict[str, list[list[Share]]] = {"lent": [], "flags": []}
         self.vs_plain: list[float] = []
         self.direct: list[float] = []
         self.alone_rates: list[float] = []  # samples per second of all cores
@@ -136,7 +136,7 @@ class Benchmark:
         )
         seen = self.seen[variant]
         if self.trace is not None:
-            seen.shares.append(self._shares(variant))
+            self._read_shares(seen)
         seen.spans_ns.append((started_ns, time.monotonic_ns()))
         seen.pairs += pair_ratios(lines)
         open_s = statistics.fmean(
@@ -157,19 +157,20 @@ class Benchmark:
             print(f"scheduling events cannot be traced here: {error}", file=sys.stderr)
             return None
 
-    def _shares(self, variant: str) -> list[Share]:
-        """Returns the share of each stage by its training thread; keeps that by all threads."""
+    def _read_shares(self, seen: Seen) -> None:
+        """Takes the share of each stage, by its training thread and by all threads of the rank."""
         assert self.trace is not None
         events = self.trace.stop()
-        pairs = list(zip(self.lent.ranks.pids, self.workers.threads(), strict=True))
-        ranks = self.lent.ranks.threads()
-        self.strict_shares[variant].append(
-            [
-                outside_share(events, primary=set(threads), workers=set(worker))
-                for threads, (_, worker) in zip(ranks, pairs, strict=True)
+        workers = self.workers.threads()
+
+        def shares(ranks: list[set[int]]) -> list[Share]:
+            return [
+                outside_share(events, primary=rank, workers=set(worker))
+                for rank, worker in zip(ranks, workers, strict=True)
             ]
-        )
-        return [outside_share(events, primary={pid}, workers=set(worker)) for pid, worker in pairs]
+
+        seen.shares.append(shares([{pid} for pid in self.lent.ranks.pids]))
+        seen.shares_all_threads.append(shares([set(t) for t in self.lent.ranks.threads()]))
 
 
 def within(recording: LaneRecording, spans_ns: list[tuple[int, int]]) -> LaneRecording:
@@ -299,7 +300,7 @@ def rows(benchmark: Benchmark) -> list[dict[str, Any]]:
                 {
                     "variant": variant,
                     "outside_share_by_stage": outside_by_stage(seen.shares),
-                    "outside_share_all_threads": outside_by_stage(benchmark.strict_shares[variant]),
+                    "outside_share_all_threads": outside_by_stage(seen.shares_all_threads),
                 }
             )
     found.append({"alone_samples_per_s": statistics.median(benchmark.alone_rates)})
