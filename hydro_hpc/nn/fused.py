@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from torch import nn
@@ -10,11 +11,16 @@ from hydro_hpc.nn.members import Refused
 
 
 class Fused(nn.Module):
-    """Takes and gives tensors [slots, *unfused shape]; all slots share its `settings`."""
+    """Takes and gives tensors [slots, *unfused shape]; all slots share its `settings`.
+
+    `between`, if somebody gives one, is called in the middle of a long backward, where it may
+    pause.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = settings
+        self.between: Callable[[], None] | None = None
 
     def adopt(self, fresh: Self) -> None:
         """A slot has another module; `fresh` was made from the present ones. `Refused` if it has

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from hydro_hpc.nn import functional
@@ -22,4 +26,41 @@ class Linear(Fused):
         return cls(members.parameter("weight"), members.optional_parameter("bias"))
 
     def forward(self, x_FBI: Tensor) -> Tensor:
-        return functional.linear(x_FBI, self.weight, self.bias)
+        if self.between is None or x_FBI.ndim != 3:
+            return functional.linear(x_FBI, self.weight, self.bias)
+        y_FBO: Tensor = _PausableLinear.apply(  # type: ignore[no-untyped-call]
+            x_FBI, self.weight, self.bias, self.between
+        )
+        return y_FBO
+
+
+class _PausableLinear(torch.autograd.Function):
+    """The same numbers as autograd's own, with a place to pause between the two products of
+    backward, which would be the longest unit of most networks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_FBI: Tensor,
+        weight_FOI: Tensor,
+        bias_FO: Tensor | None,
+        between: Callable[[], None],
+    ) -> Tensor:
+        ctx.save_for_backward(x_FBI, weight_FOI)
+        ctx.between = between
+        return functional.linear(x_FBI, weight_FOI, bias_FO)
+
+    @staticmethod
+    def backward(ctx: Any, grad_FBO: Tensor) -> tuple[Tensor | None, ...]:
+        x_FBI, weight_FOI = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        grad_x = grad_weight = grad_bias = None
+        if wants_bias:
+            grad_bias = grad_FBO.sum(1)
+        if wants_weight:
+            grad_weight = torch.bmm(x_FBI.transpose(1, 2), grad_FBO).transpose(1, 2)
+        if wants_x:
+            if wants_weight:
+                ctx.between()
+            grad_x = torch.bmm(grad_FBO, weight_FOI)
+        return grad_x, grad_weight, grad_bias, None

@@ -12,12 +12,15 @@ Not covered: a step whose points differ from one time to the next; then every po
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import torch
 from torch import nn
+
+from hydro_hpc.nn.fused import Fused
 
 STEPS_TO_LEARN: Final = 6
 FIRST_NEED_NS: Final = 1_500_000  # the most that is asked while lengths are learned
@@ -67,24 +70,33 @@ class Meter:
         self._num_steps = 0
         self._last_ns: int | None = None  # device time at the last point of this step
         self._hooked: dict[str, list[torch.utils.hooks.RemovableHandle]] = {}
+        self._halves: dict[str, Fused] = {}  # modules that call in the middle of their backward
 
-    def hook(self, modules: dict[str, nn.Module]) -> None:
-        """Makes the forward and the backward of each module a point."""
+    def hook(self, modules: dict[str, nn.Module], *, has_backward: bool = True) -> None:
+        """Makes the forward and the backward of each module a point, and where a fused module's
+        backward may pause in its middle.
+        """
         for key, module in modules.items():
 
-            def before_forward(*_: object, key: str = key) -> None:
+            def point(*_: object, key: str = key) -> None:
                 self.point(key)
 
             def after_forward(
-                _module: nn.Module, _inputs: object, output: object, key: str = key
+                _module: nn.Module,
+                _inputs: object,
+                output: object,
+                point: Callable[..., None] = point,
             ) -> None:
                 if isinstance(output, torch.Tensor) and output.requires_grad:
-                    output.register_hook(lambda _grad: self.point(key))
+                    output.register_hook(point)
 
-            self._hooked[key] = [
-                module.register_forward_pre_hook(before_forward),
-                module.register_forward_hook(after_forward),
-            ]
+            self._hooked[key] = [module.register_forward_pre_hook(point)]
+            if not has_backward:
+                continue
+            self._hooked[key].append(module.register_forward_hook(after_forward))
+            if isinstance(module, Fused):
+                self._halves[f"{key} middle"] = module
+                module.between = functools.partial(self.point, f"{key} middle")
 
     def begin(self) -> None:
         """Begins a step; the first point of all."""
@@ -132,6 +144,9 @@ class Meter:
             for handle in handles:
                 handle.remove()
         self._hooked.clear()
+        for module in self._halves.values():
+            module.between = None
+        self._halves.clear()
 
     def _learn(self, position: int, key: str) -> None:
         self._measure(position)
@@ -154,6 +169,9 @@ class Meter:
         for key in dropped:
             for handle in self._hooked.pop(key):
                 handle.remove()
-        if dropped:
+        whole = [key for key in self._halves if key not in asking]
+        for key in whole:
+            self._halves.pop(key).between = None
+        if dropped or whole:
             self._needs, self._lengths, self._keys = [], [], []
             self._num_steps = 0

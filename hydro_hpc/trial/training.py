@@ -1,5 +1,4 @@
-"""Trains a bundle of trials inside windows: steps, evaluation, checkpoints, and the next trial of
-a slot.
+"""Trains a bundle of trials inside windows: steps, checkpoints, and the next trial of a slot.
 
 Every trial is at its own place: own batches (a function of its seed and epoch), own epoch, own
 end. An exception or a loss that is not finite ends that trial alone; the others do not notice.
@@ -17,7 +16,6 @@ import torch
 from torch import nn
 
 from hydro_hpc import optim
-from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import Bundle, bind, losses, trial_stream
 from hydro_hpc.fusion.bundle import nothing
 from hydro_hpc.fusion.executor import ExecutorKind
@@ -25,11 +23,10 @@ from hydro_hpc.page import RecordKind
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.trial import Outcome, Trial
+from hydro_hpc.trial.evaluation import Evaluation
 from hydro_hpc.trial.gate import Gate
 from hydro_hpc.trial.meter import Meter
 from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun
-
-EVALUATION_ROWS: Final = 128  # of the test set, between two looks at the gate
 
 OPTIMIZERS: Final = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
 
@@ -87,8 +84,8 @@ class BundleTraining:
         self._place_batches()
         self._unit_ns = unit_ns
         self._leaves: list[nn.Module] = []
-        self._train_meter: Meter = Meter(gate, unit_ns=unit_ns)  # hooked below, as its twin
-        self._evaluation_meter = Meter(gate, unit_ns=unit_ns)
+        self._train_meter: Meter = Meter(gate, unit_ns=unit_ns)  # hooked below
+        self._evaluation = Evaluation(study, self._data, gate, self._bundle, unit_ns=unit_ns)
         self._hook_leaves()
         self.checkpoint()  # the first one imports for seconds: here, not in a window
 
@@ -211,11 +208,9 @@ class BundleTraining:
         if [id(leaf) for leaf in leaves] == [id(leaf) for leaf in self._leaves]:
             return
         self._train_meter.close()
-        self._evaluation_meter.close()
         self._train_meter = Meter(self._gate, unit_ns=self._unit_ns)
-        self._evaluation_meter = Meter(self._gate, unit_ns=self._unit_ns)
-        for meter in (self._train_meter, self._evaluation_meter):
-            meter.hook({str(number): leaf for number, leaf in enumerate(leaves)})
+        self._train_meter.hook({str(number): leaf for number, leaf in enumerate(leaves)})
+        self._evaluation.hook(leaves)
         self._leaves = leaves
 
     def _place_batches(self) -> None:
@@ -306,7 +301,7 @@ class BundleTraining:
         """Starts the next epoch of these slots' trials, or ends them with their value."""
         last = self._study.epochs - 1
         due = [s for s in slots if self._report is not None or self._run(s).epoch == last]
-        values = self._evaluate(due) if due else {}
+        values = self._evaluation.values(due) if due else {}
         ended = []
         for slot in slots:
             run = self._run(slot)
@@ -324,40 +319,6 @@ class BundleTraining:
             with self._gate.work("shuffle"):
                 run.rows = self._study.batch_indices(run.trial.seed, run.epoch)
         return ended
-
-    def _evaluate(self, slots: list[int]) -> dict[int, float | Exception]:
-        """Returns the value of each of `slots` on the test set, or what model or metric raised."""
-        values: dict[int, float | Exception] = {}
-        with self._gate.doing(RecordKind.OTHER), torch.no_grad(), self._bundle.only(slots):
-            self._bundle.eval()
-            self._evaluation_meter.begin()
-            outputs = self._outputs()
-            self._evaluation_meter.point("metric")
-            raised = self._bundle.failures
-            for slot in slots:
-                if slot in raised or outputs is None:
-                    values[slot] = raised[slot]
-                    continue
-                try:
-                    values[slot] = self._study.metric(outputs[slot], self._data.test_y)
-                except Exception as error:
-                    values[slot] = error
-            self._evaluation_meter.end()
-            self._bundle.train()
-        return values
-
-    def _outputs(self) -> torch.Tensor | None:
-        """Returns what the models say to the test set, [slots, rows, ...], None if all raised."""
-        parts = []
-        for x in self._data.test_x.split(EVALUATION_ROWS):
-            self._evaluation_meter.point("rows")
-            try:
-                parts.append(self._bundle.shared(x))
-            except FusionError:
-                if any(self._bundle.active):
-                    raise
-                return None
-        return torch.cat(parts, dim=1)
 
     def _end_culprits(self) -> list[Ended]:
         """After an exception in the bundle's step: ends the trials that raise it on their own."""

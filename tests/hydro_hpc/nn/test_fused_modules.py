@@ -216,3 +216,22 @@ def test_a_shared_batch_gives_what_separate_batches_give(groups: int, needs_grad
         if needs_gradient:
             expected.sum().backward()
             torch.testing.assert_close(rows.grad[slot], alone.grad, **EXACT)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("input_wants", [True, False])
+def test_pausable_linear_has_autograds_own_bits(has_bias: bool, input_wants: bool) -> None:
+    layers: list[nn.Module] = [nn.Linear(6, 4, bias=has_bias) for _ in range(SLOTS)]
+    x = torch.randn(SLOTS, 5, 6, requires_grad=input_wants)
+
+    def run(between: Callable[[], None] | None) -> list[Tensor]:
+        fused = fuse(members_of(layers, SlotStreams(SEEDS)))
+        fused.between = between
+        y = fused(x)
+        wanted = [*fused.parameters(), *([x] if input_wants else [])]
+        return [y, *torch.autograd.grad((y**3).sum(), wanted)]
+
+    pauses: list[None] = []
+    whole, halved = run(None), run(lambda: pauses.append(None))
+    assert all(torch.equal(one, other) for one, other in zip(whole, halved, strict=True))
+    assert len(pauses) == input_wants

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from hydro_hpc.nn.fused import Fused
 from hydro_hpc.trial.meter import STEPS_TO_LEARN, Meter, group_needs
 
 US = 1000
@@ -103,6 +105,37 @@ def test_long_modules_keep_a_unit_each_forward_and_backward() -> None:
     gate.asked.clear()
     run_steps(meter, layers, 1)
     assert [need for need in gate.asked if need >= 300 * US] == [330 * US] * 4
+
+
+class Halved(Fused):
+    """A fused layer whose backward is two long pieces, with a pause between them."""
+
+    def __init__(self, device: FakeDevice, length_ns: int) -> None:
+        super().__init__()
+        self.device = device
+        self.length_ns = length_ns
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = Spend.apply(x, self.device, self.length_ns)
+        first.register_hook(lambda _grad: self.between() if self.between else None)
+        return Spend.apply(first, self.device, self.length_ns)
+
+
+@pytest.mark.parametrize(("length_us", "num_backward"), [(150, 2), (50, 1)])
+def test_long_backward_is_cut_where_its_module_may_pause(length_us: int, num_backward: int) -> None:
+    gate, device = FakeGate(), FakeDevice()
+    layer = Halved(device, length_us * US)
+    meter = Meter(gate, unit_ns=200 * US, device_ns=device.read)
+    meter.hook({"0": layer})
+    for _ in range(2 * STEPS_TO_LEARN):
+        meter.begin()
+        y = layer(torch.ones(1, requires_grad=True)).sum()
+        gate.asked.clear()
+        y.backward()
+        meter.end()
+    assert len(gate.asked) == num_backward
+    meter.close()
+    assert layer.between is None
 
 
 def test_work_is_asked_for_before_anything_is_known_about_it() -> None:

@@ -1,0 +1,74 @@
+"""The value of a bundle's trials on the test set, computed inside windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion import Bundle
+from hydro_hpc.page import RecordKind
+from hydro_hpc.study.data import Data
+from hydro_hpc.study.definition import Study
+from hydro_hpc.trial.gate import Gate
+from hydro_hpc.trial.meter import Meter
+
+ROWS: Final = 128  # of the test set, in one call of the bundle
+
+
+class Evaluation:
+    """The study's metric of one bundle's slots; a model or metric that raises spoils its own."""
+
+    def __init__(
+        self, study: Study, data: Data, gate: Gate, bundle: Bundle, *, unit_ns: int
+    ) -> None:
+        self._metric = study.metric
+        self._data = data
+        self._gate = gate
+        self._bundle = bundle
+        self._unit_ns = unit_ns
+        self._meter = Meter(gate, unit_ns=unit_ns)
+
+    def hook(self, leaves: Sequence[nn.Module]) -> None:
+        """Makes these the modules before which evaluation may pause, instead of the last ones."""
+        self._meter.close()
+        self._meter = Meter(self._gate, unit_ns=self._unit_ns)
+        modules = {str(number): leaf for number, leaf in enumerate(leaves)}
+        self._meter.hook(modules, has_backward=False)
+
+    def values(self, slots: Sequence[int]) -> dict[int, float | Exception]:
+        """Returns the value of each of `slots` on the test set, or what model or metric raised."""
+        values: dict[int, float | Exception] = {}
+        with self._gate.doing(RecordKind.OTHER), torch.no_grad(), self._bundle.only(slots):
+            self._bundle.eval()
+            self._meter.begin()
+            outputs = self._outputs()
+            self._meter.point("metric")
+            raised = self._bundle.failures
+            for slot in slots:
+                if slot in raised or outputs is None:
+                    values[slot] = raised[slot]
+                    continue
+                try:
+                    values[slot] = self._metric(outputs[slot], self._data.test_y)
+                except Exception as error:
+                    values[slot] = error
+            self._meter.end()
+            self._bundle.train()
+        return values
+
+    def _outputs(self) -> Tensor | None:
+        """Returns what the models say to the test set, [slots, rows, ...], None if all raised."""
+        parts = []
+        for x in self._data.test_x.split(ROWS):
+            self._meter.point("rows")
+            try:
+                parts.append(self._bundle.shared(x))
+            except FusionError:
+                if any(self._bundle.active):
+                    raise
+                return None
+        return torch.cat(parts, dim=1)
