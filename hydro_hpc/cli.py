@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from hydro_hpc import owner
 from hydro_hpc.demo import command as demo
 from hydro_hpc.devcluster import commands as cluster
 from hydro_hpc.errors import HydroError
@@ -30,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Runs and shows Hydro on this machine's Slurm, or on one of its own.",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (demo, report, cluster):
+    for part in (demo, report, owner, cluster):
         part.add_commands(subparsers)
     return parser
 

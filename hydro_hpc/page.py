@@ -303,6 +303,11 @@ class Page:
         return page
 
     @staticmethod
+    def map_for_changing(path: str, kind: PageKind) -> Page:
+        """Maps a page of another process of ours to change a word that is not that process's."""
+        return Page(_map(path, kind, mmap.PROT_READ | mmap.PROT_WRITE), kind)
+
+    @staticmethod
     def map_for_reading(path: str, kind: PageKind) -> Page:
         """Maps a page read-only, whether or not its writer is up (`writer_problem`)."""
         return Page(_map(path, kind, mmap.PROT_READ), kind)

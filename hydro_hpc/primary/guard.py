@@ -5,7 +5,8 @@ Some steps run with every gate shut. Which ones is a function of the step's numb
 equal on all ranks: the step time is global, so one rank's open bubble would blur another's shut
 step. A shut block of two steps, together with the two open steps before it, is a *pair*; slow
 drift of the machine cancels within a pair. The slowdown is the trimmed mean over pairs of (open /
-shut - 1), with the 95% interval of Yuen (1974) from the winsorized variance.
+shut - 1), with the 95% interval of Yuen (1974) from the winsorized variance. When to hold bubbles
+shut is said by a sequential test over the same pairs (`alarm`).
 
 Signs are kept: a bubble that is filled can make a primary faster.
 """
@@ -18,12 +19,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from hydro_hpc.primary.alarm import Alarm, Noise
+
 BLOCK_STEPS: Final = 2
 DENSE_EVERY: Final = 2  # of the blocks, at the start
 SPARSE_EVERY: Final = 20  # of the blocks, afterwards
-DECIDE_EVERY_STEPS: Final = 20  # trips and retries only at multiples of this, on all ranks alike
-MIN_PAIRS_TO_TRIP: Final = 8
-RECENT_PAIRS: Final = 40  # what a trip is judged by
+DECIDE_EVERY_STEPS: Final = 20  # retries only at multiples of this, on all ranks alike
+PAIRS_REMEMBERED: Final = 1000  # for the estimate, which then costs the primary 0.3 ms
 TRIM_FRAC: Final = 0.1
 
 
@@ -67,9 +69,9 @@ def estimate(ratios: list[float]) -> Estimate:
     kept = ordered[cut : count - cut]
     mean = statistics.fmean(kept)
     winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
-    error = (
-        statistics.stdev(winsorized) * math.sqrt(count - 1) / math.sqrt(len(kept) * (len(kept) - 1))
-    )
+    center = statistics.fmean(winsorized)
+    squares = math.fsum((ratio - center) ** 2 for ratio in winsorized)
+    error = math.sqrt(squares / (len(kept) * (len(kept) - 1)))
     half = _student_95(len(kept) - 1) * error
     return Estimate(slowdown=mean, low=mean - half, high=mean + half, num_pairs=count)
 
@@ -98,58 +100,64 @@ class Guard:
         self.is_holding = False
         self.num_trips = 0
         self._block: list[int] = []  # step times of the current block
-        self._block_is_shut = False
-        self._open_mean_ns = 0.0
-        self._ratios: list[float] = []
-        self._recent: deque[float] = deque(maxlen=RECENT_PAIRS)
+        self._is_evidence = True  # the current block was shared, as far as it goes
+        self._open_mean_ns = 0.0  # of the open block before, 0: there is none
+        self._open_is_evidence = False
+        self._ratios: deque[float] = deque(maxlen=PAIRS_REMEMBERED)
+        self._noise = Noise()
+        self._alarm = Alarm(settings.bound)
+        self._is_over = False  # the alarm's last word
         self._retry_at_step = 0
-        self._shut_ns: deque[float] = deque(maxlen=10_000)
-        self._open_ns: deque[float] = deque(maxlen=10_000)
+        self._shut_ns: deque[float] = deque(maxlen=PAIRS_REMEMBERED)
+        self._open_ns: deque[float] = deque(maxlen=PAIRS_REMEMBERED)
 
     def observe(self, *, step: int, step_ns: int, was_shut: bool, was_shared: bool) -> None:
-        """Takes one finished step. Steps in which nothing could be opened (`was_shared`) are left
-        out.
+        """Takes one finished step. Where nothing could be opened (`was_shared` is false, bubbles
+        are held), a pair still shows how much pairs scatter, but is no evidence.
         """
         if step % BLOCK_STEPS == 0:
             self._block.clear()
+            self._is_evidence = True
         self._block.append(step_ns)
-        self._block_is_shut = was_shut
-        if not was_shared or len(self._block) < BLOCK_STEPS or self.is_holding:
-            if not was_shared or self.is_holding:
-                self._open_mean_ns = 0.0
+        self._is_evidence = self._is_evidence and was_shared and not self.is_holding
+        if len(self._block) < BLOCK_STEPS:
             return
         mean_ns = statistics.fmean(self._block)
         if not was_shut:
             self._open_mean_ns = mean_ns
+            self._open_is_evidence = self._is_evidence
         elif self._open_mean_ns:
-            ratio = self._open_mean_ns / mean_ns - 1
-            self._ratios.append(ratio)
-            self._recent.append(ratio)
-            self._open_ns.append(self._open_mean_ns)
-            self._shut_ns.append(mean_ns)
+            self._take_pair(self._open_mean_ns, mean_ns)
             self._open_mean_ns = 0.0
 
+    def _take_pair(self, open_ns: float, shut_ns: float) -> None:
+        ratio = open_ns / shut_ns - 1
+        self._noise.observe(ratio)
+        if self._is_evidence and self._open_is_evidence:
+            self._ratios.append(ratio)
+            self._open_ns.append(open_ns)
+            self._shut_ns.append(shut_ns)
+            self._is_over = self._alarm.observe(ratio, self._noise.scale())
+
     def decide(self, next_step: int) -> bool:
-        """Trips or retries, at multiples of DECIDE_EVERY_STEPS; returns whether bubbles are held
-        shut.
+        """Trips at once, retries at multiples of DECIDE_EVERY_STEPS; returns whether bubbles are
+        held shut.
         """
-        if next_step % DECIDE_EVERY_STEPS:
-            return self.is_holding
         if self.is_holding:
-            if next_step >= self._retry_at_step:
+            if next_step >= self._retry_at_step and next_step % DECIDE_EVERY_STEPS == 0:
                 self.is_holding = False
-                self._recent.clear()
-        elif len(self._recent) >= MIN_PAIRS_TO_TRIP and (
-            estimate(list(self._recent)).low > self.settings.bound
-        ):
+        elif self._is_over:
+            self._is_over = False
+            self._alarm.reset()
             self.is_holding = True
             self.num_trips += 1
-            self._retry_at_step = next_step + DECIDE_EVERY_STEPS * 2**self.num_trips
+            pause = DECIDE_EVERY_STEPS * 2**self.num_trips
+            self._retry_at_step = next_step + pause
         return self.is_holding
 
     def estimate(self) -> Estimate:
-        """Returns the slowdown over all pairs so far."""
-        return estimate(self._ratios)
+        """Returns the slowdown over the pairs remembered."""
+        return estimate(list(self._ratios))
 
     def step_times_ns(self) -> tuple[int, int]:
         """Returns the median (open, shut) step times over the pairs, (0, 0) before the first."""

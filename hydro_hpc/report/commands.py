@@ -8,18 +8,16 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from hydro_hpc.devcluster.spec import DEFAULT_DIRECTORY
 from hydro_hpc.devcluster.state import load_state
 from hydro_hpc.errors import EXIT_DONE, ConfigError
 from hydro_hpc.report.lane_status import lane_status, status_line
-from hydro_hpc.report.lanes import LanePlace, cluster_lanes, lanes_below
+from hydro_hpc.report.lanes import DEFAULT_PAGE_DIR, LanePlace, cluster_lanes, lanes_below
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-DEFAULT_PAGE_DIR: Final = "/run/hydro"
 
 
 def add_commands(subparsers: Subparsers) -> None:

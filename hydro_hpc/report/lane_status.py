@@ -27,6 +27,7 @@ class LaneStatus:
     open_s: float = 0.0
     slowdown: Slowdown | None = None
     guard: str = ""  # run, hold
+    owner: str = ""  # run, hold: `hydro pause`
     tenant_job: int = 0  # 0: no gang holds the device
     trial: str = ""  # TrialState, in small letters
     slots: int = 0
@@ -61,6 +62,7 @@ def lane_status(place: LanePlace) -> LaneStatus:
         open_s=stage.get("open_total_ns") / 1e9,
         slowdown=facts.slowdown,
         guard=_word(stage.get("guard_word")),
+        owner=_word(stage.get("owner_word")),
         problem=stage.writer_problem() or stage.get_text("reason"),
     )
     try:
@@ -100,6 +102,8 @@ def status_line(lane: LaneStatus) -> str:
         parts.append(f"slowdown {slowdown_text(lane.slowdown)}")
     if lane.guard == "hold":
         parts.append("the guard holds bubbles shut")
+    if lane.owner == "hold":
+        parts.append("paused by its owner")
     if lane.tenant_job:
         parts.append(
             f"tenant job {lane.tenant_job} {lane.trial}, {lane.slots} slots, "

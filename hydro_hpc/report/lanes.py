@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from hydro_hpc.devcluster.spec import PAGE_DIR
 from hydro_hpc.devcluster.state import ClusterState
+
+DEFAULT_PAGE_DIR: Final = "/run/hydro"  # of a site; HYDRO_PAGE_DIR names another one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,6 +162,31 @@ def test_study_of_another_user_completes_in_the_bubbles_of_both_stages(road: Roa
     assert [page.get("stage") for page in stages if page is not None] == [0, 1]
 
 
+def test_owner_pauses_and_resumes_what_his_job_lends(road: Road) -> None:
+    primary = road.train()
+    road.study("bob", trials=4, epochs=100_000)
+    gang = road.submit("bob", GANG, "--bubbles=2")
+    wait_until(lambda: all(road.samples()), lambda: f"both workers train: {road.outputs('bob')}")
+
+    def switch(verb: str, user: str) -> subprocess.CompletedProcess[str]:
+        home = road.cluster.home(user)
+        command = ["hydro", verb, str(primary)]
+        return road.cluster.run(command, user=user, cwd=home, timeout_s=60)
+
+    assert switch("pause", "bob").returncode == 1
+    paused = switch("pause", "alice")
+    assert (paused.returncode, paused.stdout.count("1 device of job")) == (0, 2), paused.stderr
+    before, steps = road.samples(), len(road.steps())
+    wait_until(lambda: len(road.steps()) > steps + 10, "the primary goes on")
+    assert road.samples() == before
+    assert switch("resume", "alice").returncode == 0
+    wait_until(
+        lambda: all(now > then for now, then in zip(road.samples(), before, strict=True)),
+        lambda: f"both workers train again: {road.outputs('bob')}",
+    )
+    assert road.jobs.state(gang) == "RUNNING"
+
+
 def test_study_beside_its_own_job_starts_and_ends_with_it(road: Road) -> None:
     study = road.study("alice")
     options = (f"--hydro-bubble={study}", *LENDING[1:])

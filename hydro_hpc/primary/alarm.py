@@ -1,0 +1,77 @@
+"""When a slowdown is over its bound: a sequential test over pairs. Pure.
+
+Page's CUSUM (Biometrika 1954) of log-likelihood ratios, once for a slowdown far over the bound and
+once for a slight one. By Lorden (Annals of Mathematical Statistics 1971) the mean number of pairs
+between two false alarms of one CUSUM with threshold h is at least e^h, as long as the noise is no
+worse than the model.
+
+The noise model is what shared machines show: mostly a narrow normal distribution, whose width is
+measured, and now and then a pair whose halves ran at different speeds of the machine. A ratio far
+out has about the same likelihood with and without a slowdown, so it neither trips nor acquits.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from typing import Final
+
+PAIRS_BETWEEN_FALSE_ALARMS: Final = 500  # at least, on average, of both tests together
+EXCESSES: Final = (0.09, 0.02)  # over the bound: what the two tests look for
+FAR_OUT_SHARE: Final = 0.15  # of pairs whose halves ran at different speeds
+FAR_OUT_SCALE: Final = 0.4  # standard deviation of their ratios
+LEAST_SCALE: Final = 0.01  # of the other pairs
+FIRST_SCALE: Final = 0.04  # until `NUM_NEEDED` pairs have shown theirs
+NUM_NEEDED: Final = 8
+NUM_REMEMBERED: Final = 40
+MAD_TO_DEVIATION: Final = 1.4826  # of a normal distribution
+
+
+class Noise:
+    """How much pairs differ from each other, from the median absolute deviation of the last."""
+
+    def __init__(self) -> None:
+        self._ratios: deque[float] = deque(maxlen=NUM_REMEMBERED)
+
+    def observe(self, ratio: float) -> None:
+        self._ratios.append(ratio)
+
+    def scale(self) -> float:
+        """Returns a standard deviation that single pairs far out do not move."""
+        if len(self._ratios) < NUM_NEEDED:
+            return FIRST_SCALE
+        middle = statistics.median(self._ratios)
+        deviation = statistics.median(abs(ratio - middle) for ratio in self._ratios)
+        return max(MAD_TO_DEVIATION * deviation, LEAST_SCALE)
+
+
+class Alarm:
+    """Takes pairs one by one, and says after each whether the slowdown is over the bound."""
+
+    def __init__(self, bound: float) -> None:
+        self._bound = bound
+        self._threshold = math.log(PAIRS_BETWEEN_FALSE_ALARMS * len(EXCESSES))
+        self._sums = [0.0] * len(EXCESSES)
+
+    def observe(self, ratio: float, scale: float) -> bool:
+        """Takes one pair's open / shut - 1, and how much pairs scatter; returns whether to stop."""
+        without = _log_likelihood(ratio - self._bound, scale)
+        for number, excess in enumerate(EXCESSES):
+            gain = _log_likelihood(ratio - self._bound - excess, scale) - without
+            self._sums[number] = max(0.0, self._sums[number]) + gain
+        return max(self._sums) > self._threshold
+
+    def reset(self) -> None:
+        """Forgets the pairs so far: something has changed."""
+        self._sums = [0.0] * len(EXCESSES)
+
+
+def _log_likelihood(distance: float, scale: float) -> float:
+    near = (1 - FAR_OUT_SHARE) * _normal(distance, scale)
+    far = FAR_OUT_SHARE * _normal(distance, math.hypot(FAR_OUT_SCALE, scale))
+    return math.log(near + far + 1e-300)  # a ratio of 30 has no likelihood in 64 bits
+
+
+def _normal(distance: float, scale: float) -> float:
+    return math.exp(-0.5 * (distance / scale) ** 2) / scale
