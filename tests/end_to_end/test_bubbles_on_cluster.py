@@ -164,7 +164,7 @@ def test_study_of_another_user_completes_in_the_bubbles_of_both_stages(road: Roa
 
 def test_owner_pauses_and_resumes_what_his_job_lends(road: Road) -> None:
     primary = road.train()
-    road.study("bob", trials=4, epochs=100_000)
+    road.study("bob", trials=8, epochs=100_000)  # four for each worker
     gang = road.submit("bob", GANG, "--bubbles=2")
     wait_until(lambda: all(road.samples()), lambda: f"both workers train: {road.outputs('bob')}")
 
