@@ -147,12 +147,12 @@ def road(cluster: Cluster) -> Iterator[Road]:
 
 def test_study_of_another_user_completes_in_the_bubbles_of_both_stages(road: Road) -> None:
     primary = road.train()
-    road.study("bob")
+    road.study("bob", trials=8, epochs=60)  # long enough for both workers to be seen
     gang = road.submit("bob", GANG, "--bubbles=2")
     wait_until(lambda: all(road.samples()), lambda: f"both workers train: {road.outputs('bob')}")
     road.wait_for_end(gang, "bob")
     results = road.results("bob")
-    assert (results.completed, results.failed) == (6, 0)
+    assert (results.completed, results.failed) == (8, 0)
     assert results.best is not None
     alone = load_study(road.cluster.home("bob") / "study.py")
     value = alone.run_alone(results.best.params, results.best.seed)
