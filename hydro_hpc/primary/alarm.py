@@ -60,6 +60,11 @@ class Alarm:
         for number, excess in enumerate(EXCESSES):
             gain = _log_likelihood(ratio - self._bound - excess, scale) - without
             self._sums[number] = max(0.0, self._sums[number]) + gain
+        return self.is_ringing
+
+    @property
+    def is_ringing(self) -> bool:
+        """Whether the pairs since `reset` say that the slowdown is over the bound."""
         return max(self._sums) > self._threshold
 
     def reset(self) -> None:

@@ -106,7 +106,6 @@ class Guard:
         self._ratios: deque[float] = deque(maxlen=PAIRS_REMEMBERED)
         self._noise = Noise()
         self._alarm = Alarm(settings.bound)
-        self._is_over = False  # the alarm's last word
         self._retry_at_step = 0
         self._shut_ns: deque[float] = deque(maxlen=PAIRS_REMEMBERED)
         self._open_ns: deque[float] = deque(maxlen=PAIRS_REMEMBERED)
@@ -137,7 +136,7 @@ class Guard:
             self._ratios.append(ratio)
             self._open_ns.append(open_ns)
             self._shut_ns.append(shut_ns)
-            self._is_over = self._alarm.observe(ratio, self._noise.scale())
+            self._alarm.observe(ratio, self._noise.scale())
 
     def decide(self, next_step: int) -> bool:
         """Trips at once, retries at multiples of DECIDE_EVERY_STEPS; returns whether bubbles are
@@ -146,13 +145,11 @@ class Guard:
         if self.is_holding:
             if next_step >= self._retry_at_step and next_step % DECIDE_EVERY_STEPS == 0:
                 self.is_holding = False
-        elif self._is_over:
-            self._is_over = False
+        elif self._alarm.is_ringing:
             self._alarm.reset()
             self.is_holding = True
             self.num_trips += 1
-            pause = DECIDE_EVERY_STEPS * 2**self.num_trips
-            self._retry_at_step = next_step + pause
+            self._retry_at_step = next_step + DECIDE_EVERY_STEPS * 2**self.num_trips
         return self.is_holding
 
     def estimate(self) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -29,15 +29,11 @@ class Evaluation:
         self._data = data
         self._gate = gate
         self._bundle = bundle
-        self._unit_ns = unit_ns
         self._meter = Meter(gate, unit_ns=unit_ns)
 
-    def hook(self, leaves: Sequence[nn.Module]) -> None:
+    def hook(self, leaves: Mapping[str, nn.Module]) -> None:
         """Makes these the modules before which evaluation may pause, instead of the last ones."""
-        self._meter.close()
-        self._meter = Meter(self._gate, unit_ns=self._unit_ns)
-        modules = {str(number): leaf for number, leaf in enumerate(leaves)}
-        self._meter.hook(modules, has_backward=False)
+        self._meter.hook(leaves, has_backward=False)
 
     def values(self, slots: Sequence[int]) -> dict[int, float | Exception]:
         """Returns the value of each of `slots` on the test set, or what model or metric raised."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import torch
@@ -69,34 +69,28 @@ class Meter:
         self._is_active = False  # in a step of this meter's kind; hooks are silent outside
         self._num_steps = 0
         self._last_ns: int | None = None  # device time at the last point of this step
-        self._hooked: dict[str, list[torch.utils.hooks.RemovableHandle]] = {}
-        self._halves: dict[str, Fused] = {}  # modules that call in the middle of their backward
+        self._hooked: dict[str, list[Callable[[], None]]] = {}  # what undoes it, by point
 
-    def hook(self, modules: dict[str, nn.Module], *, has_backward: bool = True) -> None:
+    def hook(self, modules: Mapping[str, nn.Module], *, has_backward: bool = True) -> None:
         """Makes the forward and the backward of each module a point, and where a fused module's
-        backward may pause in its middle.
+        backward may pause in its middle; of these modules instead of the last ones.
         """
+        self.close()
+        self._forget()
         for key, module in modules.items():
-
-            def point(*_: object, key: str = key) -> None:
-                self.point(key)
-
-            def after_forward(
-                _module: nn.Module,
-                _inputs: object,
-                output: object,
-                point: Callable[..., None] = point,
-            ) -> None:
-                if isinstance(output, torch.Tensor) and output.requires_grad:
-                    output.register_hook(point)
-
-            self._hooked[key] = [module.register_forward_pre_hook(point)]
+            point = self._named_point(key)
+            self._hooked[key] = [module.register_forward_pre_hook(point).remove]
             if not has_backward:
                 continue
-            self._hooked[key].append(module.register_forward_hook(after_forward))
+            after_forward = functools.partial(_hook_backward, point)
+            self._hooked[key].append(module.register_forward_hook(after_forward).remove)
             if isinstance(module, Fused):
-                self._halves[f"{key} middle"] = module
-                module.between = functools.partial(self.point, f"{key} middle")
+                middle = f"{key} middle"
+                module.between = self._named_point(middle)
+                self._hooked[middle] = [functools.partial(setattr, module, "between", None)]
+
+    def _named_point(self, key: str) -> Callable[..., None]:
+        return lambda *_: self.point(key)
 
     def begin(self) -> None:
         """Begins a step; the first point of all."""
@@ -136,17 +130,12 @@ class Meter:
         """Ends a step that will not come to its end; nothing is learned from it."""
         self._is_active = False
         if not self._needs:
-            self._lengths, self._keys, self._num_steps = [], [], 0
+            self._forget()
 
     def close(self) -> None:
         """Removes all hooks."""
-        for handles in self._hooked.values():
-            for handle in handles:
-                handle.remove()
-        self._hooked.clear()
-        for module in self._halves.values():
-            module.between = None
-        self._halves.clear()
+        for key in list(self._hooked):
+            self._unhook(key)
 
     def _learn(self, position: int, key: str) -> None:
         self._measure(position)
@@ -167,11 +156,21 @@ class Meter:
         asking = {key for key, need in zip(self._keys, self._needs, strict=True) if need}
         dropped = [key for key in self._hooked if key not in asking]
         for key in dropped:
-            for handle in self._hooked.pop(key):
-                handle.remove()
-        whole = [key for key in self._halves if key not in asking]
-        for key in whole:
-            self._halves.pop(key).between = None
-        if dropped or whole:
-            self._needs, self._lengths, self._keys = [], [], []
-            self._num_steps = 0
+            self._unhook(key)
+        if not set(dropped).isdisjoint(self._keys):
+            self._forget()
+
+    def _unhook(self, key: str) -> None:
+        for undo in self._hooked.pop(key):
+            undo()
+
+    def _forget(self) -> None:
+        self._needs, self._lengths, self._keys = [], [], []
+        self._num_steps = 0
+
+
+def _hook_backward(
+    point: Callable[..., None], _module: nn.Module, _inputs: object, output: object
+) -> None:
+    if isinstance(output, torch.Tensor) and output.requires_grad:
+        output.register_hook(point)

@@ -82,7 +82,6 @@ class BundleTraining:
         for slot, trial in enumerate(trials):
             self._begin(slot, trial)
         self._place_batches()
-        self._unit_ns = unit_ns
         self._leaves: list[nn.Module] = []
         self._train_meter: Meter = Meter(gate, unit_ns=unit_ns)  # hooked below
         self._evaluation = Evaluation(study, self._data, gate, self._bundle, unit_ns=unit_ns)
@@ -207,10 +206,9 @@ class BundleTraining:
         leaves = self._bundle.leaves()
         if [id(leaf) for leaf in leaves] == [id(leaf) for leaf in self._leaves]:
             return
-        self._train_meter.close()
-        self._train_meter = Meter(self._gate, unit_ns=self._unit_ns)
-        self._train_meter.hook({str(number): leaf for number, leaf in enumerate(leaves)})
-        self._evaluation.hook(leaves)
+        named = {str(number): leaf for number, leaf in enumerate(leaves)}
+        self._train_meter.hook(named)
+        self._evaluation.hook(named)
         self._leaves = leaves
 
     def _place_batches(self) -> None:
