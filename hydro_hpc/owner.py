@@ -8,22 +8,21 @@ the word before each unit of work, so they pause within that.
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 import socket
-import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, LaneError, SlurmError
 from hydro_hpc.page import BadPageError, Page, PageKind, Word, page_path
-from hydro_hpc.report.lanes import DEFAULT_PAGE_DIR, lanes_below
+from hydro_hpc.report.lanes import LanePlace, lanes_here
+from hydro_hpc.slurm_command import run_slurm
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 WORDS: Final = {"pause": Word.HOLD, "resume": Word.RUN}
-SLURM_S: Final = 60.0  # for squeue or srun to answer
 
 
 def add_commands(subparsers: Subparsers) -> None:
@@ -41,13 +40,13 @@ def add_commands(subparsers: Subparsers) -> None:
         parser.set_defaults(command=_switch, verb=name)
 
 
-def set_owner_word(page_dir: Path, job: int, word: Word) -> int:
-    """Writes the word on every lane of this node that `job` lends; returns how many those are.
+def set_owner_word(places: Iterable[LanePlace], job: int, word: Word) -> int:
+    """Writes the word on each of this node's lanes that `job` lends; returns how many those are.
 
     Raises LaneError if there is none, or if this user may not write them.
     """
     changed = 0
-    for place in lanes_below(page_dir, node=socket.gethostname()):
+    for place in places:
         try:
             site = Page.read_copy(page_path(place.path, PageKind.SITE), PageKind.SITE)
         except BadPageError:
@@ -70,8 +69,7 @@ def set_owner_word(page_dir: Path, job: int, word: Word) -> int:
 def _switch(arguments: argparse.Namespace) -> int:
     if not arguments.here:
         return _everywhere(arguments.verb, arguments.job)
-    page_dir = Path(os.environ.get("HYDRO_PAGE_DIR", DEFAULT_PAGE_DIR))
-    changed = set_owner_word(page_dir, arguments.job, WORDS[arguments.verb])
+    changed = set_owner_word(lanes_here(), arguments.job, WORDS[arguments.verb])
     done = {"pause": "paused", "resume": "resumed"}[arguments.verb]
     print(
         f"{socket.gethostname()}: {changed} device{'s' * (changed != 1)} of job {arguments.job} "
@@ -86,16 +84,18 @@ def _everywhere(verb: str, job: int) -> int:
     command = ["srun", f"--jobid={job}", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}"]
     command += ["--ntasks-per-node=1", "--cpu-bind=none", "--mem=0", "--quiet"]
     command += [f"--job-name=hydro-{verb}", sys.executable, "-m", "hydro_hpc.cli"]
-    done = subprocess.run([*command, verb, "--here", str(job)], timeout=SLURM_S, check=False)
+    done = run_slurm([*command, verb, "--here", str(job)])
+    print(done.stdout, end="")
+    print(done.stderr, end="", file=sys.stderr)
     return EXIT_DONE if done.returncode == 0 else EXIT_FAILED
 
 
 def _num_nodes(job: int) -> int:
-    command = ["squeue", "--noheader", f"--jobs={job}", "--states=RUNNING", "--format=%D"]
-    try:
-        done = subprocess.run(command, timeout=SLURM_S, check=False, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise SlurmError("squeue is not on your PATH; run this where Slurm is") from None
+    if shutil.which("squeue") is None:
+        raise SlurmError("squeue is not on your PATH; run this where Slurm is")
+    done = run_slurm(["squeue", "--noheader", f"--jobs={job}", "--states=RUNNING", "--format=%D"])
+    if done.returncode:
+        raise SlurmError(f"squeue does not tell of job {job}: {done.stderr.strip()}")
     if not done.stdout.strip().isdigit():
         raise SlurmError(f"job {job} does not run; see: squeue --me")
     return int(done.stdout)

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from hydro_hpc.devcluster.spec import DEFAULT_DIRECTORY
 from hydro_hpc.devcluster.state import load_state
 from hydro_hpc.errors import EXIT_DONE, ConfigError
 from hydro_hpc.report.lane_status import lane_status, status_line
-from hydro_hpc.report.lanes import DEFAULT_PAGE_DIR, LanePlace, cluster_lanes, lanes_below
+from hydro_hpc.report.lanes import LanePlace, cluster_lanes, lanes_here
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -51,8 +50,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _places(directory: Path | None) -> list[LanePlace]:
     """Raises ConfigError if the cluster that was asked for does not run, or may not be seen."""
     if directory is None:
-        page_dir = Path(os.environ.get("HYDRO_PAGE_DIR", DEFAULT_PAGE_DIR))
-        here = lanes_below(page_dir, node=socket.gethostname())
+        here = lanes_here()
         if here or not DEFAULT_DIRECTORY.exists():
             return here
     wanted = directory or DEFAULT_DIRECTORY

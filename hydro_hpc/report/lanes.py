@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +31,12 @@ def lanes_below(page_dir: Path, *, node: str) -> list[LanePlace]:
     found = [re.fullmatch(r"gpu(\d+)", entry.name) for entry in page_dir.iterdir()]
     devices = sorted(int(match[1]) for match in found if match)
     return [LanePlace(node=node, device=d, path=str(page_dir / f"gpu{d}")) for d in devices]
+
+
+def lanes_here() -> list[LanePlace]:
+    """Returns the lanes of the node that this process is on."""
+    page_dir = Path(os.environ.get("HYDRO_PAGE_DIR", DEFAULT_PAGE_DIR))
+    return lanes_below(page_dir, node=socket.gethostname())
 
 
 def cluster_lanes(cluster: ClusterState) -> list[LanePlace]:

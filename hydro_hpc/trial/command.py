@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
 from hydro_hpc.config import load_settings
 from hydro_hpc.errors import EXIT_DONE, EXIT_TRY_LATER, HydroError, StudyError
+from hydro_hpc.slurm_command import run_slurm
 from hydro_hpc.trial.gang import join_gang
 from hydro_hpc.trial.lane import TenantLane, is_own_allocation
 from hydro_hpc.trial.supervisor import StudyJob, Supervisor
@@ -91,7 +91,7 @@ def requeue_held(reason: str, *, has_trained: bool) -> None:
     A user may do this to a job of his own. If Slurm refuses, the job just ends with 75.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
-    before = _run(["squeue", "--noheader", f"--jobs={job}", "--format=%k"]).stdout
+    before = run_slurm(["squeue", "--noheader", f"--jobs={job}", "--format=%k"]).stdout
     found = re.fullmatch(r"hydro:failed=[^;]*;count=(\d+)", before.strip())
     count = 1 if has_trained or found is None else int(found[1]) + 1
     comment = f"hydro:failed={reason_word(reason)};count={count}"
@@ -99,7 +99,7 @@ def requeue_held(reason: str, *, has_trained: bool) -> None:
         ["scontrol", "update", f"jobid={job}", f"comment={comment}"],
         ["scontrol", "requeuehold", job],
     ):
-        result = _run(command)
+        result = run_slurm(command)
         if result.returncode:
             problem = result.stderr.strip()
             print(f"hydro-trial: {' '.join(command[:2])}: {problem}", file=sys.stderr, flush=True)
@@ -109,14 +109,6 @@ def requeue_held(reason: str, *, has_trained: bool) -> None:
 def reason_word(reason: str) -> str:
     """Returns a reason as the one word that a comment's field may hold."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", reason)[:REASON_LENGTH].strip("-")
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs one of Slurm's commands; one that cannot be run is one that failed."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(command, 1, stdout="", stderr=str(error))
 
 
 if __name__ == "__main__":

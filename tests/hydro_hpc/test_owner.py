@@ -13,7 +13,7 @@ from hydro_hpc.cli import main
 from hydro_hpc.owner import set_owner_word
 from hydro_hpc.page import Page, PageKind, Word, page_path
 from hydro_hpc.report.lane_status import lane_status, status_line
-from hydro_hpc.report.lanes import LanePlace
+from hydro_hpc.report.lanes import LanePlace, lanes_below
 from tests.hydro_hpc.lanes import make_lane, stage_page
 
 
@@ -64,11 +64,12 @@ def test_another_job_and_a_lane_without_training_are_left_alone(
 def test_another_user_may_not(world_readable_dir: Path) -> None:
     lane = make_lane(world_readable_dir)
     stage_page(lane).set("owner_word", Word.RUN)
+    places = lanes_below(world_readable_dir, node="n1")
     child = os.fork()
     if child == 0:
         os.setuid(65534)
         try:
-            set_owner_word(world_readable_dir, 1, Word.HOLD)
+            set_owner_word(places, 1, Word.HOLD)
         except Exception as error:
             os._exit(10 if "cannot be switched by you" in str(error) else 11)
         os._exit(12)

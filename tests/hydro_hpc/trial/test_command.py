@@ -31,7 +31,7 @@ def give_back(
     monkeypatch: pytest.MonkeyPatch, comment: str, reason: str, *, has_trained: bool
 ) -> FakeSlurm:
     slurm = FakeSlurm(comment)
-    monkeypatch.setattr(command, "_run", slurm.run)
+    monkeypatch.setattr(command, "run_slurm", slurm.run)
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     command.requeue_held(reason, has_trained=has_trained)
     return slurm
