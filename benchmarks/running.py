@@ -26,7 +26,8 @@ from pathlib import Path
 from hydro_hpc.demo import jobs
 from hydro_hpc.devcluster import Cluster
 from hydro_hpc.devices import cpu_core
-from hydro_hpc.page import Page, PageKind
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import PageKind
 from hydro_hpc.report.lanes import LanePlace
 from hydro_hpc.report.recording import LaneRecorder, read_written
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from hydro_hpc.page import RecordKind
+from hydro_hpc.page_layout import RecordKind
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
 from hydro_hpc.study.trial import Trial, trial_seed

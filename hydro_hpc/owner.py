@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, LaneError, SlurmError
-from hydro_hpc.page import BadPageError, Page, PageKind, Word, page_path
+from hydro_hpc.page import BadPageError, Page, page_path
+from hydro_hpc.page_layout import PageKind, Word
 from hydro_hpc.report.lanes import LanePlace, lanes_here
 from hydro_hpc.slurm_command import run_slurm
 

@@ -14,6 +14,7 @@ from typing import Final
 MEMBERS: Final = (
     "hydro_hpc/identity.py",
     "hydro_hpc/page.py",
+    "hydro_hpc/page_layout.py",
     "slurm_plugin/eviction.py",
     "slurm_plugin/lane_files.py",
     "slurm_plugin/lane_settings.py",

@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from hydro_hpc.identity import read_boot_id
-from hydro_hpc.page import (
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import (
     FILE_NAMES,
     LEASE_FILE_NAME,
     MAGIC,
     SIZES,
     VERSION,
     DeviceKind,
-    Page,
     PageKind,
     Word,
 )

@@ -63,7 +63,7 @@ def test_slurm_plugin_never_imports_torch() -> None:
 
 
 def test_pages_are_written_for_the_standard_library_alone() -> None:
-    for name in ("page", "identity"):
+    for name in ("page", "page_layout", "identity"):
         found = imports(ROOT / f"hydro_hpc/{name}.py")
         roots = {module.partition(".")[0] for module in found} - {"__future__", "hydro_hpc"}
         assert roots <= set(sys.stdlib_module_names)

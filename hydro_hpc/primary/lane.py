@@ -8,7 +8,8 @@ import os
 
 from hydro_hpc.config import load_settings
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import BadPageError, DeviceKind, Page, PageKind, lane_dir, page_path
+from hydro_hpc.page import BadPageError, Page, lane_dir, page_path
+from hydro_hpc.page_layout import DeviceKind, PageKind
 from hydro_hpc.primary.guard import Guard, GuardSettings
 from hydro_hpc.primary.publisher import Publisher
 from hydro_hpc.wait import FutexWord

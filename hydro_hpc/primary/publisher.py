@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from hydro_hpc.page import (
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import (
     EPOCH_MASK,
     GATE_CLOSED,
     GATE_OPEN,
     NUM_LABELS,
-    Page,
     PrimaryState,
     Record,
     RecordKind,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hydro_hpc.page import BadPageError, Page, PageKind, PrimaryState, TrialState, Word, page_path
+from hydro_hpc.page import BadPageError, Page, page_path
+from hydro_hpc.page_layout import PageKind, PrimaryState, TrialState, Word
 from hydro_hpc.report.lanes import LanePlace
 from hydro_hpc.report.recording import Slowdown, stage_facts
 

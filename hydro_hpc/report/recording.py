@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hydro_hpc.identity import Identity
-from hydro_hpc.page import BadPageError, Page, PageKind, PrimaryState, Record, RecordKind, page_path
+from hydro_hpc.page import BadPageError, Page, page_path
+from hydro_hpc.page_layout import PageKind, PrimaryState, Record, RecordKind
 from hydro_hpc.report.lanes import LanePlace
 
 

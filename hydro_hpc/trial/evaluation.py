@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import Bundle
-from hydro_hpc.page import RecordKind
+from hydro_hpc.page_layout import RecordKind
 from hydro_hpc.study.data import Data
 from hydro_hpc.study.definition import Study
 from hydro_hpc.trial.gate import Gate

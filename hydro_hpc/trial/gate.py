@@ -17,8 +17,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
 
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import GATE_OPEN, Page, RecordKind, Word
-from hydro_hpc.page import Gate as GateWord
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import GATE_OPEN, RecordKind, Word
+from hydro_hpc.page_layout import Gate as GateWord
 from hydro_hpc.trial.runs import EndedRun, RunWriter
 from hydro_hpc.wait import Waiter
 

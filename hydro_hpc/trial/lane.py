@@ -11,17 +11,8 @@ from filelock import FileLock, Timeout
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import (
-    LEASE_FILE_NAME,
-    BadPageError,
-    DeviceKind,
-    Page,
-    PageKind,
-    PrimaryState,
-    Word,
-    lane_dir,
-    page_path,
-)
+from hydro_hpc.page import BadPageError, Page, lane_dir, page_path
+from hydro_hpc.page_layout import LEASE_FILE_NAME, DeviceKind, PageKind, PrimaryState, Word
 from hydro_hpc.trial.gate import LaneGate
 from hydro_hpc.wait import FutexWord
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from hydro_hpc.page import Gate as GateWord
-from hydro_hpc.page import Page, Record, RecordKind
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import Gate as GateWord
+from hydro_hpc.page_layout import Record, RecordKind
 
 OVERRUN_NS: Final = 500_000  # device time after a close that counts as an overrun
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hydro_hpc.config import load_settings
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, HydroError
-from hydro_hpc.page import RecordKind
+from hydro_hpc.page_layout import RecordKind
 from hydro_hpc.study.description import StudyDescription
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.search import Search

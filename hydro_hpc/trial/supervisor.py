@@ -22,7 +22,7 @@ from typing import Final
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, HydroError, LaneError
-from hydro_hpc.page import Gate, TrialState
+from hydro_hpc.page_layout import Gate, TrialState
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.gang import Gang
 from hydro_hpc.trial.lane import TenantLane, local_environment

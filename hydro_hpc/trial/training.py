@@ -19,7 +19,7 @@ from hydro_hpc import optim
 from hydro_hpc.fusion import Bundle, bind, losses, trial_stream
 from hydro_hpc.fusion.bundle import nothing
 from hydro_hpc.fusion.executor import ExecutorKind
-from hydro_hpc.page import RecordKind
+from hydro_hpc.page_layout import RecordKind
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.trial import Outcome, Trial

@@ -21,7 +21,8 @@ import torch
 
 from hydro_hpc.config import Settings, load_settings
 from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError
-from hydro_hpc.page import Page, TrialState
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import TrialState
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study

@@ -17,7 +17,8 @@ import pytest
 
 from hydro_hpc.devcluster import Cluster
 from hydro_hpc.devcluster.state import load_state
-from hydro_hpc.page import GATE_OPEN, Page, PageKind, page_path
+from hydro_hpc.page import Page, page_path
+from hydro_hpc.page_layout import GATE_OPEN, PageKind
 from hydro_hpc.report.lanes import cluster_lanes
 from hydro_hpc.report.recording import read_written
 from hydro_hpc.study import load_study

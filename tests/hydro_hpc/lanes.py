@@ -5,16 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hydro_hpc.page import (
-    LEASE_FILE_NAME,
-    SIZES,
-    DeviceKind,
-    Page,
-    PageKind,
-    Word,
-    lane_dir,
-    page_path,
-)
+from hydro_hpc.page import Page, lane_dir, page_path
+from hydro_hpc.page_layout import LEASE_FILE_NAME, SIZES, DeviceKind, PageKind, Word
 
 
 def make_lane(page_dir: Path, index: int = 0, *, core: int = 0, tenant_job: int = 0) -> str:

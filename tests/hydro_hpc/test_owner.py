@@ -11,7 +11,8 @@ import pytest
 
 from hydro_hpc.cli import main
 from hydro_hpc.owner import set_owner_word
-from hydro_hpc.page import Page, PageKind, Word, page_path
+from hydro_hpc.page import Page, page_path
+from hydro_hpc.page_layout import PageKind, Word
 from hydro_hpc.report.lane_status import lane_status, status_line
 from hydro_hpc.report.lanes import LanePlace, lanes_below
 from tests.hydro_hpc.lanes import make_lane, stage_page

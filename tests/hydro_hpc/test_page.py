@@ -10,20 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydro_hpc.page import (
+from hydro_hpc.page import BadPageError, Page, page_path
+from hydro_hpc.page_layout import (
     LINE_BYTES,
     NUM_LABELS,
     RECORD,
     RING_OFFSET,
     RING_RECORDS,
     SIZES,
-    BadPageError,
     Gate,
-    Page,
     PageKind,
     Record,
     layout,
-    page_path,
 )
 from tests.hydro_hpc.lanes import make_lane, stage_page
 

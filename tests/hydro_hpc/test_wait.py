@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hydro_hpc.page import Page, PageKind, page_path
+from hydro_hpc.page import Page, page_path
+from hydro_hpc.page_layout import PageKind
 from hydro_hpc.wait import FutexWord
 from tests.hydro_hpc.lanes import make_lane, stage_page
 

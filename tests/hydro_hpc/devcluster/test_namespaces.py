@@ -19,7 +19,7 @@ from hydro_hpc.devcluster.namespaces import (
 )
 from hydro_hpc.devcluster.spec import ClusterSpec
 from hydro_hpc.errors import SlurmError
-from hydro_hpc.page import SIZES
+from hydro_hpc.page_layout import SIZES
 
 V1 = CgroupSupport(version=1, v1_controllers=("freezer", "devices"))
 

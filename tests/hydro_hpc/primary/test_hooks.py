@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hydro_hpc.page import Page, PageKind, PrimaryState, RecordKind, lane_dir, page_path
+from hydro_hpc.page import Page, lane_dir, page_path
+from hydro_hpc.page_layout import PageKind, PrimaryState, RecordKind
 from tests.hydro_hpc.lanes import make_lane
 
 pytestmark = pytest.mark.processes
@@ -137,7 +138,7 @@ def test_forked_child_leaves_its_parents_page_alone(page_dir: Path) -> None:
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         from hydro_hpc.primary import hooks
-        from hydro_hpc.page import PrimaryState
+        from hydro_hpc.page_layout import PrimaryState
         page = hooks._boundary.publisher._page
         assert page.get("state") != PrimaryState.ENDED
         """

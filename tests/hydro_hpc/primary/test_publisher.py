@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hydro_hpc.page import Gate, PageKind, PrimaryState, RecordKind, Word, page_path
 from hydro_hpc.page import Page as StagePage
+from hydro_hpc.page import page_path
+from hydro_hpc.page_layout import Gate, PageKind, PrimaryState, RecordKind, Word
 from hydro_hpc.primary.guard import Guard, GuardSettings, is_shut
 from hydro_hpc.primary.publisher import STEPS_UNTIL_NOT_PIPELINED, Publisher
 from tests.hydro_hpc.lanes import make_lane, stage_page

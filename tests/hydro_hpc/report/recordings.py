@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydro_hpc.page import PrimaryState
+from hydro_hpc.page_layout import PrimaryState
 from hydro_hpc.report.lanes import LanePlace
 from hydro_hpc.report.recording import (
     LaneRecording,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hydro_hpc.cli import main
-from hydro_hpc.page import Page, PageKind, PrimaryState, TrialState, Word, page_path
+from hydro_hpc.page import Page, page_path
+from hydro_hpc.page_layout import PageKind, PrimaryState, TrialState, Word
 from hydro_hpc.report.lane_status import lane_status, status_line
 from hydro_hpc.report.lanes import LanePlace
 from tests.hydro_hpc.lanes import make_lane

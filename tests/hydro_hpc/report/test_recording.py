@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydro_hpc.page import RING_RECORDS, Page, PageKind, PrimaryState, Record, RecordKind, page_path
+from hydro_hpc.page import Page, page_path
+from hydro_hpc.page_layout import RING_RECORDS, PageKind, PrimaryState, Record, RecordKind
 from hydro_hpc.report.lanes import LanePlace, lanes_below
 from hydro_hpc.report.recording import LaneRecorder
 from tests.hydro_hpc.lanes import make_lane

@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import (
-    GATE_CLOSED,
-    GATE_OPEN,
-    Page,
-    PageKind,
-    RecordKind,
-    Word,
-    page_path,
-)
+from hydro_hpc.page import Page, page_path
+from hydro_hpc.page_layout import GATE_CLOSED, GATE_OPEN, PageKind, RecordKind, Word
 from hydro_hpc.trial.gate import EXCESS_NS, LaneGate, LeaveRequested, StarvedError
 from hydro_hpc.trial.runs import OVERRUN_NS
 from tests.hydro_hpc.lanes import make_lane, set_site_word, stage_page

@@ -15,16 +15,8 @@ from pathlib import Path
 import pytest
 
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_TRY_LATER, EXIT_USAGE
-from hydro_hpc.page import (
-    GATE_CLOSED,
-    GATE_OPEN,
-    Page,
-    PageKind,
-    PrimaryState,
-    RecordKind,
-    Word,
-    page_path,
-)
+from hydro_hpc.page import Page, page_path
+from hydro_hpc.page_layout import GATE_CLOSED, GATE_OPEN, PageKind, PrimaryState, RecordKind, Word
 from hydro_hpc.study import load_study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.search import Results, Search

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import GATE_OPEN, Page, PageKind, Word, page_path
+from hydro_hpc.page import Page, page_path
+from hydro_hpc.page_layout import GATE_OPEN, PageKind, Word
 from hydro_hpc.study import Study, uniform
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.trial import Trial

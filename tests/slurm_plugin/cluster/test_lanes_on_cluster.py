@@ -8,7 +8,8 @@ import pytest
 
 from hydro_hpc.devcluster import Cluster, ClusterSpec
 from hydro_hpc.devcluster.cgroups import detect_cgroups
-from hydro_hpc.page import Page, PageKind, Word
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import PageKind, Word
 from tests.slurm_plugin.cluster.slurm_jobs import Jobs
 
 pytestmark = pytest.mark.slurm

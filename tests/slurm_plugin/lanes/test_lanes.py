@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hydro_hpc.page import SIZES, DeviceKind, Page, PageKind, Word
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import SIZES, DeviceKind, PageKind, Word
 from slurm_plugin import lanes
 from slurm_plugin.lane_files import LaneFileError, PageDir
 from slurm_plugin.lane_settings import Settings, parse_settings
