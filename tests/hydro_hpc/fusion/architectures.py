@@ -127,3 +127,9 @@ def randomize_buffers(models: Sequence[nn.Module]) -> None:
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 buffer.add_(torch.rand_like(buffer))
+
+
+def batch(slots: int) -> tuple[Tensor, Tensor]:
+    """Inputs and classes for every slot."""
+    x = vectors(slots)
+    return x, torch.randint(0, CLASSES, x.shape[:2])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -13,8 +11,8 @@ from torch import Tensor, nn
 
 from hydro_hpc import optim
 from hydro_hpc.errors import FusionError
-from hydro_hpc.fusion import Bundle, ExecutorKind, bind, losses, trial_stream
-from tests.hydro_hpc.fusion.architectures import CASES, CLASSES, TwoInputs, build, mlp, vectors
+from hydro_hpc.fusion import ExecutorKind, bind, losses, trial_stream
+from tests.hydro_hpc.fusion.architectures import CASES, CLASSES, batch, build, mlp, vectors
 from tests.hydro_hpc.fusion.separate_training import (
     Unfused,
     assert_same_state,
@@ -23,11 +21,6 @@ from tests.hydro_hpc.fusion.separate_training import (
 )
 
 KINDS = list(ExecutorKind)
-
-
-def batch(slots: int) -> tuple[Tensor, Tensor]:
-    x = vectors(slots)
-    return x, torch.randint(0, CLASSES, x.shape[:2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -242,166 +235,3 @@ def test_replace_refuses_another_shape() -> None:
     other = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, CLASSES)).double()
     with pytest.raises(FusionError, match=r"parameter '0.weight' is \[8, 6\] there and \[9, 6\]"):
         bundle.replace(0, other, seed=0)
-
-
-def test_trees_of_inputs_and_outputs() -> None:
-    models = build(TwoInputs, 3)
-    a, b = torch.randn(3, 5, 3).double(), torch.randn(3, 5, 2).double()
-    for kind in KINDS:
-        bundle = bind(models, example=(a[0], b[0]), executor=kind)
-        assert bundle.report.executor is kind
-        found = bundle(a, b)
-        for slot, model in enumerate(models):
-            expected = model(a[slot], b[slot])
-            assert found.keys() == expected.keys()
-            for name, value in expected.items():
-                torch.testing.assert_close(found[name][slot], value)
-
-
-def test_without_an_example_the_first_call_chooses() -> None:
-    models = build(mlp, 2)
-    bundle = bind(models)
-    assert bundle.report.executor is None
-    x = vectors(2)
-    with torch.no_grad():
-        found = bundle(x)
-    assert bundle.report.executor is not None
-    torch.testing.assert_close(found[1], models[1](x[1]))
-
-
-def test_a_new_shape_is_verified_again() -> None:
-    class ReadsASwitch(nn.Module):
-        """Reads what no trace can see."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(6, 6)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.softmax(self.fc(x), dim=-1) * SWITCH[0]
-
-    SWITCH = [1.0]
-    models = build(ReadsASwitch, 2)
-    bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
-    assert bundle.report.executor is ExecutorKind.GROUPED
-    SWITCH[0] = 2.0
-    x = torch.randn(2, 5, 3, 6).double()
-    torch.testing.assert_close(bundle(x)[0], models[0](x[0]))
-    assert bundle.report.executor is ExecutorKind.LOOP
-    assert "differs from separate models" in bundle.report.reason
-
-
-class AddsToItsInput(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.add_(1))
-
-
-def relu_first() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(6, 4))
-
-
-class FunctionalReluFirst(AddsToItsInput):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.leaky_relu(x.view(-1, 6), 0.1, True))
-
-
-WRITERS = {
-    AddsToItsInput: "'.add_()' in `return self.fc(x.add_(1))` writes into the model's input",
-    relu_first: "'1' writes into the model's input",
-    FunctionalReluFirst: "` writes into the model's input",
-}
-
-
-@pytest.mark.parametrize("make", WRITERS)
-def test_a_model_may_write_into_its_shared_input(make: Callable[[], nn.Module]) -> None:
-    models = build(make, 3)
-    x = vectors()
-    bundle = bind(models, example=x)
-    assert bundle.report.executor is ExecutorKind.LOOP
-    assert WRITERS[make] in bundle.report.reason
-    assert bundle.report.candidates[1].refusal is None
-    found = bundle.shared(x)
-    for slot, model in enumerate(models):
-        torch.testing.assert_close(found[slot], model(x.clone()))
-    found.sum().backward()
-
-
-def test_augmented_assignment_is_what_it_does() -> None:
-    class Aliases(AddsToItsInput):
-        def forward(self, x: Tensor) -> Tensor:
-            hidden = self.fc(x)
-            kept = hidden
-            hidden += 1
-            return kept * hidden
-
-    class Residual(AddsToItsInput):
-        def forward(self, x: Tensor) -> Tensor:
-            hidden = self.fc(x)
-            hidden += 1
-            return hidden
-
-    for make, kind in ((Aliases, ExecutorKind.LOOP), (Residual, ExecutorKind.GROUPED)):
-        models = build(make, 2)
-        bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
-        assert bundle.report.executor is kind
-        x = vectors(2)
-        torch.testing.assert_close(bundle(x)[1], models[1](x[1]))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_leaves_are_where_the_work_is(kind: ExecutorKind) -> None:
-    bundle = bind(build(mlp, 2), example=vectors(), executor=kind)
-    called: list[nn.Module] = []
-    for leaf in bundle.leaves():
-        leaf.register_forward_pre_hook(lambda module, _: called.append(module))
-    bundle(vectors(2))
-    assert len(called) == (3 if kind is ExecutorKind.GROUPED else 6)
-
-
-def test_gradients_gather_over_several_backward_passes() -> None:
-    models = build(mlp, 2)
-    for kind in KINDS:
-        bundle = bind(models, example=vectors(), executor=kind)
-        (x1, y1), (x2, y2) = batch(2), batch(2)
-        for x, y in ((x1, y1), (x2, y2)):
-            losses(F.cross_entropy, bundle(x), y).sum().backward()
-        found = bundle.gradients()[0]
-        for slot, model in enumerate(models):
-            model.zero_grad()
-            for x, y in ((x1, y1), (x2, y2)):
-                F.cross_entropy(model(x[slot]), y[slot]).backward()
-            expected = torch.cat([p.grad.flatten() for p in model.parameters()])
-            torch.testing.assert_close(found.values[slot], expected)
-
-
-def refused(bundle: Bundle, do: str) -> str:
-    with pytest.raises(FusionError) as error:
-        {
-            "to": lambda: bundle.to(torch.float32),
-            "state_dict": bundle.state_dict,
-            "input": lambda: bundle(vectors()),
-        }[do]()
-    return str(error.value)
-
-
-def test_what_a_bundle_cannot_do_is_said_in_a_sentence() -> None:
-    bundle = bind(build(mlp, 2), example=vectors())
-    assert "before" in refused(bundle, "to") or "then bind" in refused(bundle, "to")
-    assert "unbind(slot).state_dict()" in refused(bundle, "state_dict")
-    assert "call bundle.shared(x)" in refused(bundle, "input")
-    with pytest.raises(FusionError, match="bind its models again"):
-        copy.deepcopy(bundle)
-    with pytest.raises(IndexError, match="slot 2 of a bundle of 2"):
-        bundle.unbind(2)
-
-
-def test_parameters_are_those_that_autograd_sees() -> None:
-    grouped = bind(build(mlp, 3), example=vectors(), executor=ExecutorKind.GROUPED)
-    loop = bind(build(mlp, 3), example=vectors(), executor=ExecutorKind.LOOP)
-    number = sum(p.numel() for p in mlp().parameters())
-    assert sum(p.numel() for p in grouped.parameters()) == 3 * number
-    assert sum(p.numel() for p in loop.parameters()) == 3 * number

@@ -1,0 +1,24 @@
+"""A lane, and a primary that opens it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hydro_hpc.lanes import make_lane
+from tests.hydro_hpc.trial.solo import PlayedPrimary
+
+
+@pytest.fixture
+def lane(tmp_path: Path) -> str:
+    return make_lane(tmp_path / "lanes", core=min(os.sched_getaffinity(0)), tenant_job=1)
+
+
+@pytest.fixture
+def primary(lane: str) -> Iterator[PlayedPrimary]:
+    played = PlayedPrimary(lane)
+    yield played
+    played.stop()

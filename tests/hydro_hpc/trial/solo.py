@@ -1,0 +1,111 @@
+"""`hydro-trial` as a real process on a lane whose primary is played by a thread, for tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hydro_hpc.page_layout import GATE_CLOSED, GATE_OPEN, PrimaryState, Word
+from hydro_hpc.study import load_study
+from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.search import Results, Search
+from hydro_hpc.wait import FutexWord
+from tests.hydro_hpc.lanes import stage_page
+
+
+class PlayedPrimary:
+    """Opens the gate for 40 ms of every 50 ms, from a thread of the test."""
+
+    def __init__(self, lane: str) -> None:
+        self.lane = lane
+        self.page = stage_page(lane)
+        self.page.set("guard_word", Word.RUN)
+        self.page.set("owner_word", Word.RUN)
+        self.page.set("state", PrimaryState.SHARING)
+        self.page.words[self.page.word_index("window_us")] = 40_000
+        self.is_shut = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._play)
+        self._thread.start()
+
+    def _play(self) -> None:
+        wake = FutexWord(self.page, "gate_word").wake_all
+        epoch = 0
+        while not self._stopped.wait(0.010):
+            if self.is_shut.is_set():
+                continue
+            epoch += 1
+            self.page.set("open_ns", time.monotonic_ns())
+            self.page.set("gate_word", epoch << 8 | GATE_OPEN)
+            wake()
+            self._stopped.wait(0.040)
+            self.page.set("close_ns", time.monotonic_ns())
+            self.page.set("gate_word", epoch << 8 | GATE_CLOSED)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+
+def start(study: Path, lane: str, **settings: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "HYDRO_PAGE_DIR": str(Path(lane).parent),
+        "HYDRO_LANES": "0",
+        "HYDRO_ROLE": "take",
+        "SLURM_JOB_ID": "1",
+        "HYDRO_IDLE_CLASS": "0",  # other tests may keep the core busy
+        "HYDRO_GRACE_MS": "1000",  # and delay what they share it with
+        **settings,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "hydro_hpc.trial.command", str(study)],
+        cwd=study.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> tuple[int, str]:
+    """Returns (exit code, what it said on stderr)."""
+    try:
+        _, errors = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, errors = process.communicate()
+        pytest.fail(f"hydro-trial did not end: {errors}")
+    return process.returncode, errors
+
+
+def read_results(study: Path) -> Results:
+    description = load_study(study).description
+    search = Search(description, StudyFolder(study.parent, description.name))
+    try:
+        return search.results()
+    finally:
+        search.close()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 90) -> None:
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[tuple[int, str]]:
+    """Returns (pid, command line) of the processes that `pid` started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    found = []
+    for child in map(int, text.split()):
+        found.append((child, Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")))
+    return found
