@@ -6,8 +6,9 @@ between two false alarms of one CUSUM with threshold h is at least e^h, as long 
 worse than the model.
 
 The noise model is what shared machines show: mostly a narrow normal distribution, whose width is
-measured, and now and then a pair whose halves ran at different speeds of the machine. A ratio far
-out has about the same likelihood with and without a slowdown, so it neither trips nor acquits.
+measured, and now and then a pair whose halves ran at different speeds of the machine, or in one of
+which the job stored a checkpoint or was stopped: a Cauchy distribution, whose tails are so heavy
+that a ratio far out is as likely with as without a slowdown. So it neither trips nor acquits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final
 PAIRS_BETWEEN_FALSE_ALARMS: Final = 500  # at least, on average, of both tests together
 EXCESSES: Final = (0.09, 0.02)  # over the bound: what the two tests look for
 FAR_OUT_SHARE: Final = 0.15  # of pairs whose halves ran at different speeds
-FAR_OUT_SCALE: Final = 0.4  # standard deviation of their ratios
+FAR_OUT_SCALE: Final = 0.3  # half of their ratios are farther out than this
 LEAST_SCALE: Final = 0.01  # of the other pairs
 FIRST_SCALE: Final = 0.04  # until `NUM_NEEDED` pairs have shown theirs
 NUM_NEEDED: Final = 8
@@ -73,10 +74,6 @@ class Alarm:
 
 
 def _log_likelihood(distance: float, scale: float) -> float:
-    near = (1 - FAR_OUT_SHARE) * _normal(distance, scale)
-    far = FAR_OUT_SHARE * _normal(distance, math.hypot(FAR_OUT_SCALE, scale))
-    return math.log(near + far + 1e-300)  # a ratio of 30 has no likelihood in 64 bits
-
-
-def _normal(distance: float, scale: float) -> float:
-    return math.exp(-0.5 * (distance / scale) ** 2) / scale
+    near = math.exp(-0.5 * (distance / scale) ** 2) / (scale * math.sqrt(2 * math.pi))
+    far = 1 / (math.pi * FAR_OUT_SCALE * (1 + (distance / FAR_OUT_SCALE) ** 2))
+    return math.log((1 - FAR_OUT_SHARE) * near + FAR_OUT_SHARE * far)
