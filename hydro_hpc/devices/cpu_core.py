@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import platform
 import signal
@@ -49,28 +50,36 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def let_block(pid: int) -> None:
-    """Sleeps until the main thread of the core's primary has blocked: 0.1 ms, and again while it
-    runs or could run, for about 2 ms at most.
+class PrimaryThread:
+    """The main thread of a core's primary, looked at through `/proc` by a file that stays open."""
 
-    A primary opens the gate right before its communication call, and on a core it still has to
-    make that call: a trial that starts at once was measured to keep it from its core for up to 6 ms
-    (docs/decisions/0006-sharing-a-core.md). A GPU's stream has reached its wait when the gate
-    opens; this is the same for a core. Where `/proc` does not show the thread, only time is given.
-    """
-    for _ in range(_NUM_NAPS):
-        time.sleep(_NAP_S)
-        if not _could_run(pid):
-            return
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._file: io.FileIO | None = None
+        with contextlib.suppress(OSError):
+            self._file = io.FileIO(f"/proc/{pid}/task/{pid}/stat")
 
+    def let_block(self) -> None:
+        """Sleeps while the thread runs or could run, for about 2 ms at most.
 
-def _could_run(tid: int) -> bool:
-    try:
-        with open(f"/proc/{tid}/task/{tid}/stat", "rb", buffering=0) as file:
-            fields = file.read(80)
-    except OSError:
-        return False
-    return fields[fields.rfind(b")") + 2 :][:1] == b"R"
+        A primary opens the gate right before it waits, and on a core it still has to get there: a
+        trial that starts at once was measured to keep it from its core for up to 6 ms
+        (docs/decisions/0006-sharing-a-core.md). A GPU's stream has reached its wait when the gate
+        opens; this is the same for a core.
+        """
+        for _ in range(_NUM_NAPS):
+            if not self._could_run():
+                return
+            time.sleep(_NAP_S)
+
+    def _could_run(self) -> bool:
+        if self._file is None:
+            return False
+        try:
+            fields = os.pread(self._file.fileno(), 80, 0)
+        except OSError:  # it has ended
+            return False
+        return fields[fields.rfind(b")") + 2 :][:1] == b"R"
 
 
 def enter_batch_class(tid: int = 0) -> None:

@@ -117,6 +117,23 @@ class Boundary:
 
         return wrapped
 
+    def wrap_wait(self, wait: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns `Work.wait` that opens the gate: there a thread has nothing left to do but wait,
+        whichever call it is in.
+        """
+
+        @functools.wraps(wait)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            publisher = self.publisher
+            if publisher is not None and threading.get_ident() == self.thread_id:
+                try:
+                    publisher.open()
+                except Exception as error:
+                    self.give_up(error)
+            return wait(*args, **kwargs)
+
+        return self.wrap(wrapped, "wait")
+
     def wrap_init(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns `init_process_group` that joins the lane afterwards; a failure there only stops
         sharing.
@@ -149,7 +166,7 @@ def install() -> None:
         if hasattr(c10d, name):
             _patch((dist, c10d), name, _boundary.wrap(getattr(c10d, name), name))
     _patch((dist, c10d), "init_process_group", _boundary.wrap_init(c10d.init_process_group))
-    _patch((dist.Work,), "wait", _boundary.wrap(dist.Work.wait, "wait"))
+    _patch((dist.Work,), "wait", _boundary.wrap_wait(dist.Work.wait))
 
 
 def uninstall() -> None:

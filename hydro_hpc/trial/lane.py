@@ -25,6 +25,8 @@ class TenantLane:
         self.site = _map(path, PageKind.SITE)
         self.stage = _map(path, PageKind.STAGE)
         self._trial = _map(path, PageKind.TRIAL)
+        self._pid_at = self.stage.word_index("pid")
+        self._primary = cpu_core.PrimaryThread(0)
 
     @staticmethod
     def granted(environment: Mapping[str, str]) -> TenantLane:
@@ -104,7 +106,10 @@ class TenantLane:
         )
 
     def _let_primary_block(self) -> None:
-        cpu_core.let_block(self.stage.get("pid"))
+        pid = self.stage.words[self._pid_at]
+        if pid != self._primary.pid:
+            self._primary = cpu_core.PrimaryThread(pid)
+        self._primary.let_block()
 
     def trial_page(self) -> Page:
         """Maps the trial page for writing: one process per lane, the worker."""

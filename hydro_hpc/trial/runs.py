@@ -1,7 +1,6 @@
 """What a gate tells the world about its runs: records and totals in the trial's page.
 
-A *run* is the time between two pauses. When it ends, the primary may already want its device back,
-so a run is noted in a few instructions and written later, in the next window.
+A *run* is the time between two pauses; `run_notes` says when they are written.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from hydro_hpc.page_layout import Record, RecordKind
 OVERRUN_NS: Final = 500_000  # device time after a close that counts as an overrun
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class EndedRun:
     """A run, CLOCK_MONOTONIC nanoseconds and device time."""
 

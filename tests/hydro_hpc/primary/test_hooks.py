@@ -95,9 +95,7 @@ def test_waiting_rank_opens_its_windows_without_any_change_to_the_script(page_di
     assert waiting.get("num_windows") >= 20
     assert waiting.get("state") == PrimaryState.ENDED
     waits = [record for _, record in waiting.records() if record.kind == RecordKind.WAIT]
-    assert all(record.extra == 0 or record.value >= 2_000_000 for record in waits)
-    busy = read_stage(page_dir, 0)
-    assert busy.get("num_windows") <= waiting.get("num_windows") // 4
+    assert sum(record.end_ns - record.start_ns for record in waits if record.extra) > 60_000_000
 
 
 def test_process_without_lanes_is_left_alone(tmp_path: Path) -> None:
