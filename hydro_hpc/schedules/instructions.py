@@ -9,7 +9,7 @@ Not covered: DualPipeV, whose stages are two per rank and whose transfers are ba
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from hydro_hpc.errors import ScheduleError
@@ -41,12 +41,18 @@ class PipeSchedule(Protocol):
 
 
 def of_all_stages(own: PipeSchedule) -> list[PipeSchedule]:
-    """Returns the schedule objects that the other stages have, and this one, by stage."""
-    make = type(own)
-    return [
-        make(micro_batches=own.micro_batches, stages=own.stages, stage_id=stage)  # type: ignore[call-arg]
-        for stage in range(own.stages)
-    ]
+    """Returns new schedule objects of all stages, like `own`, which is not used up."""
+    make: Callable[..., PipeSchedule] = type(own)
+    try:
+        return [
+            make(micro_batches=own.micro_batches, stages=own.stages, stage_id=stage)
+            for stage in range(own.stages)
+        ]
+    except TypeError as error:
+        raise ScheduleError(
+            f"schedule: {type(own).__name__} cannot be made for the other stages ({error}); "
+            "it must take micro_batches, stages and stage_id, as DeepSpeed's do"
+        ) from None
 
 
 def read_instructions(

@@ -88,3 +88,12 @@ def test_an_unknown_instruction_is_said(engine: ModuleType) -> None:
     own.steps = lambda: [[stranger]]
     with pytest.raises(ScheduleError, match="stage 0: the instruction CommitP2P is not known"):
         read_instructions([own])
+
+
+def test_a_schedule_that_others_cannot_have_is_said(engine: ModuleType) -> None:
+    class Own(engine.TrainSchedule):
+        def __init__(self) -> None:
+            super().__init__(4, 2, 0)
+
+    with pytest.raises(ScheduleError, match="Own cannot be made for the other stages"):
+        of_all_stages(Own())

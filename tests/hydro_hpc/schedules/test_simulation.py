@@ -111,6 +111,12 @@ def test_without_a_border_the_time_to_the_last_rank_is_idle_too() -> None:
             "0F0 0SEND_F0 0RECV_B0 0B0\n1SEND_B0 1RECV_F0 1F0 1B0",
             "rank 0 waits at 0SEND_F0 for 1RECV_F0; rank 1 waits at 1SEND_B0 for 1B0",
         ),
+        ("0F0 0SEND_F0\n1F0 1RECV_F0", "rank 1 waits at 1F0 for 1RECV_F0"),
+        (
+            "0F0 0SEND_F0 0B0 0RECV_B0\n1RECV_F0 1F0 1B0 1SEND_B0",
+            "rank 0 waits at 0B0 for 0RECV_B0",
+        ),
+        ("0SEND_F0 0F0\n1RECV_F0 1F0", "rank 0 waits at 0SEND_F0 for 0F0"),
         ("0SEND_B0 0F0", "0SEND_B0 has no stage at its other end"),
         ("0F0 0STEP\n1F1 1STEP", "rank 1 waits at 1F1 for 0F1, which no rank does; rank 0 waits"),
     ],
