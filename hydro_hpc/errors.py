@@ -47,3 +47,7 @@ class StudyError(HydroError):
     """A study's definition is wrong; `exit_code` says that it is the caller's to mend."""
 
     exit_code = EXIT_USAGE
+
+
+class ScheduleError(HydroError):
+    """A pipeline schedule cannot be read, or cannot run to its end."""
