@@ -292,6 +292,10 @@ class UngatedTrials:
         wait_until(lambda: all(self.samples()))
         self.group.stop()
 
+    def set_class(self, *, is_idle: bool) -> None:
+        for pid in self.group.pids:
+            set_class(pid, is_idle=is_idle)
+
     def samples(self) -> list[int]:
         return [struct.unpack("<Q", counter.read_bytes())[0] for counter in self._counters]
 
