@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tests.hydro_hpc.ranks import make_lanes, read_stage, run_ranks
 
 SCRIPTS = Path(__file__).parent / "scripts"
 OPENED_NS = 2_000_000
+WATCH_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,7 @@ class Run:
 
     reports: list[dict[str, Any]]
     pages: list[Page]
+    states: list[set[int]]  # that each page was seen in while the script ran
 
     def losses(self, name: str) -> list[list[str]]:
         """Returns each rank's losses, bit by bit, of what the script calls `name`."""
@@ -41,13 +45,14 @@ def run_script(
     """Runs a script of `scripts/`, with lanes in `page_dir` or with the hooks off."""
     if page_dir is not None:
         make_lanes(page_dir, ranks)
-    outputs = run_ranks(
-        str(SCRIPTS / f"{name}.py"),
-        *(str(argument) for argument in arguments),
-        page_dir=page_dir,
-        ranks=ranks,
-        environment=environment,
-    )
+    with _watched(page_dir, ranks) as states:
+        outputs = run_ranks(
+            str(SCRIPTS / f"{name}.py"),
+            *(str(argument) for argument in arguments),
+            page_dir=page_dir,
+            ranks=ranks,
+            environment=environment,
+        )
     lines = [output.splitlines() for output in outputs]
     reports = [
         json.loads(next(line for line in reversed(own) if line.startswith('{"losses"')))
@@ -55,7 +60,27 @@ def run_script(
     ]
     assert not any("hydro:" in output for output in outputs), "\n".join(outputs)
     pages = [] if page_dir is None else [read_stage(page_dir, rank) for rank in range(ranks)]
-    return Run(reports=reports, pages=pages)
+    return Run(reports=reports, pages=pages, states=states)
+
+
+@contextlib.contextmanager
+def _watched(page_dir: Path | None, ranks: int) -> Iterator[list[set[int]]]:
+    """Collects the states of the pages as long as the block runs."""
+    states: list[set[int]] = [set() for _ in range(ranks)]
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while page_dir is not None and not is_over.wait(WATCH_EVERY_S):
+            for rank, seen in enumerate(states):
+                seen.add(read_stage(page_dir, rank).get("state"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield states
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 def check_is_shared(run: Run, *, steps: int) -> None:
@@ -65,6 +90,7 @@ def check_is_shared(run: Run, *, steps: int) -> None:
     for rank, page in enumerate(run.pages):
         counted = run.records(rank, RecordKind.STEP)
         assert page.get("num_steps") == len(counted) == steps
+        assert PrimaryState.SHARING in run.states[rank]
         assert page.get("state") == PrimaryState.ENDED
         assert page.get_text("reason") == ""
     for step in zip(*(run.records(rank, RecordKind.STEP) for rank in _ranks(run)), strict=True):

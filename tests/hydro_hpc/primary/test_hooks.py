@@ -108,6 +108,26 @@ def test_forked_child_leaves_its_parents_page_alone(page_dir: Path) -> None:
     assert outputs == ["done\n", "done\n"]
 
 
+def test_collectives_still_compile_into_one_graph(page_dir: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import torch
+        import torch.distributed as dist
+        import torch.distributed._functional_collectives as functional
+
+        dist.init_process_group("gloo")
+
+        @torch.compile(backend="eager", fullgraph=True)
+        def reduced(x):
+            dist.all_reduce(x)
+            return functional.wait_tensor(functional.all_reduce(x, "sum", dist.group.WORLD)) + 1
+
+        print(reduced(torch.ones(1)).item())
+        """
+    )
+    assert run_ranks("-c", script, page_dir=page_dir) == ["5.0\n", "5.0\n"]
+
+
 def test_single_process_never_becomes_a_writer(page_dir: Path) -> None:
     run_ranks(
         "-c",
