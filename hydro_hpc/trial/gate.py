@@ -104,8 +104,9 @@ class LaneGate:
         self._site_word = site.word_index("site_word")
         self._least_margin_ns = margin_ns
         self._margin_ns = float(margin_ns)
-        self._word = 0  # the OPEN that `_deadline_ns` belongs to
-        self._deadline_ns = 0
+        self._word = 0  # the OPEN that `_until_ns` belongs to
+        self._until_ns = 0  # how long its window may be used
+        self._deadline_ns = 0  # the same while a run is admitted, else 0
         self._late_ns = NEVER_NS  # when it may be used again, if it is still open then
         self._is_leaving = False
         self._is_unbroken = False
@@ -129,32 +130,31 @@ class LaneGate:
         Raises LeaveRequested after `leave`, LaneError when the primary or the lane is gone or
         no window is long enough.
         """
+        if self._words[self._gate] == self._word and self._now_ns() + need_ns <= self._deadline_ns:
+            return
         self._admit(need_ns, is_whole=False)
 
     def _admit(self, need_ns: int, *, is_whole: bool) -> None:
         """`is_whole`: it cannot be cut, so the longest window of late is enough for it."""
-        words = self._words
-        if (
-            words[self._gate] == self._word
-            and words[self._guard] == Word.RUN
-            and words[self._owner] == Word.RUN
-            and self._site_words[self._site_word] == Word.RUN
-            and self._now_ns() + need_ns <= self._deadline_ns
+        notes = self._notes
+        if not self._may_go_on(need_ns):
+            self._end_run()
+            if self._reason is None:
+                self._wait_or_finish(need_ns, is_whole=is_whole)
+        if notes.is_running:
+            self._deadline_ns = self._until_ns
+            notes.write(margin_ns=int(self._margin_ns))
+        else:
+            notes.begin(self._word)
+            self._deadline_ns = 0 if notes.unwritten else self._until_ns
+
+    def _may_go_on(self, need_ns: int) -> bool:
+        return (
+            self._words[self._gate] == self._word
+            and self._is_permitted()
+            and self._now_ns() + need_ns <= self._until_ns
             and not self._is_leaving
-        ):
-            notes = self._notes
-            if not notes.is_running:
-                notes.begin(self._word)
-            elif notes.unwritten:
-                notes.write(margin_ns=int(self._margin_ns))
-            if notes.begin_unit(need_ns) > EXCESS_NS:
-                self._widen_margin()
-            return
-        self._end_run()
-        if self._reason is None:
-            self._wait_or_finish(need_ns, is_whole=is_whole)
-        self._notes.begin(self._word)
-        self._notes.begin_unit(need_ns)
+        )
 
     @contextmanager
     def unbroken(self) -> Iterator[None]:
@@ -162,8 +162,11 @@ class LaneGate:
         is admitted at once, and LeaveRequested or LaneError is raised after it.
 
         StarvedError is raised in the middle: the primary lives, and the rest would fit no window.
+        Whether guard, owner and site still permit the run is looked at here and in new windows.
         """
         self._is_unbroken = True
+        if not self._is_permitted():
+            self._deadline_ns = 0
         try:
             yield
         finally:
@@ -216,6 +219,7 @@ class LaneGate:
     def leave(self) -> None:
         """Makes the next `admit`, or the one that sleeps now, raise LeaveRequested."""
         self._is_leaving = True
+        self._deadline_ns = 0
 
     def pause(self) -> None:
         """Says that the device is given up until the next `admit` (waiting for a message, say)."""
@@ -257,10 +261,9 @@ class LaneGate:
                 enough_ns = min(need_ns, self._longest_window_ns()) if is_whole else need_ns
                 now_ns = self._now_ns()
                 if now_ns >= self._late_ns:
-                    self._deadline_ns = now_ns + LATE_RUN_NS
-                    self._late_ns = self._deadline_ns
+                    self._until_ns = self._late_ns = now_ns + LATE_RUN_NS
                     self.check()
-                if now_ns + enough_ns <= self._deadline_ns:
+                if now_ns + enough_ns <= self._until_ns:
                     self._num_too_short = 0
                     return
                 if word != tried_word:
@@ -291,11 +294,11 @@ class LaneGate:
         window_ns = self._words[self._until_us + label] * 1000
         late_ns = self._words[self._late_us + label] * 1000
         if self._words[self._gate] != word:
-            self._deadline_ns, self._late_ns = 0, NEVER_NS
+            self._until_ns, self._late_ns = 0, NEVER_NS
             return
         self._word = word
         self._windows_ns.append(window_ns)
-        self._deadline_ns = opened_ns + window_ns - int(self._margin_ns)
+        self._until_ns = opened_ns + window_ns - int(self._margin_ns)
         self._late_ns = opened_ns + late_ns if late_ns else NEVER_NS
 
     def _note_too_short(self, need_ns: int) -> None:
@@ -310,19 +313,16 @@ class LaneGate:
             )
 
     def _end_run(self) -> None:
-        """Notes that the run has ended; the rest waits, since the primary may want its device."""
+        """Notes that the run has ended; the rest waits, since the primary may want its device. The
+        margin widens if the last unit took far more than it had asked for.
+        """
+        self._deadline_ns = 0
         if self._notes.is_running:
             was_closed = self._words[self._gate] != self._word
-            excess_ns = self._notes.end(
-                was_closed=was_closed, closed_ns=self._quads[self._close_at]
-            )
-            if excess_ns > EXCESS_NS:
-                self._widen_margin()
+            ended_ns = self._notes.end(was_closed=was_closed, closed_ns=self._quads[self._close_at])
+            if not was_closed and ended_ns - self._until_ns > EXCESS_NS:
+                self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
             self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
-
-    def _widen_margin(self) -> None:
-        """A unit took far more than it had asked for."""
-        self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
 
     def _write_runs(self) -> None:
         self._notes.write(margin_ns=int(self._margin_ns))

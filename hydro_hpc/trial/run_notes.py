@@ -1,4 +1,4 @@
-"""When runs and units of work began and ended, noted in few instructions and written later.
+"""When runs began and ended, noted in few instructions and written later.
 
 A *run* is the time between two pauses. When it ends, the primary may already want its device back,
 and when one begins, every instruction before the trial's own is bubble time lost. So a run is
@@ -38,32 +38,19 @@ class RunNotes:
         self._device_ns = device_ns
         self._word = 0
         self._started_ns = self._started_device_ns = 0
-        self._unit_ns = self._unit_device_ns = self._unit_need_ns = 0
 
     def begin(self, word: int) -> None:
         """A run begins, in the window that `word` opened."""
         self.is_running = True
         self._word = word
-        self._unit_need_ns = 0
         self._started_ns = self._now_ns()
         self._started_device_ns = self._device_ns()
         if self._trial_words is not None:
             self._trial_words[self._ack_at] = word
 
-    def begin_unit(self, need_ns: int) -> int:
-        """The next unit begins. Returns how far the one before went beyond what it had asked
-        for.
-        """
-        device_ns = self._device_ns()
-        excess_ns = self._excess_ns(device_ns)
-        self._unit_ns = self._now_ns()
-        self._unit_device_ns = device_ns
-        self._unit_need_ns = need_ns
-        return excess_ns
-
     def end(self, *, was_closed: bool, closed_ns: int) -> int:
-        """The run ends. `was_closed`: the window had, at `closed_ns`. Returns what `begin_unit`
-        does.
+        """The run ends, and when that is is returned. `was_closed`: the window had, at
+        `closed_ns`.
         """
         now_ns = self._now_ns()
         device_ns = self._device_ns()
@@ -74,16 +61,14 @@ class RunNotes:
                 self._word,
                 self._stage_words[self._step_at],
                 self._started_ns,
-                self._unit_ns,
                 now_ns,
                 device_ns - self._started_device_ns,
-                device_ns - self._unit_device_ns,
                 max(0, now_ns - closed_ns) if was_closed and closed_ns >= self._started_ns else 0,
                 self.num_samples,
             )
         )
         self.num_samples = 0
-        return self._excess_ns(device_ns)
+        return now_ns
 
     def write(self, *, margin_ns: int) -> None:
         """Writes the runs that have ended and are not written yet."""
@@ -91,8 +76,3 @@ class RunNotes:
             if self._writer is not None:
                 self._writer.write(EndedRun(RecordKind(run[0]), *run[1:]), margin_ns=margin_ns)
         self.unwritten.clear()
-
-    def _excess_ns(self, device_ns: int) -> int:
-        if not self._unit_need_ns:
-            return 0
-        return device_ns - self._unit_device_ns - self._unit_need_ns
