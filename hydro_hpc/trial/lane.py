@@ -12,7 +12,15 @@ from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
 from hydro_hpc.errors import LaneError
 from hydro_hpc.page import BadPageError, Page, lane_dir, page_path
-from hydro_hpc.page_layout import LEASE_FILE_NAME, DeviceKind, PageKind, PrimaryState, Word
+from hydro_hpc.page_layout import (
+    LEASE_FILE_NAME,
+    DeviceKind,
+    Gate,
+    PageKind,
+    PrimaryState,
+    Word,
+)
+from hydro_hpc.trial.events import GateSeen
 from hydro_hpc.trial.gate import LaneGate
 from hydro_hpc.wait import FutexWord
 
@@ -68,6 +76,21 @@ class TenantLane:
         if state == PrimaryState.ENDED:
             raise LaneError("the job that lends this device has stopped training")
         return "" if state == PrimaryState.SHARING else "its primary has not shown a bubble yet"
+
+    def look(self, now_ns: int) -> GateSeen:
+        """Returns what gate, guard, owner and site say now."""
+        word = self.stage.get("gate_word")
+        says = {self.stage.get("guard_word"), self.stage.get("owner_word")}
+        is_held = says | {self.site.get("site_word")} != {Word.RUN}
+        is_open = Gate.unpack(word).is_open
+        return GateSeen(at_ns=now_ns, word=word, is_open=is_open, is_held=is_held)
+
+    def why_gone(self) -> str:
+        """Says why a lane that was ready will not open again, or returns an empty text."""
+        if self.site.get("site_word") == Word.GONE:
+            return "the lane is gone: the job that lent it has ended"
+        problem = self.stage.writer_problem()
+        return f"the lane's stage page cannot be used: {problem}" if problem else ""
 
     def trial_state(self) -> int:
         """Returns the worker's TrialState, as it says itself."""

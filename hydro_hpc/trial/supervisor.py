@@ -21,18 +21,19 @@ from typing import Final
 
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
-from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, HydroError, LaneError
-from hydro_hpc.page_layout import Gate, TrialState
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_TRY_LATER, HydroError, LaneError
 from hydro_hpc.trial.channel import Channel
+from hydro_hpc.trial.events import Action, End, Leave, Report
 from hydro_hpc.trial.gang import Gang
 from hydro_hpc.trial.lane import TenantLane, local_environment
 from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves, StudyChecked
-from hydro_hpc.trial.watchdog import Action, Look, Watch, decide
+from hydro_hpc.trial.resident import Resident
 
 LOOK_S: Final = 0.05
 STOPPED_LOOK_S: Final = 0.002  # a stopped worker is continued in the next window
 ARRIVAL_LOOK_S: Final = 0.1
-LEAVE_S: Final = 20.0  # for all ranks' last checkpoints, then the end comes without them
+LEAVE_NS: Final = 20_000_000_000  # for the last checkpoint, then the end comes without it
+SETTLE_S: Final = 20.0
 WORKER_RESTARTS: Final = 3
 
 
@@ -65,14 +66,12 @@ class Supervisor:
         self._settings = settings
         self._worker: Child | None = None
         self._search: Child | None = None
-        self._watch = Watch(grace_ns=int(settings.grace_ms * 1e6))
-        self._gate_index = lane.stage.word_index("gate_word")
+        self._resident: Resident | None = None  # the worker, watched
         self._early: list[tuple[int, Message]] = []  # for the search, before it was started
         self._search_code = EXIT_DONE
         self._restarts = 0
         self._ranks_done: set[int] = set()
         self._leaving: LeaveAll | None = None
-        self._leave_by_s = 0.0
         self._signalled = 0
 
     def run(self) -> tuple[int, str]:
@@ -122,17 +121,18 @@ class Supervisor:
     def _serve(self) -> None:
         """The loop proper: until all ranks are told to leave and this rank's worker has ended."""
         while True:
-            self._look_for_messages(STOPPED_LOOK_S if self._watch.is_stopped else LOOK_S)
+            is_paused = self._resident is not None and self._resident.is_paused
+            self._look_for_messages(STOPPED_LOOK_S if is_paused else LOOK_S)
             self._look_at_children()
-            if self._leaving is not None and (
-                self._worker is None or time.monotonic() > self._leave_by_s
-            ):
+            if self._leaving is not None and self._worker is None:
                 return
-            self._watch_worker()
+            if self._resident is not None:
+                for action in self._resident.look():
+                    self._act(action)
 
     def _settle(self) -> None:
         """Waits until rank 0 has told everybody to leave."""
-        give_up_s = time.monotonic() + LEAVE_S
+        give_up_s = time.monotonic() + SETTLE_S
         while self._leaving is None and time.monotonic() < give_up_s:
             self._look_for_messages(ARRIVAL_LOOK_S)
         if self._leaving is None:
@@ -218,10 +218,8 @@ class Supervisor:
         if self._leaving is not None:
             return
         self._leaving = order
-        self._leave_by_s = time.monotonic() + LEAVE_S
-        if self._worker is not None:
-            self._signal_worker(signal.SIGTERM)
-            self._signal_worker(signal.SIGCONT)
+        if self._resident is not None:
+            self._resident.order_leave()
 
     # -- children ------------------------------------------------------------------------------
 
@@ -236,7 +234,13 @@ class Supervisor:
         slots = [] if self._job.slots is None else ["--slots", str(self._job.slots)]
         arguments = ["--study", str(self._job.file), "--folder", str(self._job.directory), *slots]
         self._worker = self._start("hydro_hpc.trial.worker", arguments)
-        self._watch = Watch(grace_ns=self._watch.grace_ns)
+        self._resident = Resident(
+            self._worker.process,
+            self._lane,
+            grace_ns=int(self._settings.grace_ms * 1e6),
+            leave_ns=LEAVE_NS,
+            is_gated=True,
+        )
 
     def _start(self, module: str, arguments: list[str]) -> Child:
         """Starts a process of this rank in the idle class, from its first instruction on."""
@@ -285,34 +289,21 @@ class Supervisor:
                 self._to_search(self._gang.rank, message)
         child.channel.close()
 
-    def _watch_worker(self) -> None:
-        """Holds the worker's device time against its windows, from its first gated step on."""
-        worker = self._worker
-        if worker is None or self._lane.trial_state() != TrialState.TRAINING:
-            return
-        word = self._lane.stage.words[self._gate_index]
-        try:
-            used_ns = cpu_core.used_ns(worker.process.pid)
-        except ProcessLookupError:
-            return
-        look = Look(is_open=Gate.unpack(word).is_open, word=word, used_ns=used_ns)
-        self._watch, action = decide(self._watch, look)
-        self._act(action)
-
     def _act(self, action: Action) -> None:
-        if action == Action.STOP:
-            self._signal_worker(signal.SIGSTOP)
-        elif action == Action.CONTINUE:
-            self._signal_worker(signal.SIGCONT)
-        elif action == Action.END:
-            self._signal_worker(signal.SIGKILL)
-            reason = "the worker used the device outside its windows again and again"
+        """Does what a look at the worker leaves for the gang to do."""
+        rank = self._gang.rank
+        if isinstance(action, End) and action.reason:
+            reason = f"the worker of rank {rank} was ended: {action.reason}"
             self._report(RankLeaves(reason=reason, exit_code=EXIT_FAILED))
+        elif isinstance(action, Leave):
+            self._report(RankLeaves(reason=action.reason, exit_code=EXIT_TRY_LATER))
+        elif isinstance(action, Report):
+            print(f"hydro-trial: the worker of rank {rank}: {action.text}", file=sys.stderr)
 
     def _worker_ended(self, worker: Child, code: int) -> None:
         """A worker that was killed is started again; one that gave up takes the gang with it."""
         self._drain(worker)
-        self._worker = None
+        self._worker = self._resident = None
         if self._leaving is not None or self._gang.rank in self._ranks_done:
             return
         if code == 0:
@@ -323,11 +314,6 @@ class Supervisor:
         else:
             reason = f"the worker of rank {self._gang.rank} ended with {code}"
             self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
-
-    def _signal_worker(self, number: signal.Signals) -> None:
-        if self._worker is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._worker.process.send_signal(number)
 
     def _end_children(self) -> None:
         for child in (self._worker, self._search):
