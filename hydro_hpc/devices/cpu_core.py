@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}.get(platform.machine(), -1)
 _SHORTEST_SLICE_NS: Final = 100_000
 _NAP_S: Final = 60e-6  # and up to 50 us that the kernel adds
@@ -44,9 +45,14 @@ def pin(core: int) -> None:
     os.sched_setaffinity(0, {core})
 
 
-def die_with_parent() -> None:
-    """Makes the kernel kill this process when the one that started it ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Makes the kernel signal this process when the one that started it ends, however it ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of all that its descendants leave behind."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def let_block(pid: int) -> None:
@@ -87,6 +93,11 @@ def enter_batch_class(tid: int = 0) -> None:
     )
     if _libc.syscall(_SYS_SCHED_SETATTR, tid, ctypes.byref(attributes), 0):
         os.sched_setscheduler(tid, os.SCHED_BATCH, os.sched_param(0))
+
+
+def enter_ordinary_class() -> None:
+    """Puts this process back into SCHED_OTHER, as every process begins."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def enter_idle_class() -> None:

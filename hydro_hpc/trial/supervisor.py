@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from hydro_hpc.config import Settings
@@ -24,9 +24,13 @@ from hydro_hpc.devices import cpu_core
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_TRY_LATER, HydroError, LaneError
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.events import Action, End, Leave, Report
+from hydro_hpc.trial.freezer import make_freezer
 from hydro_hpc.trial.gang import Gang
+from hydro_hpc.trial.job import CommandJob, Job, StudyJob
 from hydro_hpc.trial.lane import TenantLane, local_environment
 from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves, StudyChecked
+from hydro_hpc.trial.pauser import KILL_S, group_name
+from hydro_hpc.trial.process_tree import BySignals, ProcessTree
 from hydro_hpc.trial.resident import Resident
 
 LOOK_S: Final = 0.05
@@ -35,17 +39,6 @@ ARRIVAL_LOOK_S: Final = 0.1
 LEAVE_NS: Final = 20_000_000_000  # for the last checkpoint, then the end comes without it
 SETTLE_S: Final = 20.0
 WORKER_RESTARTS: Final = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyJob:
-    """What to run: the study file, the directory of its folder, trials per bundle (None: as it
-    says).
-    """
-
-    file: Path
-    directory: Path
-    slots: int | None
 
 
 @dataclass(slots=True)
@@ -59,7 +52,7 @@ class Child:
 class Supervisor:
     """The loop of one rank. `run` returns (exit code, reason)."""
 
-    def __init__(self, *, gang: Gang, lane: TenantLane, job: StudyJob, settings: Settings) -> None:
+    def __init__(self, *, gang: Gang, lane: TenantLane, job: Job, settings: Settings) -> None:
         self._gang = gang
         self._lane = lane
         self._job = job
@@ -69,6 +62,8 @@ class Supervisor:
         self._resident: Resident | None = None  # the worker, watched
         self._early: list[tuple[int, Message]] = []  # for the search, before it was started
         self._search_code = EXIT_DONE
+        self._command_code = EXIT_DONE
+        self._pauser_pid = 0
         self._restarts = 0
         self._ranks_done: set[int] = set()
         self._leaving: LeaveAll | None = None
@@ -80,8 +75,11 @@ class Supervisor:
             signal.signal(number, self._note_signal)
         try:
             with self._lane.lease():
-                self._start_worker()
+                if isinstance(self._job, StudyJob):
+                    self._start_worker(self._job)  # its imports need no window
                 self._wait_for_primary()
+                if isinstance(self._job, CommandJob) and self._leaving is None:
+                    self._start_pauser(self._job)
                 self._serve()
         except HydroError as error:
             self._report(RankLeaves(reason=str(error), exit_code=error.exit_code))
@@ -91,6 +89,8 @@ class Supervisor:
         assert self._leaving is not None
         if self._leaving.exit_code == EXIT_DONE and self._search_code == EXIT_FAILED:
             return EXIT_FAILED, "the study is over, and no trial of it completed"
+        if self._leaving.exit_code == EXIT_DONE:
+            return self._command_code, ""
         return self._leaving.exit_code, self._leaving.reason
 
     def _why_signalled(self) -> RankLeaves:
@@ -101,7 +101,7 @@ class Supervisor:
             return RankLeaves(reason=str(error), exit_code=error.exit_code)
         name = signal.Signals(self._signalled).name
         return RankLeaves(
-            reason=f"stopped by {name}; started again, the study goes on where it was",
+            reason=f"stopped by {name}; {self._job.going_on}",
             exit_code=128 + self._signalled,
         )
 
@@ -174,8 +174,8 @@ class Supervisor:
         if isinstance(message, RankLeaves | RankDone):
             self._report(message)
         elif isinstance(message, StudyChecked):
-            if self._gang.rank == 0 and self._search is None:
-                self._start_search(message.description)
+            if self._gang.rank == 0 and self._search is None and isinstance(self._job, StudyJob):
+                self._start_search(self._job, message.description)
         elif self._gang.rank != 0:
             self._gang.send(0, message, about=about)
         elif self._search is not None:
@@ -223,51 +223,66 @@ class Supervisor:
 
     # -- children ------------------------------------------------------------------------------
 
-    def _start_search(self, description: str) -> None:
-        arguments = ["--folder", str(self._job.directory), "--description", description]
-        self._search = self._start("hydro_hpc.trial.searcher", arguments)
+    def _start_search(self, job: StudyJob, description: str) -> None:
+        arguments = ["--folder", str(job.directory), "--description", description]
+        module = "hydro_hpc.trial.searcher"
+        self._search = self._start(module, arguments, before_exec=self._before_exec)
         for about, message in self._early:
             self._search.channel.send(message, rank=about)
         self._early.clear()
 
-    def _start_worker(self) -> None:
-        slots = [] if self._job.slots is None else ["--slots", str(self._job.slots)]
-        arguments = ["--study", str(self._job.file), "--folder", str(self._job.directory), *slots]
-        self._worker = self._start("hydro_hpc.trial.worker", arguments)
+    def _start_worker(self, job: StudyJob) -> None:
+        """In the idle class from its first instruction on."""
+        self._worker = self._start(job.module, job.arguments(), before_exec=self._before_exec)
+        self._watch(self._worker, is_gated=True)
+
+    def _start_pauser(self, job: CommandJob) -> None:
+        cpu_core.adopt_orphans()  # of a pauser that is killed
+        self._worker = self._start(
+            job.module,
+            job.arguments(),
+            before_exec=lambda: cpu_core.die_with_parent(signal.SIGTERM),
+            stdin=None,
+        )
+        self._pauser_pid = self._worker.process.pid
+        self._watch(self._worker, is_gated=False)
+
+    def _watch(self, worker: Child, *, is_gated: bool) -> None:
         self._resident = Resident(
-            self._worker.process,
+            worker.process,
             self._lane,
             grace_ns=int(self._settings.grace_ms * 1e6),
             leave_ns=LEAVE_NS,
-            is_gated=True,
+            is_gated=is_gated,
         )
 
-    def _start(self, module: str, arguments: list[str]) -> Child:
-        """Starts a process of this rank in the idle class, from its first instruction on."""
+    def _start(
+        self,
+        module: str,
+        arguments: list[str],
+        *,
+        before_exec: Callable[[], None],
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> Child:
+        """Starts a process of this rank; `stdin` None: ours."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", module]
         command += ["--lane", self._lane.path, "--channel", str(theirs.fileno()), *arguments]
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             pass_fds=[theirs.fileno()],
             env=local_environment(os.environ),
             start_new_session=True,
-            preexec_fn=self._before_exec,
+            preexec_fn=before_exec,
         )
         theirs.close()
         return Child(process, Channel(ours))
 
     def _before_exec(self) -> None:
-        """In the child, before exec: a few system calls, no lock, so safe beside MPI's threads."""
+        """In the child, before exec."""
         cpu_core.die_with_parent()
-        core = self._lane.cpu_core()
-        if core is not None:
-            cpu_core.pin(core)
-            if self._settings.idle_class:
-                cpu_core.enter_idle_class()
-            else:
-                cpu_core.enter_batch_class()
+        self._lane.confine(self._settings)
 
     def _look_at_children(self) -> None:
         """Notices children that have ended."""
@@ -306,13 +321,17 @@ class Supervisor:
         self._worker = self._resident = None
         if self._leaving is not None or self._gang.rank in self._ranks_done:
             return
-        if code == 0:
+        if isinstance(self._job, CommandJob) and code >= 0:
+            self._command_code = code
             self._report(RankDone())
-        elif code < 0 and self._restarts < WORKER_RESTARTS:
+        elif code == 0:
+            self._report(RankDone())
+        elif isinstance(self._job, StudyJob) and code < 0 and self._restarts < WORKER_RESTARTS:
             self._restarts += 1
-            self._start_worker()
+            self._start_worker(self._job)
         else:
-            reason = f"the worker of rank {self._gang.rank} ended with {code}"
+            name = self._job.module.rpartition(".")[2]
+            reason = f"the {name} of rank {self._gang.rank} ended with {code}"
             self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
 
     def _end_children(self) -> None:
@@ -327,3 +346,12 @@ class Supervisor:
                 child.process.wait()
             if child is self._search:
                 self._search_code = child.process.returncode
+        if self._pauser_pid:
+            self._end_left_behind()
+
+    def _end_left_behind(self) -> None:
+        """Kills what a pauser that was killed itself left to us; under Slurm MPI starts nobody."""
+        freezer = make_freezer(group_name(self._pauser_pid))
+        ProcessTree(os.getpid(), freezer or BySignals(os.getpid())).kill(give_up_s=KILL_S)
+        if freezer is not None:
+            freezer.close()
