@@ -73,9 +73,9 @@ class Freezer:
         """Makes the group, or takes one that was left, and thaws it. Raises OSError if it cannot be
         made, or cannot freeze.
         """
-        self._directory = f"{place.directory}/{name}"
+        self.directory = f"{place.directory}/{name}"
         self._file, self._frozen, self._thawed = FREEZE[place.version]
-        os.makedirs(self._directory, exist_ok=True)
+        os.makedirs(self.directory, exist_ok=True)
         try:
             self.resume()
         except OSError:
@@ -95,10 +95,10 @@ class Freezer:
     def close(self) -> None:
         """Removes the group; whoever is still in it keeps it."""
         with contextlib.suppress(OSError):
-            os.rmdir(self._directory)
+            os.rmdir(self.directory)
 
     def _write(self, name: str, text: str) -> None:
-        with open(f"{self._directory}/{name}", "w", encoding="ascii") as file:
+        with open(f"{self.directory}/{name}", "w", encoding="ascii") as file:
             file.write(text)
 
 
