@@ -2,6 +2,9 @@
 
 Not below a step's cgroup of Slurm: Slurm signals and counts only what stands in the step's own
 group, so a child group would be out of its sight; there, processes are stopped by signals.
+
+Not covered: on version 1 a frozen tree stays, unkillable until somebody thaws it, if pauser and
+supervisor are both killed at once by SIGKILL.
 """
 
 from __future__ import annotations
