@@ -115,3 +115,8 @@ def make_freezer(name: str) -> Freezer | None:
         return None if place is None else Freezer(place, name)
     except OSError:
         return None
+
+
+def group_name(pid: int) -> str:
+    """Returns the name of the cgroup that the pauser of this pid makes."""
+    return f"hydro-{pid}"

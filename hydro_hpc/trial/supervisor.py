@@ -24,12 +24,12 @@ from hydro_hpc.devices import cpu_core
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_TRY_LATER, HydroError, LaneError
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.events import Action, End, Leave, Report
-from hydro_hpc.trial.freezer import make_freezer
+from hydro_hpc.trial.freezer import group_name, make_freezer
 from hydro_hpc.trial.gang import Gang
 from hydro_hpc.trial.job import CommandJob, Job, StudyJob
 from hydro_hpc.trial.lane import TenantLane, local_environment
 from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves, StudyChecked
-from hydro_hpc.trial.pauser import KILL_S, group_name
+from hydro_hpc.trial.pausing import KILL_S
 from hydro_hpc.trial.process_tree import BySignals, ProcessTree
 from hydro_hpc.trial.resident import Resident
 

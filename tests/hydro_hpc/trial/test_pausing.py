@@ -11,7 +11,7 @@ from hydro_hpc.config import Settings
 from hydro_hpc.page import Page, page_path
 from hydro_hpc.page_layout import GATE_CLOSED, GATE_OPEN, PageKind, Record, RecordKind, Word
 from hydro_hpc.trial.lane import TenantLane
-from hydro_hpc.trial.pauser import LEAVE_NS, Pauser
+from hydro_hpc.trial.pausing import LEAVE_NS, Pauser
 from hydro_hpc.trial.residency import STRIKES_UNTIL_END
 from tests.hydro_hpc.lanes import make_lane, stage_page
 from tests.hydro_hpc.trial.in_memory_tree import InMemoryTree
