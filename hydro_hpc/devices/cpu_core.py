@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import os
 import platform
 import signal
 import time
+import weakref
 from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}.get(platform.machine(), -1)
 _SHORTEST_SLICE_NS: Final = 100_000
 _NAP_S: Final = 60e-6  # and up to 50 us that the kernel adds
@@ -45,9 +46,14 @@ def pin(core: int) -> None:
     os.sched_setaffinity(0, {core})
 
 
-def die_with_parent() -> None:
-    """Makes the kernel kill this process when the one that started it ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Makes the kernel signal this process when the one that started it ends, however it ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of all that its descendants leave behind."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class PrimaryThread:
@@ -55,9 +61,10 @@ class PrimaryThread:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._file: io.FileIO | None = None
+        self._fd = -1
         with contextlib.suppress(OSError):
-            self._file = io.FileIO(f"/proc/{pid}/task/{pid}/stat")
+            self._fd = os.open(f"/proc/{pid}/task/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._fd)
 
     def let_block(self) -> None:
         """Sleeps while the thread runs or could run, for about 2 ms at most.
@@ -73,11 +80,9 @@ class PrimaryThread:
             time.sleep(_NAP_S)
 
     def _could_run(self) -> bool:
-        if self._file is None:
-            return False
         try:
-            fields = os.pread(self._file.fileno(), 80, 0)
-        except OSError:  # it has ended
+            fields = os.pread(self._fd, 80, 0)
+        except OSError:  # it has ended, or was never there
             return False
         return fields[fields.rfind(b")") + 2 :][:1] == b"R"
 
@@ -96,6 +101,11 @@ def enter_batch_class(tid: int = 0) -> None:
     )
     if _libc.syscall(_SYS_SCHED_SETATTR, tid, ctypes.byref(attributes), 0):
         os.sched_setscheduler(tid, os.SCHED_BATCH, os.sched_param(0))
+
+
+def enter_ordinary_class() -> None:
+    """Puts this process back into SCHED_OTHER, as every process begins."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def enter_idle_class() -> None:

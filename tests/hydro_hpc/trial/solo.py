@@ -55,6 +55,11 @@ class PlayedPrimary:
 
 
 def start(study: Path, lane: str, **settings: str) -> subprocess.Popen[str]:
+    return start_trial([str(study)], lane, **settings)
+
+
+def start_trial(arguments: list[str], lane: str, **settings: str) -> subprocess.Popen[str]:
+    """Starts `hydro-trial` beside the lanes, which is where its folder will be."""
     environment = {
         **os.environ,
         "HYDRO_PAGE_DIR": str(Path(lane).parent),
@@ -66,8 +71,8 @@ def start(study: Path, lane: str, **settings: str) -> subprocess.Popen[str]:
         **settings,
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "hydro_hpc.trial.command", str(study)],
-        cwd=study.parent,
+        [sys.executable, "-m", "hydro_hpc.trial.command", *arguments],
+        cwd=Path(lane).parent.parent,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
