@@ -7,6 +7,7 @@ rank, "workers" are the threads of the trial on its core.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -33,7 +34,9 @@ def windows_seen(
     waits: Iterable[Wait],
     runs: Iterable[Run],
 ) -> list[WindowSeen]:
-    """Returns what the events of one block show of its windows; one cut off by it is left out."""
+    """Returns what the events of one block show of its windows, all but the last: after it the
+    processes are stopped.
+    """
     if not events:
         return []
     blocks = [e.at_us for e in events if _is_switch(e) and e.prev == primary and e.is_blocked]
@@ -48,7 +51,7 @@ def windows_seen(
         if wait.opened_ns and first_us < wait.opened_ns / 1e3 and wait.end_ns / 1e3 < last_us
     ]
     found = []
-    for number, wait in enumerate(opened):
+    for wait, following in itertools.pairwise(opened):
         end_us = wait.end_ns / 1e3
         block_us = _first_after(blocks, wait.opened_ns / 1e3)
         wake_us = _last_before(wakes, end_us)
@@ -56,9 +59,7 @@ def windows_seen(
             continue
         start_us = _first_after(starts, wake_us)
         run_us = _first_after(run_starts, wait.opened_ns / 1e3)
-        is_last = number + 1 == len(opened)
-        until_us = last_us if is_last else opened[number + 1].opened_ns / 1e3
-        after: Intervals = [(int(wake_us * 1e3), int(until_us * 1e3))]
+        after: Intervals = [(int(wake_us * 1e3), following.opened_ns)]
         has_run = run_us is not None and run_us < end_us
         found.append(
             WindowSeen(

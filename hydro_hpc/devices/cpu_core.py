@@ -75,11 +75,12 @@ class PrimaryThread:
         opens; this is the same for a core.
         """
         for _ in range(_NUM_NAPS):
-            if not self._could_run():
+            if not self.could_run():
                 return
             time.sleep(_NAP_S)
 
-    def _could_run(self) -> bool:
+    def could_run(self) -> bool:
+        """Says whether the thread runs or waits for its core; 2 us."""
         try:
             fields = os.pread(self._fd, 80, 0)
         except OSError:  # it has ended, or was never there

@@ -63,6 +63,7 @@ class Publisher:
         self._epoch = 0
         self._wait_started_ns = 0
         self._window = Window()  # of the call that this thread is in
+        self._is_waiting = False
         self._opened_ns = 0  # 0: this wait did not open the gate
         self._bubble: Record | None = None  # the last wait, while a near one may still follow
         self._step = 0
@@ -80,22 +81,25 @@ class Publisher:
     def begin_wait(self, name: str) -> None:
         """Called right before a communication call."""
         self._window = self._windows.expect(name)
+        self._is_waiting = False
         self._wait_started_ns = self._now_ns()
 
     def open(self) -> None:
-        """Called when that call has nothing left to do but wait: opens the gate if it is worth
-        it.
+        """Called when that call has nothing left to do but wait: there its wait begins, and the
+        gate opens if it is worth it.
         """
-        window = self._window
-        if not (window.is_worth_opening and self._may_open) or self._opened_ns:
+        if self._is_waiting:
             return
-        now_ns = self._now_ns()
-        passed_ns = now_ns - self._wait_started_ns
+        self._is_waiting = True
+        self._wait_started_ns = now_ns = self._now_ns()
+        window = self._window
+        if not (window.is_worth_opening and self._may_open):
+            return
         label = self._windows.position % NUM_LABELS
         self._epoch = (self._epoch + 1) & EPOCH_MASK
         words = self._words
-        words[self._until_us + label] = max(0, window.until_ns - passed_ns) // 1000
-        words[self._late_us + label] = max(0, window.late_ns - passed_ns) // 1000
+        words[self._until_us + label] = window.until_ns // 1000
+        words[self._late_us + label] = window.late_ns // 1000
         self._quads[self._open_at] = now_ns
         words[self._gate] = self._epoch << 8 | label << 2 | GATE_OPEN
         self._wake_all()

@@ -24,7 +24,8 @@ NUM_REMEMBERED: Final = 9
 NUM_NEEDED: Final = 2  # waits seen before a call is predicted at all
 USED_FROM_NS: Final = 300_000  # of a window: before that a trial is not awake
 EARLY_END_NS: Final = 2_000_000  # harvest that one window which ends too early must bring
-LATE_AFTER_NS: Final = 500_000  # beyond a wait that is usual
+OPENING_NS: Final = 200_000  # harvest that opening the gate must bring, each time
+LATE_AFTER_NS: Final = 300_000  # beyond a wait that is usual
 CHANGE_RATIO: Final = 1.5  # of all waits of a step, in either direction
 STEPS_OF_CHANGE: Final = 2  # in a row, until it is believed
 
@@ -64,7 +65,7 @@ def plan(waits_ns: Iterable[int]) -> Window:
             if worth_ns > most_ns:
                 most_ns, until_ns, late_ns = worth_ns, wait_ns, start_ns
         used_ns += gain_ns - (EARLY_END_NS if gain_ns else 0)
-    return Window(until_ns, late_ns, is_worth_opening=most_ns >= EARLY_END_NS)
+    return Window(until_ns, late_ns, is_worth_opening=most_ns >= EARLY_END_NS + OPENING_NS * count)
 
 
 def _late_starts(ordered: list[int]) -> list[tuple[int, int]]:

@@ -32,6 +32,7 @@ FIRST_NEED_NS: Final = 2_000_000  # of a piece of work that was never done befor
 FORGET: Final = 0.9  # of the longest piece, at each shorter one
 WINDOWS_REMEMBERED: Final = 50
 WINDOWS_UNTIL_STARVED: Final = 400  # all too short for one unit of work
+CAREFUL_FROM: Final = 0.6  # of what a window may be used
 NEVER_NS: Final = 2**63 - 1
 LATE_RUN_NS: Final = 1_000_000_000  # after a late start, between looks at whether the primary lives
 
@@ -75,6 +76,7 @@ class LaneGate:
         trial: Page | None,
         margin_ns: int,
         let_primary_block: Callable[[], None] = lambda: None,
+        primary_wants_device: Callable[[], bool] = lambda: False,
         now_ns: Callable[[], int] = time.monotonic_ns,
         device_ns: Callable[[], int] = time.thread_time_ns,
     ) -> None:
@@ -82,6 +84,8 @@ class LaneGate:
 
         `let_primary_block` is called when a window has opened, before it is used: on a device that
         both sides share by time, the primary still has to begin the wait that it announced.
+        `primary_wants_device` is asked late in a window: a primary that is kept from a shared
+        device cannot say CLOSED.
         """
         self._stage = stage
         self._site = site
@@ -89,6 +93,7 @@ class LaneGate:
         self._trial = trial
         self._notes = RunNotes(stage=stage, trial=trial, now_ns=now_ns, device_ns=device_ns)
         self._let_primary_block = let_primary_block
+        self._primary_wants_device = primary_wants_device
         self._now_ns = now_ns
         self._device_ns = device_ns
         self._words = stage.words
@@ -106,7 +111,8 @@ class LaneGate:
         self._margin_ns = float(margin_ns)
         self._word = 0  # the OPEN that `_until_ns` belongs to
         self._until_ns = 0  # how long its window may be used
-        self._deadline_ns = 0  # the same while a run is admitted, else 0
+        self._careful_ns = 0  # from when on its primary may come back early
+        self._deadline_ns = 0  # the sooner of both while a run is admitted, else 0
         self._late_ns = NEVER_NS  # when it may be used again, if it is still open then
         self._is_leaving = False
         self._is_unbroken = False
@@ -142,18 +148,20 @@ class LaneGate:
             if self._reason is None:
                 self._wait_or_finish(need_ns, is_whole=is_whole)
         if notes.is_running:
-            self._deadline_ns = self._until_ns
+            self._deadline_ns = min(self._until_ns, self._careful_ns)
             notes.write(margin_ns=int(self._margin_ns))
         else:
             notes.begin(self._word)
-            self._deadline_ns = 0 if notes.unwritten else self._until_ns
+            self._deadline_ns = 0 if notes.unwritten else min(self._until_ns, self._careful_ns)
 
     def _may_go_on(self, need_ns: int) -> bool:
+        now_ns = self._now_ns()
         return (
             self._words[self._gate] == self._word
             and self._is_permitted()
-            and self._now_ns() + need_ns <= self._until_ns
+            and now_ns + need_ns <= self._until_ns
             and not self._is_leaving
+            and not (now_ns + need_ns > self._careful_ns and self._primary_wants_device())
         )
 
     @contextmanager
@@ -255,8 +263,8 @@ class LaneGate:
             word = self._words[self._gate]
             sleep_s = SLEEP_S
             if word & 3 == GATE_OPEN and self._is_permitted():
+                self._let_primary_block()
                 if word != self._word:
-                    self._let_primary_block()
                     self._read_window(word)
                 enough_ns = min(need_ns, self._longest_window_ns()) if is_whole else need_ns
                 now_ns = self._now_ns()
@@ -299,6 +307,7 @@ class LaneGate:
         self._word = word
         self._windows_ns.append(window_ns)
         self._until_ns = opened_ns + window_ns - int(self._margin_ns)
+        self._careful_ns = opened_ns + int(window_ns * CAREFUL_FROM)
         self._late_ns = opened_ns + late_ns if late_ns else NEVER_NS
 
     def _note_too_short(self, need_ns: int) -> None:

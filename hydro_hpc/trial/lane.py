@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
+from hydro_hpc.devices.cpu_core import PrimaryThread
 from hydro_hpc.errors import LaneError
 from hydro_hpc.page import BadPageError, Page, lane_dir, page_path
 from hydro_hpc.page_layout import (
@@ -34,7 +35,7 @@ class TenantLane:
         self.stage = _map(path, PageKind.STAGE)
         self._trial = _map(path, PageKind.TRIAL)
         self._pid_at = self.stage.word_index("pid")
-        self._primary = cpu_core.PrimaryThread(0)
+        self._primary = PrimaryThread(0)
 
     @staticmethod
     def granted(environment: Mapping[str, str]) -> TenantLane:
@@ -150,14 +151,22 @@ class TenantLane:
             trial=trial,
             margin_ns=int(settings.margin_us * 1000),
             let_primary_block=no_wait if is_gpu else self.let_primary_block,
+            primary_wants_device=never if is_gpu else self.primary_wants_device,
         )
 
     def let_primary_block(self) -> None:
         """On a core: sleeps until the primary has begun the wait that it announced."""
+        self._primary_thread().let_block()
+
+    def primary_wants_device(self) -> bool:
+        """On a core: says whether the primary is kept from it, or has it."""
+        return self._primary_thread().could_run()
+
+    def _primary_thread(self) -> PrimaryThread:
         pid = self.stage.words[self._pid_at]
         if pid != self._primary.pid:
-            self._primary = cpu_core.PrimaryThread(pid)
-        self._primary.let_block()
+            self._primary = PrimaryThread(pid)
+        return self._primary
 
     def trial_page(self) -> Page:
         """Maps the trial page for writing: one process per lane, the worker."""
@@ -165,6 +174,11 @@ class TenantLane:
             return Page.map_for_writing(page_path(self.path, PageKind.TRIAL), PageKind.TRIAL)
         except BadPageError as error:
             raise LaneError(f"the lane cannot be used: {error}") from None
+
+
+def never() -> bool:
+    """A GPU does not let a trial see that its primary waits for it."""
+    return False
 
 
 def no_wait() -> None:

@@ -89,8 +89,8 @@ def test_opening_tells_when_and_for_how_long_before_it_is_seen(lane: str) -> Non
     gate = rank.gate()
     assert gate.is_open
     assert rank.page.get("open_ns") == rank.now_ns
-    assert rank.page.words[rank.page.word_index("window_us") + gate.label] == 4000
-    assert rank.page.words[rank.page.word_index("late_us") + gate.label] == 4500
+    assert rank.page.words[rank.page.word_index("window_us") + gate.label] == 5000
+    assert rank.page.words[rank.page.word_index("late_us") + gate.label] == 5300
 
 
 def test_call_that_waits_twice_opens_the_gate_once(lane: str) -> None:
@@ -100,9 +100,14 @@ def test_call_that_waits_twice_opens_the_gate_once(lane: str) -> None:
     rank.publisher.begin_wait("recv")
     rank.publisher.open()
     first = rank.gate()
+    opened_ns = rank.now_ns
+    rank.now_ns += MS
     rank.publisher.open()
     assert rank.gate() == first
     assert first.is_open
+    rank.publisher.end_wait("recv")
+    rank.publisher.close()
+    assert rank.records(RecordKind.WAIT)[-1].start_ns == opened_ns  # type: ignore[attr-defined]
 
 
 def test_short_waits_are_never_opened(lane: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from hydro_hpc.primary.windows import (
     EARLY_END_NS,
     LATE_AFTER_NS,
     NUM_NEEDED,
+    OPENING_NS,
     USED_FROM_NS,
     WORTH_OPENING_NS,
     Window,
@@ -114,7 +115,7 @@ def test_the_plan_is_the_best_of_all(waits_ns: list[int]) -> None:
         assert found == Window()
     else:
         assert worth(found.until_ns, found.late_ns) == best
-        assert found.is_worth_opening == (best >= EARLY_END_NS)
+        assert found.is_worth_opening == (best >= EARLY_END_NS + OPENING_NS * len(waits_ns))
         assert found.until_ns == 0 or found.late_ns >= found.until_ns + LATE_AFTER_NS
 
 
