@@ -178,6 +178,7 @@ LAYOUTS: dict[PageKind, dict[str, Field]] = {
             ("slowdown_high_ppm", "q", "1e-6"),
             ("guard_pairs", "Q", "count"),
             ("guard_trips", "Q", "count"),
+            ("guard_caution", "Q", "count"),  # how often what an early end counts was doubled
             ("step_shut_ns", "Q", "ns"),
             ("step_open_ns", "Q", "ns"),
             ("reason", f"{TEXT_BYTES}s", "text"),  # why nothing is lent, else empty

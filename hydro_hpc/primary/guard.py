@@ -8,6 +8,9 @@ drift of the machine cancels within a pair. The slowdown is the trimmed mean ove
 shut - 1), with the 95% interval of Yuen (1974) from the winsorized variance. When to hold bubbles
 shut is said by a sequential test over the same pairs (`alarm`).
 
+After a trip bubbles are used again with more caution: windows are planned to end too early less
+often. Caution falls again after many pairs without a trip.
+
 Signs are kept: a bubble that is filled can make a primary faster.
 """
 
@@ -27,6 +30,8 @@ SPARSE_EVERY: Final = 20  # of the blocks, afterwards
 DECIDE_EVERY_STEPS: Final = 20  # retries only at multiples of this, on all ranks alike
 PAIRS_REMEMBERED: Final = 1000  # for the estimate, which then costs the primary 0.3 ms
 TRIM_FRAC: Final = 0.1
+MOST_CAUTION: Final = 3
+CALM_PAIRS: Final = 200  # of evidence without a trip, until caution falls by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,8 @@ class Guard:
         self.settings = settings
         self.is_holding = False
         self.num_trips = 0
+        self.caution = 0  # how often to double what a window that ends too early counts
+        self._calm_pairs = 0
         self._block: list[int] = []  # step times of the current block
         self._is_evidence = True  # the current block was shared, as far as it goes
         self._open_mean_ns = 0.0  # of the open block before, 0: there is none
@@ -137,6 +144,10 @@ class Guard:
             self._open_ns.append(open_ns)
             self._shut_ns.append(shut_ns)
             self._alarm.observe(ratio, self._noise.scale())
+            self._calm_pairs += 1
+            if self._calm_pairs >= CALM_PAIRS:
+                self._calm_pairs = 0
+                self.caution = max(0, self.caution - 1)
 
     def decide(self, next_step: int) -> bool:
         """Trips at once, retries at multiples of DECIDE_EVERY_STEPS; returns whether bubbles are
@@ -149,6 +160,8 @@ class Guard:
             self._alarm.reset()
             self.is_holding = True
             self.num_trips += 1
+            self.caution = min(MOST_CAUTION, self.caution + 1)
+            self._calm_pairs = 0
             self._retry_at_step = next_step + DECIDE_EVERY_STEPS * 2**self.num_trips
         return self.is_holding
 

@@ -26,7 +26,7 @@ from hydro_hpc.page_layout import (
     Word,
 )
 from hydro_hpc.primary.guard import DECIDE_EVERY_STEPS, Guard, is_shut
-from hydro_hpc.primary.windows import WORTH_OPENING_NS, Window, Windows
+from hydro_hpc.primary.windows import EARLY_END_NS, WORTH_OPENING_NS, Window, Windows
 
 MERGE_GAP_NS: Final = 200_000  # waits nearer to each other than this are one bubble
 RECORDED_NS: Final = 200_000  # shorter waits are counted, not recorded
@@ -185,8 +185,9 @@ class Publisher:
         guard.observe(
             step=self._step, step_ns=step_ns, was_shut=self._is_shut, was_shared=was_shared
         )
-        self._windows.end_step()
         is_holding = guard.decide(next_step)
+        self._windows.early_end_ns = EARLY_END_NS << guard.caution
+        self._windows.end_step()
         if next_step % DECIDE_EVERY_STEPS == 0:
             self._tenant_job = self._read_tenant()
         page.set("guard_word", Word.HOLD if is_holding else Word.RUN)
@@ -218,6 +219,7 @@ class Publisher:
         estimate = self._guard.estimate()
         page.set("guard_pairs", estimate.num_pairs)
         page.set("guard_trips", self._guard.num_trips)
+        page.set("guard_caution", self._guard.caution)
         if estimate.num_pairs >= 3:
             page.set("slowdown_ppm", int(estimate.slowdown * 1e6))
             page.set("slowdown_low_ppm", int(estimate.low * 1e6))

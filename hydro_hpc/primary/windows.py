@@ -23,7 +23,7 @@ WORTH_OPENING_NS: Final = 2_000_000  # shorter bubbles are neither opened nor co
 NUM_REMEMBERED: Final = 9
 NUM_NEEDED: Final = 2  # waits seen before a call is predicted at all
 USED_FROM_NS: Final = 300_000  # of a window: before that a trial is not awake
-EARLY_END_NS: Final = 2_000_000  # harvest that one window which ends too early must bring
+EARLY_END_NS: Final = 3_000_000  # harvest that one window which ends too early must bring
 OPENING_NS: Final = 200_000  # harvest that opening the gate must bring, each time
 LATE_AFTER_NS: Final = 300_000  # beyond a wait that is usual
 CHANGE_RATIO: Final = 1.5  # of all waits of a step, in either direction
@@ -41,10 +41,10 @@ class Window(NamedTuple):
 _UNKNOWN: Final = Window()
 
 
-def plan(waits_ns: Iterable[int]) -> Window:
+def plan(waits_ns: Iterable[int], *, early_end_ns: int = EARLY_END_NS) -> Window:
     """Returns the window that would have been worth most to a call that waited this long before.
 
-    Worth: the time used, less `EARLY_END_NS` for each wait that ended while it was used. A deadline
+    Worth: the time used, less `early_end_ns` for each wait that ended while it was used. A deadline
     is one of the waits, not the longest; a late start lies `LATE_AFTER_NS` after a wait that is not
     before the deadline. After the longest there is nothing to lose that was ever seen.
     """
@@ -52,7 +52,7 @@ def plan(waits_ns: Iterable[int]) -> Window:
     count = len(ordered)
     if count < NUM_NEEDED or ordered[-1] < WORTH_OPENING_NS:
         return _UNKNOWN
-    lates = _late_starts(ordered)
+    lates = _late_starts(ordered, early_end_ns)
     most_ns, late_ns = lates[0]
     until_ns = 0
     used_ns = 0  # of the waits before this one, less what their ends cost
@@ -64,11 +64,11 @@ def plan(waits_ns: Iterable[int]) -> Window:
             worth_ns = used_ns + gain_ns * (count - position) + late_worth_ns
             if worth_ns > most_ns:
                 most_ns, until_ns, late_ns = worth_ns, wait_ns, start_ns
-        used_ns += gain_ns - (EARLY_END_NS if gain_ns else 0)
-    return Window(until_ns, late_ns, is_worth_opening=most_ns >= EARLY_END_NS + OPENING_NS * count)
+        used_ns += gain_ns - (early_end_ns if gain_ns else 0)
+    return Window(until_ns, late_ns, is_worth_opening=most_ns >= early_end_ns + OPENING_NS * count)
 
 
-def _late_starts(ordered: list[int]) -> list[tuple[int, int]]:
+def _late_starts(ordered: list[int], early_end_ns: int) -> list[tuple[int, int]]:
     """Returns, for each wait as the deadline, (worth, start) of the best late start after it."""
     found = []
     best = (0, ordered[-1] + LATE_AFTER_NS)
@@ -77,7 +77,7 @@ def _late_starts(ordered: list[int]) -> list[tuple[int, int]]:
         worth_ns = 0
         for longer_ns in ordered[position + 1 :]:
             if longer_ns > start_ns:
-                worth_ns += max(0, longer_ns - start_ns - USED_FROM_NS) - EARLY_END_NS
+                worth_ns += max(0, longer_ns - start_ns - USED_FROM_NS) - early_end_ns
         best = max(best, (worth_ns, start_ns))
         found.append(best)
     return found[::-1]
@@ -87,6 +87,7 @@ class Windows:
     """Windows for the calls of one step, by the call's position in the step and its name."""
 
     def __init__(self) -> None:
+        self.early_end_ns = EARLY_END_NS  # grows where the guard finds the primary slowed
         self._names: list[str] = []
         self._waits_ns: list[deque[int]] = []
         self._windows: list[Window] = []
@@ -124,7 +125,7 @@ class Windows:
                 while len(waits_ns) > STEPS_OF_CHANGE:
                     waits_ns.popleft()
         for position in range(self._num_calls):
-            self._windows[position] = plan(self._waits_ns[position])
+            self._windows[position] = plan(self._waits_ns[position], early_end_ns=self.early_end_ns)
         self._num_calls = 0
         self._step_ns = 0
 

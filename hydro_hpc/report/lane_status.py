@@ -28,6 +28,8 @@ class LaneStatus:
     open_s: float = 0.0
     slowdown: Slowdown | None = None
     guard: str = ""  # run, hold
+    guard_trips: int = 0  # how often the guard has shut the bubbles
+    guard_caution: int = 0  # how often what an early end counts was doubled since
     owner: str = ""  # run, hold: `hydro pause`
     tenant_job: int = 0  # 0: no gang holds the device
     trial: str = ""  # TrialState, in small letters
@@ -63,6 +65,8 @@ def lane_status(place: LanePlace) -> LaneStatus:
         open_s=stage.get("open_total_ns") / 1e9,
         slowdown=facts.slowdown,
         guard=_word(stage.get("guard_word")),
+        guard_trips=stage.get("guard_trips"),
+        guard_caution=stage.get("guard_caution"),
         owner=_word(stage.get("owner_word")),
         problem=stage.writer_problem() or stage.get_text("reason"),
     )
@@ -103,6 +107,8 @@ def status_line(lane: LaneStatus) -> str:
         parts.append(f"slowdown {slowdown_text(lane.slowdown)}")
     if lane.guard == "hold":
         parts.append("the guard holds bubbles shut")
+    if lane.guard_trips:
+        parts.append(f"guard tripped {lane.guard_trips} times, caution {lane.guard_caution}")
     if lane.owner == "hold":
         parts.append("paused by its owner")
     if lane.tenant_job:

@@ -112,7 +112,7 @@ class LaneGate:
         self._word = 0  # the OPEN that `_until_ns` belongs to
         self._until_ns = 0  # how long its window may be used
         self._careful_ns = 0  # from when on its primary may come back early
-        self._deadline_ns = 0  # the sooner of both while a run is admitted, else 0
+        self._deadline_ns = 0  # `_until_ns` while a run is admitted, else 0
         self._late_ns = NEVER_NS  # when it may be used again, if it is still open then
         self._is_leaving = False
         self._is_unbroken = False
@@ -136,8 +136,12 @@ class LaneGate:
         Raises LeaveRequested after `leave`, LaneError when the primary or the lane is gone or
         no window is long enough.
         """
-        if self._words[self._gate] == self._word and self._now_ns() + need_ns <= self._deadline_ns:
-            return
+        if self._words[self._gate] == self._word:
+            end_ns = self._now_ns() + need_ns
+            if end_ns <= self._deadline_ns and (
+                end_ns <= self._careful_ns or not self._primary_wants_device()
+            ):
+                return
         self._admit(need_ns, is_whole=False)
 
     def _admit(self, need_ns: int, *, is_whole: bool) -> None:
@@ -148,20 +152,20 @@ class LaneGate:
             if self._reason is None:
                 self._wait_or_finish(need_ns, is_whole=is_whole)
         if notes.is_running:
-            self._deadline_ns = min(self._until_ns, self._careful_ns)
+            self._deadline_ns = self._until_ns
             notes.write(margin_ns=int(self._margin_ns))
         else:
             notes.begin(self._word)
-            self._deadline_ns = 0 if notes.unwritten else min(self._until_ns, self._careful_ns)
+            self._deadline_ns = 0 if notes.unwritten else self._until_ns
 
     def _may_go_on(self, need_ns: int) -> bool:
-        now_ns = self._now_ns()
+        end_ns = self._now_ns() + need_ns
         return (
             self._words[self._gate] == self._word
             and self._is_permitted()
-            and now_ns + need_ns <= self._until_ns
+            and end_ns <= self._until_ns
             and not self._is_leaving
-            and not (now_ns + need_ns > self._careful_ns and self._primary_wants_device())
+            and (end_ns <= self._careful_ns or not self._primary_wants_device())
         )
 
     @contextmanager
@@ -264,6 +268,8 @@ class LaneGate:
             sleep_s = SLEEP_S
             if word & 3 == GATE_OPEN and self._is_permitted():
                 self._let_primary_block()
+                if self._words[self._gate] != word:
+                    continue
                 if word != self._word:
                     self._read_window(word)
                 enough_ns = min(need_ns, self._longest_window_ns()) if is_whole else need_ns
@@ -312,7 +318,7 @@ class LaneGate:
 
     def _note_too_short(self, need_ns: int) -> None:
         window_ns = self._windows_ns[-1] if self._windows_ns else 0
-        if need_ns <= window_ns - self._margin_ns:
+        if need_ns <= window_ns - self._margin_ns or not window_ns:  # it has a late start only
             return
         self._num_too_short += 1
         if self._num_too_short >= WINDOWS_UNTIL_STARVED:

@@ -156,17 +156,14 @@ class TenantLane:
 
     def let_primary_block(self) -> None:
         """On a core: sleeps until the primary has begun the wait that it announced."""
-        self._primary_thread().let_block()
-
-    def primary_wants_device(self) -> bool:
-        """On a core: says whether the primary is kept from it, or has it."""
-        return self._primary_thread().could_run()
-
-    def _primary_thread(self) -> PrimaryThread:
         pid = self.stage.words[self._pid_at]
         if pid != self._primary.pid:
             self._primary = PrimaryThread(pid)
-        return self._primary
+        self._primary.let_block()
+
+    def primary_wants_device(self) -> bool:
+        """On a core: says whether the primary is kept from it, or has it."""
+        return self._primary.could_run()
 
     def trial_page(self) -> Page:
         """Maps the trial page for writing: one process per lane, the worker."""

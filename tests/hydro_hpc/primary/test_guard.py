@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydro_hpc.primary.guard import (
+    CALM_PAIRS,
     DECIDE_EVERY_STEPS,
+    MOST_CAUTION,
     Guard,
     GuardSettings,
     estimate,
@@ -90,6 +92,19 @@ def test_trips_at_once_and_retries_at_a_multiple_of_twenty() -> None:
     ends = [step + 1 for step in held if step + 1 not in held]
     assert all(end % DECIDE_EVERY_STEPS == 0 for end in ends[:-1])
     assert guard.num_trips >= 2  # it tried again, and saw it again
+
+
+def test_each_trip_adds_caution_and_calm_pairs_take_it_back() -> None:
+    source = random.Random(7)
+    guard = Guard(GuardSettings(bound=0.01, dense_steps=100_000))
+    play(guard, range(1000), slowdown=0.10, noise=0.01, source=source)
+    assert guard.num_trips > MOST_CAUTION
+    assert guard.caution == MOST_CAUTION
+    steps_per_pair = 4
+    first = guard._retry_at_step // DECIDE_EVERY_STEPS * DECIDE_EVERY_STEPS
+    calm = range(first, first + (CALM_PAIRS + 20) * steps_per_pair)
+    play(guard, calm, slowdown=0.0, noise=0.01, source=source)
+    assert guard.caution == MOST_CAUTION - 1
 
 
 def test_no_trip_when_the_trial_costs_nothing() -> None:

@@ -80,6 +80,15 @@ def test_even_waits_are_undercut_seldom_and_uneven_ones_often() -> None:
     assert plan(uneven).until_ns == 22 * MS
 
 
+def test_caution_makes_early_ends_rarer() -> None:
+    uneven = [int(ms * MS) for ms in (5.8, 8, 10.2, 12, 14.6, 17, 19.7, 22, 24.4)]
+    deadlines = [
+        plan(uneven, early_end_ns=EARLY_END_NS << caution).until_ns for caution in range(4)
+    ]
+    assert deadlines == sorted(deadlines, reverse=True)
+    assert deadlines[3] < deadlines[0]
+
+
 def test_wait_that_outlasts_the_usual_is_used_again_after_it() -> None:
     assert plan([10 * MS] * 9) == (10 * MS, 10 * MS + LATE_AFTER_NS, True)
     assert plan([10 * MS] * 7 + [40 * MS] * 2) == (10 * MS, 10 * MS + LATE_AFTER_NS, True)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hydro_hpc.errors import LaneError
 from hydro_hpc.page import Page, page_path
 from hydro_hpc.page_layout import GATE_CLOSED, GATE_OPEN, PageKind, RecordKind, Word
-from hydro_hpc.trial.gate import EXCESS_NS, LaneGate, LeaveRequested, StarvedError
+from hydro_hpc.trial.gate import (
+    EXCESS_NS,
+    WINDOWS_UNTIL_STARVED,
+    LaneGate,
+    LeaveRequested,
+    StarvedError,
+)
 from hydro_hpc.trial.runs import OVERRUN_NS
 from tests.hydro_hpc.lanes import make_lane, set_site_word, stage_page
 
@@ -61,8 +68,9 @@ def primary(tmp_path: Path) -> FakePrimary:
     return FakePrimary(make_lane(tmp_path))
 
 
-def make_gate(primary: FakePrimary) -> LaneGate:
+def make_gate(primary: FakePrimary, **settings: Any) -> LaneGate:
     return LaneGate(
+        **settings,
         stage=Page.map_for_reading(page_path(primary.lane, PageKind.STAGE), PageKind.STAGE),
         site=Page.map_for_reading(page_path(primary.lane, PageKind.SITE), PageKind.SITE),
         waiter=primary,
@@ -136,6 +144,43 @@ def test_window_that_outlasts_its_prediction_is_used_again_from_its_late_start_o
     primary.script = [lambda: primary.open(10 * MS)]
     gate.admit(MS)
     assert primary.epoch == 2
+
+
+def test_primary_that_wants_its_device_back_ends_the_run_late_in_a_window(
+    primary: FakePrimary,
+) -> None:
+    wants = [False]
+    gate = make_gate(
+        primary,
+        primary_wants_device=lambda: wants[0],
+        let_primary_block=lambda: primary.close() if wants[0] else None,
+    )
+    primary.open(10 * MS)
+    gate.admit(MS)
+    wants[0] = True
+    primary.work(3 * MS)
+    gate.admit(MS)  # early in the window nobody asks: it costs a trial too much
+    primary.work(3 * MS)
+
+    def next_window() -> None:
+        wants[0] = False
+        primary.open(10 * MS)
+
+    primary.script = [next_window]
+    gate.admit(MS)
+    assert primary.epoch == 2
+    assert trial_page(primary).get("num_runs") == 0
+    gate.admit(MS)
+    assert trial_page(primary).get("run_ns") == 6 * MS
+
+
+def test_windows_with_a_late_start_only_starve_nobody(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    for _ in range(WINDOWS_UNTIL_STARVED + 1):
+        primary.open(0, late_ns=3 * MS)
+        primary.script += [primary.close, lambda: primary.open(0, late_ns=3 * MS)]
+    primary.script.append(lambda: primary.open(10 * MS))
+    gate.admit(MS)
 
 
 def test_late_start_of_a_window_that_has_closed_is_no_start(primary: FakePrimary) -> None:
