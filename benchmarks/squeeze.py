@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import call_cost, hook_cost
+from benchmarks import call_cost, hook_cost, watch_cost
 from benchmarks.blocks import Seen, as_figure, run_gated, run_plain, within
 from benchmarks.guard_replay import false_trips, steps_to_shut
 from benchmarks.result_file import Figure, NotTaken, parse_arguments, write_result
@@ -60,7 +60,7 @@ PLAIN_STEPS: Final = 4
 DIRECT_STEPS: Final = 4
 ALONE_S: Final = 1.0
 CYCLES: Final = 50
-QUICK_CYCLES: Final = 6
+QUICK_CYCLES: Final = 4
 SLOTS: Final = 16
 STUDY: Final = Path(__file__).parent / "digits_endless.py"
 DIRECTORY: Final = Path("/tmp/hydro-benchmark-cluster")
@@ -242,6 +242,7 @@ def figures(done: Squeeze, *, quick: bool) -> dict[str, Figure | NotTaken]:
         "call_cost_us": call_cost.call_cost_us(),
         "guard_steps_to_shut_10pct": steps_to_shut(control, 0.10),
         "guard_false_trips_per_1000": false_trips(control),
+        "watch_core_share_64": watch_cost.watch_core_share(64, seconds=10 if quick else 30),
     }
 
 
@@ -254,7 +255,8 @@ def rows(done: Squeeze, *, quick: bool) -> list[dict[str, Any]]:
             "method": "slowdown_high: the larger upper end of flags and lent. overrun: CPU time of "
             "the worker from the wake-up of the primary (sched_waking) to the next opening. "
             "resume: from the primary's switch-out to the first unit of a trial. guard: recorded "
-            "steps of `control`, the slowdown multiplied into the open ones, a real guard",
+            "steps of `control`, the slowdown multiplied into the open ones, a real guard. watch: "
+            "real supervisors, simulated pages, workers that sleep",
         },
         {"variant": "control", "slowdown": vars_of(as_figure(done.seen["control"].pairs))},
         {"variant": "flags against plain", "slowdown": vars_of(as_figure(done.vs_plain))},

@@ -172,6 +172,7 @@ LAYOUTS: dict[PageKind, dict[str, Field]] = {
             ("wait_ns", "Q", "ns"),  # all waits, of all steps
             ("bubble_ns", "Q", "ns"),  # waits of 2 ms or more, in steps that were not shut
             ("open_total_ns", "Q", "ns"),  # of bubble_ns, with the gate open
+            ("open_until_now_ns", "Q", "ns"),  # all windows that have closed
             ("guard_bound_ppm", "q", "1e-6"),
             ("slowdown_ppm", "q", "1e-6"),
             ("slowdown_low_ppm", "q", "1e-6"),

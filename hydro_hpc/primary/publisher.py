@@ -58,6 +58,7 @@ class Publisher:
         self._gate = page.word_index("gate_word")
         self._open_at = page.quad_index("open_ns")
         self._close_at = page.quad_index("close_ns")
+        self._open_until_now = page.quad_index("open_until_now_ns")
         self._until_us = page.word_index("window_us")
         self._late_us = page.word_index("late_us")
         self._epoch = 0
@@ -114,6 +115,7 @@ class Publisher:
         now_ns = self._now_ns()
         if opened_ns:
             self._quads[self._close_at] = now_ns
+            self._quads[self._open_until_now] += now_ns - opened_ns
         started_ns = self._wait_started_ns
         windows = self._windows
         label = windows.position

@@ -21,10 +21,14 @@ class GateSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceUsed:
-    """One look at the device time used so far, in all; taken after the gate was looked at."""
+    """One look at the device time used so far, in all; taken after the gate was looked at.
+
+    `open_ns`: how long windows have been open so far, in all; taken after the device time.
+    """
 
     at_ns: int
     used_ns: int
+    open_ns: int | None = None  # not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,13 @@ class TenantLane:
         window_ns = self.stage.words[row] * 1000
         return opened_ns + window_ns if self.stage.get("gate_word") == word else 0
 
+    def open_ns(self, now_ns: int) -> int:
+        """Returns how long all windows have been open so far, the present one too."""
+        before_ns = self.stage.get("open_until_now_ns")
+        if not Gate.unpack(self.stage.get("gate_word")).is_open:
+            return before_ns
+        return before_ns + max(0, now_ns - self.stage.get("open_ns"))
+
     def why_gone(self) -> str:
         """Says why a lane that was ready will not open again, or returns an empty text."""
         if self.site.get("site_word") == Word.GONE:

@@ -30,6 +30,7 @@ from hydro_hpc.trial.events import (
 
 STRIKES_UNTIL_END: Final = 10  # overruns, each less than `FORGIVEN_NS` after the one before
 FORGIVEN_NS: Final = 60_000_000_000
+TOLERATED_PART: Final = 50  # of all time, 2%: windows that end early end in somebody's unit
 STOP_REPORTED_NS: Final = 1_000_000_000  # Slurm's resume reaches one process after the other
 LEAVE_DEVICE_NS: Final = 5_000_000_000  # a last checkpoint may run outside windows, for so long
 OVERRAN: Final = "it used the device outside its windows again and again"
@@ -47,6 +48,7 @@ class Residency:
     pauses_itself: bool  # a worker does, by its gate; a command's processes must be paused
     is_paused: bool = False  # by us
     gate: GateSeen | None = None
+    measured: DeviceUsed | None = None  # the last look, whatever the gate
     used_ns: int | None = None  # at the last look under this very `gate`, if it is shut
     used_shut_ns: int = 0  # since the last pause, or since this gate was first seen shut
     strikes: int = 0
@@ -94,18 +96,36 @@ def _gate_seen(state: Residency, seen: GateSeen) -> tuple[Residency, Actions]:
 
 
 def _device_used(state: Residency, used: DeviceUsed) -> tuple[Residency, Actions]:
-    if state.gate is None or state.gate.permits:
+    """Between two looks at the same shut gate all device time is outside windows; between others,
+    what windows cannot have held.
+    """
+    is_over = _beyond_ns(state.measured, used) > state.grace_ns
+    state = replace(state, measured=used)
+    if state.gate is None:
         return state, ()
-    since_ns = 0 if state.used_ns is None else used.used_ns - state.used_ns
-    shut_ns = state.used_shut_ns + since_ns
-    state = replace(state, used_ns=used.used_ns, used_shut_ns=shut_ns)
-    if shut_ns <= state.grace_ns:
-        return state, ()
-    is_forgiven = used.at_ns - state.struck_ns > FORGIVEN_NS
+    if not state.gate.permits:
+        since_ns = 0 if state.used_ns is None else used.used_ns - state.used_ns
+        shut_ns = state.used_shut_ns + since_ns
+        state = replace(state, used_ns=used.used_ns, used_shut_ns=shut_ns)
+        is_over = is_over or shut_ns > state.grace_ns
+    return _strike(state, used.at_ns) if is_over else (state, ())
+
+
+def _beyond_ns(last: DeviceUsed | None, used: DeviceUsed) -> int:
+    if last is None or last.open_ns is None or used.open_ns is None:
+        return 0
+    allowed_ns = used.open_ns - last.open_ns + (used.at_ns - last.at_ns) // TOLERATED_PART
+    return used.used_ns - last.used_ns - allowed_ns
+
+
+def _strike(state: Residency, at_ns: int) -> tuple[Residency, Actions]:
+    is_forgiven = at_ns - state.struck_ns > FORGIVEN_NS
     strikes = 1 if is_forgiven else state.strikes + 1
-    state = replace(state, used_shut_ns=0, strikes=strikes, struck_ns=used.at_ns)
+    state = replace(state, used_shut_ns=0, strikes=strikes, struck_ns=at_ns)
     if strikes >= STRIKES_UNTIL_END:
         return replace(state, is_ended=True), (End(reason=OVERRAN),)
+    if state.gate is not None and state.gate.permits:
+        return state, ()  # now it may run
     return replace(state, is_paused=True), (Pause(),)
 
 

@@ -32,6 +32,7 @@ from hydro_hpc.trial.lane import TenantLane
 from hydro_hpc.trial.residency import Residency, advance
 
 PRIMARY_LOOK_NS: Final = 1_000_000_000
+TRUSTED_NS: Final = 60_000_000_000
 
 
 class Resident:
@@ -51,11 +52,17 @@ class Resident:
         self._lane = lane
         self._is_gated = is_gated
         self._primary_seen_ns = 0
+        self._since_ns = time.monotonic_ns()
         self._state = Residency(grace_ns=grace_ns, leave_ns=leave_ns, pauses_itself=True)
 
     @property
     def is_paused(self) -> bool:
         return self._state.is_paused
+
+    @property
+    def is_trusted(self) -> bool:
+        """Says whether it has kept to its windows for a minute: then few looks are enough."""
+        return time.monotonic_ns() - max(self._since_ns, self._state.struck_ns) > TRUSTED_NS
 
     def look(self) -> list[Action]:
         """Looks once; returns what was done and what is left for the gang to do."""
@@ -74,7 +81,9 @@ class Resident:
         pid = self._process.pid
         if self._is_gated and self._lane.trial_state() == TrialState.TRAINING:
             with contextlib.suppress(ProcessLookupError):
-                yield DeviceUsed(at_ns=now_ns, used_ns=cpu_core.used_ns(pid))
+                used_ns = cpu_core.used_ns(pid)
+                open_ns = self._lane.open_ns(time.monotonic_ns())
+                yield DeviceUsed(at_ns=now_ns, used_ns=used_ns, open_ns=open_ns)
         yield StopSeen(at_ns=now_ns, is_stopped=is_stopped(pid))
         if now_ns - self._primary_seen_ns > PRIMARY_LOOK_NS:
             self._primary_seen_ns = now_ns

@@ -34,6 +34,8 @@ from hydro_hpc.trial.process_tree import BySignals, ProcessTree
 from hydro_hpc.trial.resident import Resident
 
 LOOK_S: Final = 0.05
+TRUSTING_LOOK_S: Final = 4.0  # at a worker that keeps to its windows, when nobody sends messages
+QUIET_S: Final = 3.0  # without a message
 STOPPED_LOOK_S: Final = 0.002  # a stopped worker is continued in the next window
 ARRIVAL_LOOK_S: Final = 0.1
 LEAVE_NS: Final = 20_000_000_000  # for the last checkpoint, then the end comes without it
@@ -68,6 +70,7 @@ class Supervisor:
         self._ranks_done: set[int] = set()
         self._leaving: LeaveAll | None = None
         self._signalled = 0
+        self._message_s = 0.0  # when the last one came
 
     def run(self) -> tuple[int, str]:
         """Runs this rank until the study is over, or the gang has to leave."""
@@ -121,14 +124,23 @@ class Supervisor:
     def _serve(self) -> None:
         """The loop proper: until all ranks are told to leave and this rank's worker has ended."""
         while True:
-            is_paused = self._resident is not None and self._resident.is_paused
-            self._look_for_messages(STOPPED_LOOK_S if is_paused else LOOK_S)
+            self._look_for_messages(self._look_s())
             self._look_at_children()
             if self._leaving is not None and self._worker is None:
                 return
             if self._resident is not None:
                 for action in self._resident.look():
                     self._act(action)
+
+    def _look_s(self) -> float:
+        """Returns how long to sleep: 64 supervisors of one node share its cores with primaries."""
+        if self._resident is None:
+            return LOOK_S
+        if self._resident.is_paused:
+            return STOPPED_LOOK_S
+        is_quiet = time.monotonic() - self._message_s > QUIET_S
+        is_calm = is_quiet and self._leaving is None and self._resident.is_trusted
+        return TRUSTING_LOOK_S if is_calm else LOOK_S
 
     def _settle(self) -> None:
         """Waits until rank 0 has told everybody to leave."""
@@ -153,11 +165,13 @@ class Supervisor:
         for channel in ready:
             from_search = self._search is not None and channel is self._search.channel
             for about, message in channel.receive():
+                self._message_s = time.monotonic()
                 if from_search:
                     self._to_worker(about, message)
                 else:
                     self._to_search(self._gang.rank, message)
         for about, message in self._gang.receive():
+            self._message_s = time.monotonic()
             self._from_gang(about, message)
 
     def _from_gang(self, about: int, message: Message) -> None:

@@ -152,3 +152,17 @@ def test_who_is_to_leave_and_only_burns_the_device_is_killed_early() -> None:
 
 def test_time_used_in_an_open_window_is_never_counted() -> None:
     assert play(worker(), opened(), used(0), used(500), used(900)) == []
+
+
+def test_more_device_time_than_windows_held_is_an_overrun_whatever_the_gate_says_now() -> None:
+    """Looks are far apart, and windows come and go between them."""
+    second_ns = 1_000_000_000
+    state = Residency(grace_ns=10_000_000, leave_ns=LEAVE_NS, pauses_itself=True)
+    honest = DeviceUsed(at_ns=second_ns, used_ns=230_000_000, open_ns=215_000_000)
+    greedy = DeviceUsed(at_ns=second_ns, used_ns=250_000_000, open_ns=215_000_000)
+    start = DeviceUsed(at_ns=0, used_ns=0, open_ns=0)
+    assert play(state, shut(1), start, shut(9, second_ns), honest) == []
+    assert play(state, shut(1), start, shut(9, second_ns), greedy) == [Pause()]
+    assert play(state, shut(1), start, opened(9, second_ns), greedy) == []  # it may run now
+    state, _ = advance(advance(advance(state, shut(1))[0], start)[0], opened(9, second_ns))
+    assert advance(state, greedy)[0].strikes == 1
