@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import call_cost, hook_cost, watch_cost
+from benchmarks import call_cost, hook_cost, other_engine, watch_cost
 from benchmarks.blocks import Seen, as_figure, run_gated, run_plain, within
 from benchmarks.guard_replay import false_trips, steps_to_shut
 from benchmarks.result_file import Figure, NotTaken, parse_arguments, write_result
@@ -357,7 +357,8 @@ def run(cycles: int, *, quick: bool) -> tuple[dict[str, Figure | NotTaken], list
             done.cycle()
             if number % 5 == 4:
                 say(done, number + 1, cycles)
-        return figures(done, quick=quick), rows(done, quick=quick), version
+        found, details = figures(done, quick=quick), rows(done, quick=quick)
+    return found, details + other_engine.rows(1 if quick else 12), version
 
 
 def say(done: Squeeze, number: int, cycles: int) -> None:

@@ -26,6 +26,8 @@ USED_FROM_NS: Final = 300_000  # of a window: before that a trial is not awake
 EARLY_END_NS: Final = 3_000_000  # harvest that one window which ends too early must bring
 OPENING_NS: Final = 200_000  # harvest that opening the gate must bring, each time
 LATE_AFTER_NS: Final = 300_000  # beyond a wait that is usual
+LATE_WAKE_NS: Final = 500_000  # harvest that a late start must bring for each window over before:
+# the trial wakes up for nothing, in the primary's time
 CHANGE_RATIO: Final = 1.5  # of all waits of a step, in either direction
 STEPS_OF_CHANGE: Final = 2  # in a row, until it is believed
 
@@ -44,9 +46,10 @@ _UNKNOWN: Final = Window()
 def plan(waits_ns: Iterable[int], *, early_end_ns: int = EARLY_END_NS) -> Window:
     """Returns the window that would have been worth most to a call that waited this long before.
 
-    Worth: the time used, less `early_end_ns` for each wait that ended while it was used. A deadline
-    is one of the waits, not the longest; a late start lies `LATE_AFTER_NS` after a wait that is not
-    before the deadline. After the longest there is nothing to lose that was ever seen.
+    Worth: the time used, less `early_end_ns` for each wait that ended while it was used, and
+    `LATE_WAKE_NS` for each that was over at the late start. A deadline is
+    one of the waits, not the longest; a late start lies `LATE_AFTER_NS` after a wait that is not
+    before the deadline.
     """
     ordered = sorted(waits_ns)
     count = len(ordered)
@@ -69,15 +72,19 @@ def plan(waits_ns: Iterable[int], *, early_end_ns: int = EARLY_END_NS) -> Window
 
 
 def _late_starts(ordered: list[int], early_end_ns: int) -> list[tuple[int, int]]:
-    """Returns, for each wait as the deadline, (worth, start) of the best late start after it."""
+    """Returns, for each wait as the deadline, (worth, start) of the best late start after it; (0, 0):
+    none is worth anything.
+    """
     found = []
-    best = (0, ordered[-1] + LATE_AFTER_NS)
+    best = (0, 0)
     for position in reversed(range(len(ordered))):
         start_ns = ordered[position] + LATE_AFTER_NS
         worth_ns = 0
-        for longer_ns in ordered[position + 1 :]:
-            if longer_ns > start_ns:
-                worth_ns += max(0, longer_ns - start_ns - USED_FROM_NS) - early_end_ns
+        for wait_ns in ordered:
+            if wait_ns > start_ns:
+                worth_ns += max(0, wait_ns - start_ns - USED_FROM_NS) - early_end_ns
+            else:
+                worth_ns -= LATE_WAKE_NS
         best = max(best, (worth_ns, start_ns))
         found.append(best)
     return found[::-1]

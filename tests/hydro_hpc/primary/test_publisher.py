@@ -90,7 +90,7 @@ def test_opening_tells_when_and_for_how_long_before_it_is_seen(lane: str) -> Non
     assert gate.is_open
     assert rank.page.get("open_ns") == rank.now_ns
     assert rank.page.words[rank.page.word_index("window_us") + gate.label] == 5000
-    assert rank.page.words[rank.page.word_index("late_us") + gate.label] == 5300
+    assert rank.page.words[rank.page.word_index("late_us") + gate.label] == 0
 
 
 def test_call_that_waits_twice_opens_the_gate_once(lane: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hydro_hpc.primary.windows import (
     EARLY_END_NS,
     LATE_AFTER_NS,
+    LATE_WAKE_NS,
     NUM_NEEDED,
     OPENING_NS,
     USED_FROM_NS,
@@ -90,7 +91,7 @@ def test_caution_makes_early_ends_rarer() -> None:
 
 
 def test_wait_that_outlasts_the_usual_is_used_again_after_it() -> None:
-    assert plan([10 * MS] * 9) == (10 * MS, 10 * MS + LATE_AFTER_NS, True)
+    assert plan([10 * MS] * 9) == (10 * MS, 0, True)  # nothing that was seen is worth a wake-up
     assert plan([10 * MS] * 7 + [40 * MS] * 2) == (10 * MS, 10 * MS + LATE_AFTER_NS, True)
 
 
@@ -108,16 +109,18 @@ def test_the_plan_is_the_best_of_all(waits_ns: list[int]) -> None:
     def worth(until_ns: int, late_ns: int) -> int:
         used = [max(0, min(wait, until_ns) - USED_FROM_NS) for wait in waits_ns]
         early = [wait for wait in waits_ns if USED_FROM_NS < wait < until_ns]
-        late = [wait - late_ns for wait in waits_ns if wait > late_ns]
-        used_late = sum(max(0, rest - USED_FROM_NS) for rest in late)
-        return sum(used) + used_late - EARLY_END_NS * (len(early) + len(late))
+        worth_ns = sum(used) - EARLY_END_NS * len(early)
+        if late_ns:
+            late = [wait - late_ns for wait in waits_ns if wait > late_ns]
+            worth_ns += sum(max(0, rest - USED_FROM_NS) - EARLY_END_NS for rest in late)
+            worth_ns -= LATE_WAKE_NS * (len(waits_ns) - len(late))
+        return worth_ns
 
     deadlines = [0, *(wait for wait in sorted(waits_ns)[:-1] if wait >= WORTH_OPENING_NS)]
     best = max(
-        worth(until_ns, start_ns + LATE_AFTER_NS)
+        worth(until_ns, late_ns)
         for until_ns in deadlines
-        for start_ns in waits_ns
-        if start_ns >= until_ns
+        for late_ns in (0, *(wait + LATE_AFTER_NS for wait in waits_ns if wait >= until_ns))
     )
     found = plan(waits_ns)
     if max(waits_ns) < WORTH_OPENING_NS:
@@ -125,7 +128,7 @@ def test_the_plan_is_the_best_of_all(waits_ns: list[int]) -> None:
     else:
         assert worth(found.until_ns, found.late_ns) == best
         assert found.is_worth_opening == (best >= EARLY_END_NS + OPENING_NS * len(waits_ns))
-        assert found.until_ns == 0 or found.late_ns >= found.until_ns + LATE_AFTER_NS
+        assert found.late_ns == 0 or found.late_ns >= found.until_ns + LATE_AFTER_NS
 
 
 def test_step_of_another_shape_is_forgotten_from_where_it_differs() -> None:
