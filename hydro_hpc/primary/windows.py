@@ -72,8 +72,8 @@ def plan(waits_ns: Iterable[int], *, early_end_ns: int = EARLY_END_NS) -> Window
 
 
 def _late_starts(ordered: list[int], early_end_ns: int) -> list[tuple[int, int]]:
-    """Returns, for each wait as the deadline, (worth, start) of the best late start after it; (0, 0):
-    none is worth anything.
+    """Returns (worth, start) of the best late start after each wait as the deadline, (0, 0) if none
+    is worth anything.
     """
     found = []
     best = (0, 0)
