@@ -54,7 +54,10 @@ class PlayedPrimary:
         self._thread.join()
 
 
-def start(study: Path, lane: str, **settings: str) -> subprocess.Popen[str]:
+def start(
+    study: Path, lane: str, *, join: Callable[[], None] | None = None, **settings: str
+) -> subprocess.Popen[str]:
+    """`join` puts the process into a cgroup."""
     environment = {
         **os.environ,
         "HYDRO_PAGE_DIR": str(Path(lane).parent),
@@ -72,6 +75,7 @@ def start(study: Path, lane: str, **settings: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=join,
     )
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydro_hpc.trial.footprint import (
@@ -34,6 +34,7 @@ footprints = st.builds(
 
 
 @given(sizes_bytes, footprints, counts, st.floats(0, 2))
+@settings(deadline=None)  # a busy machine
 def test_choice_never_passes_the_spare_memory(
     spare: int, footprint: Footprint, wanted: int, margin: float
 ) -> None:
@@ -44,6 +45,7 @@ def test_choice_never_passes_the_spare_memory(
 
 
 @given(sizes_bytes, footprints, counts, st.floats(0, 2))
+@settings(deadline=None)  # a busy machine
 def test_choice_leaves_no_slot_out_that_fits(
     spare: int, footprint: Footprint, wanted: int, margin: float
 ) -> None:
@@ -53,6 +55,7 @@ def test_choice_leaves_no_slot_out_that_fits(
 
 
 @given(sizes_bytes, sizes_bytes, footprints, counts)
+@settings(deadline=None)  # a busy machine
 def test_more_memory_is_never_fewer_slots(
     one: int, other: int, footprint: Footprint, wanted: int
 ) -> None:
@@ -61,6 +64,7 @@ def test_more_memory_is_never_fewer_slots(
 
 
 @given(st.dictionaries(counts, sizes_bytes, min_size=1), sizes_bytes)
+@settings(deadline=None)  # a busy machine
 def test_no_measured_build_lies_above_the_line(built: dict[int, int], idle: int) -> None:
     footprint = fit(built, idle)
     assert footprint.bytes_for(0) >= idle
@@ -123,6 +127,7 @@ def test_bundle_grows_only_after_memory_has_been_there_for_a_while() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 3000), st.integers(1, 90)), max_size=40))
+@settings(deadline=None)  # a busy machine
 def test_size_does_not_flap_however_memory_comes_and_goes(phases: list[tuple[float, int]]) -> None:
     rooms = [room for room, seconds in phases for _ in range(seconds)]
     slots = [16, *follow(Size(slots=16), looks(rooms))]
@@ -133,6 +138,7 @@ def test_size_does_not_flap_however_memory_comes_and_goes(phases: list[tuple[flo
 
 
 @given(st.floats(0.97, 1.03))
+@settings(deadline=None)  # a busy machine
 def test_noise_within_the_margin_moves_nothing(noise: float) -> None:
     """The room at which `slots` were chosen, a little more, a little less."""
     for slots in range(1, 16):
