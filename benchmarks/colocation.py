@@ -12,8 +12,7 @@ steps.
 
 Estimator: trimmed mean with its 95% interval (Yuen), over pairs of two open and the two shut
 steps after them (`slowdown`, `slowdown_flags_only`), or over one ratio of block means per cycle
-(`slowdown_vs_plain`, `slowdown_direct`). The first steps of a block, in which it was stopped and
-wakes up, do not count in any figure; where windows are predicted, those that remember the stop.
+(`slowdown_vs_plain`, `slowdown_direct`).
 """
 
 from __future__ import annotations
@@ -24,31 +23,27 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.blocks import Seen, as_figure, run_gated, run_plain, within
 from benchmarks.result_file import Figure, NotTaken, parse_arguments, write_result
 from benchmarks.running import (
+    TRAIN,
     LentJob,
-    Line,
     Primary,
     UngatedTrials,
-    plain_primary,
+    local_primary,
     set_class,
 )
-from benchmarks.sched_trace import SchedTrace, Share, outside_share
+from benchmarks.sched_trace import Event, SchedTrace, Share, outside_share
 from hydro_hpc.devcluster import Cluster, ClusterSpec
 from hydro_hpc.devcluster.state import load_state
-from hydro_hpc.primary.guard import BLOCK_STEPS, GuardSettings, estimate, is_shut
-from hydro_hpc.primary.windows import NUM_REMEMBERED
+from hydro_hpc.primary.guard import estimate
 from hydro_hpc.report.harvest import Harvest, harvest
 from hydro_hpc.report.intervals import overlap_ns, union
 from hydro_hpc.report.lanes import cluster_lanes
-from hydro_hpc.report.recording import LaneRecording
 
-SETTLE_STEPS: Final = 2
-GATED_SETTLE_STEPS: Final = NUM_REMEMBERED  # until no prediction remembers the stop
 GATED_STEPS: Final = 32
 PLAIN_STEPS: Final = 8
 DIRECT_STEPS: Final = 5
@@ -57,37 +52,7 @@ CYCLES: Final = 45
 QUICK_CYCLES: Final = 12
 SLOTS: Final = 16
 STUDY: Final = Path(__file__).parent / "digits_endless.py"
-ALWAYS_DENSE: Final = GuardSettings(dense_steps=10**9)
 DIRECTORY: Final = Path("/tmp/hydro-benchmark-cluster")
-
-
-@dataclass(slots=True)
-class Seen:
-    """What all blocks of one variant showed."""
-
-    pairs: list[float] = field(default_factory=list)  # open / shut - 1
-    open_means_s: list[float] = field(default_factory=list)  # one per block
-    spans_ns: list[tuple[int, int]] = field(default_factory=list)  # of the blocks
-    shares: list[list[Share]] = field(default_factory=list)  # per block, per stage
-    shares_all_threads: list[list[Share]] = field(default_factory=list)
-
-
-def pair_ratios(lines: list[Line]) -> list[float]:
-    """Returns open / shut - 1 for each two open steps that two shut steps follow."""
-    times = {line.step: line.step_s for line in lines}
-    ratios = []
-    for first in times:
-        block = range(first, first + 2 * BLOCK_STEPS)
-        if first % BLOCK_STEPS or not all(step in times for step in block):
-            continue
-        shut = [is_shut(step, ALWAYS_DENSE) for step in block]
-        if shut == [False] * BLOCK_STEPS + [True] * BLOCK_STEPS:
-            open_s, shut_s = (
-                statistics.fmean(times[step] for step in half)
-                for half in (block[:BLOCK_STEPS], block[BLOCK_STEPS:])
-            )
-            ratios.append(open_s / shut_s - 1)
-    return ratios
 
 
 class Benchmark:
@@ -101,6 +66,8 @@ class Benchmark:
         self.job = job
         self.ungated = ungated
         self.seen = {"lent": Seen(), "flags": Seen()}
+        self.shares: dict[str, list[list[Share]]] = {"lent": [], "flags": []}  # block, stage
+        self.shares_all_threads: dict[str, list[list[Share]]] = {"lent": [], "flags": []}
         self.vs_plain: list[float] = []
         self.direct: list[float] = []
         self.alone_rates: list[float] = []  # samples per second of all cores
@@ -128,26 +95,18 @@ class Benchmark:
         """Runs a block of the lent primary; returns the mean of its open steps."""
         for pid in self.workers.pids:
             set_class(pid, is_idle=is_idle)
-        started_ns = time.monotonic_ns()
-        lines = self.lent.run_block(
-            GATED_STEPS,
-            settle=GATED_SETTLE_STEPS,
-            settled=(lambda: None) if self.trace is None else self.trace.start,
-        )
         seen = self.seen[variant]
-        if self.trace is not None:
-            self._read_shares(seen)
-        seen.spans_ns.append((started_ns, time.monotonic_ns()))
-        seen.pairs += pair_ratios(lines)
-        open_s = statistics.fmean(
-            line.step_s for line in lines if not is_shut(line.step, ALWAYS_DENSE)
-        )
-        seen.open_means_s.append(open_s)
-        return open_s
+
+        def take(events: list[Event]) -> None:
+            self._take_shares(variant, events)
+
+        self.job.hold(is_held=False)
+        run_gated(self.lent, seen, steps=GATED_STEPS, trace=self.trace, take=take)
+        self.job.hold(is_held=True)
+        return seen.open_means_s[-1]
 
     def _plain(self, steps: int) -> float:
-        lines = self.plain.run_block(steps, settle=SETTLE_STEPS)
-        return statistics.fmean(line.step_s for line in lines)
+        return run_plain(self.plain, steps)
 
     def _make_trace(self) -> SchedTrace | None:
         groups = [*self.lent.ranks.threads(), *self.workers.threads()]
@@ -157,10 +116,8 @@ class Benchmark:
             print(f"scheduling events cannot be traced here: {error}", file=sys.stderr)
             return None
 
-    def _read_shares(self, seen: Seen) -> None:
+    def _take_shares(self, variant: str, events: list[Event]) -> None:
         """Takes the share of each stage, by its training thread and by all threads of the rank."""
-        assert self.trace is not None
-        events = self.trace.stop()
         workers = self.workers.threads()
 
         def shares(ranks: list[set[int]]) -> list[Share]:
@@ -169,19 +126,9 @@ class Benchmark:
                 for rank, worker in zip(ranks, workers, strict=True)
             ]
 
-        seen.shares.append(shares([{pid} for pid in self.lent.ranks.pids]))
-        seen.shares_all_threads.append(shares([set(t) for t in self.lent.ranks.threads()]))
-
-
-def within(recording: LaneRecording, spans_ns: list[tuple[int, int]]) -> LaneRecording:
-    """Returns what a lane's recorder saw in these blocks' whole steps, settling ones left out."""
-    steps = []
-    for start_ns, end_ns in spans_ns:
-        inside = [s for s in recording.steps if start_ns <= s.start_ns and s.end_ns <= end_ns]
-        steps += inside[GATED_SETTLE_STEPS:]
-    kept = {step.number for step in steps}
-    waits = [wait for wait in recording.waits if wait.step in kept]
-    return replace(recording, steps=tuple(steps), waits=tuple(waits))
+        self.shares[variant].append(shares([{pid} for pid in self.lent.ranks.pids]))
+        all_threads = [set(threads) for threads in self.lent.ranks.threads()]
+        self.shares_all_threads[variant].append(shares(all_threads))
 
 
 def share_figure(shares: list[list[Share]]) -> Figure | NotTaken:
@@ -190,13 +137,6 @@ def share_figure(shares: list[list[Share]]) -> Figure | NotTaken:
         return NotTaken(why="scheduling events cannot be traced here (tracefs)")
     totals = outside_by_stage(shares)
     return Figure(median=max(totals), low=min(totals), high=max(totals), n=len(shares), unit="1")
-
-
-def as_figure(ratios: list[float]) -> Figure:
-    found = estimate(ratios)
-    return Figure(
-        median=found.slowdown, low=found.low, high=found.high, n=found.num_pairs, unit="1"
-    )
 
 
 def harvests(benchmark: Benchmark, variant: str) -> list[Harvest]:
@@ -235,7 +175,8 @@ def run(cycles: int) -> tuple[dict[str, Figure | NotTaken], list[dict[str, Any]]
         lent = job.submit_primary([])
         job.submit_gang(STUDY)
         lent.ranks.stop()
-        plain = stack.enter_context(plain_primary(directory, cores, []))
+        job.hold(is_held=True)
+        plain = stack.enter_context(local_primary(directory, cores, [str(TRAIN)]))
         plain.run_block(2, settle=5)
         ungated = UngatedTrials(directory, cores, study=STUDY, slots=SLOTS)
         stack.callback(ungated.close)
@@ -258,7 +199,7 @@ def figures(benchmark: Benchmark) -> dict[str, Figure | NotTaken]:
         "slowdown_vs_plain": as_figure(benchmark.vs_plain),
         "slowdown_direct": as_figure(benchmark.direct),
         "slowdown_flags_only": as_figure(benchmark.seen["flags"].pairs),
-        "outside_share": share_figure(benchmark.seen["flags"].shares),
+        "outside_share": share_figure(benchmark.shares["flags"]),
         "harvest_share_min": Figure(
             median=min(shares), low=min(shares), high=max(shares), n=len(shares), unit="1"
         ),
@@ -295,12 +236,13 @@ def rows(benchmark: Benchmark) -> list[dict[str, Any]]:
                     "harvest_s": stage.harvest_s,
                 }
             )
-        if seen.shares:
+        if shares := benchmark.shares[variant]:
+            all_threads = benchmark.shares_all_threads[variant]
             found.append(
                 {
                     "variant": variant,
-                    "outside_share_by_stage": outside_by_stage(seen.shares),
-                    "outside_share_all_threads": outside_by_stage(seen.shares_all_threads),
+                    "outside_share_by_stage": outside_by_stage(shares),
+                    "outside_share_all_threads": outside_by_stage(all_threads),
                 }
             )
     found.append({"alone_samples_per_s": statistics.median(benchmark.alone_rates)})

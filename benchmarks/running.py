@@ -26,14 +26,15 @@ from pathlib import Path
 from hydro_hpc.demo import jobs
 from hydro_hpc.devcluster import Cluster
 from hydro_hpc.devices import cpu_core
-from hydro_hpc.page import Page
-from hydro_hpc.page_layout import PageKind
+from hydro_hpc.page import Page, lane_dir, page_path
+from hydro_hpc.page_layout import PageKind, Word
 from hydro_hpc.report.lanes import LanePlace
 from hydro_hpc.report.recording import LaneRecorder, read_written
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "examples/gpt_pipeline/train.py"
 STEPS = "1000000"
+UNGUARDED = {"HYDRO_GUARD_BOUND": "0.9", "HYDRO_GUARD_DENSE_STEPS": STEPS}
 UP_S = 120.0
 LOOK_S = 0.05  # at the losses: each look takes the core from somebody
 
@@ -126,9 +127,19 @@ class Primary:
 
 
 @contextlib.contextmanager
-def plain_primary(directory: Path, cores: list[int], arguments: list[str]) -> Iterator[Primary]:
-    """The primary without Slurm and without us, one rank per core."""
-    loss_file = directory / "plain.jsonl"
+def local_primary(
+    directory: Path,
+    cores: list[int],
+    command: list[str],
+    *,
+    name: str = "plain",
+    lanes: Path | None = None,
+) -> Iterator[Primary]:
+    """A primary without Slurm, one rank per core: `command` takes the options of the example.
+
+    `lanes` is the directory of the lanes that it lends; without it, it runs without us.
+    """
+    loss_file = directory / f"{name}.jsonl"
     port = str(random.randrange(20_000, 40_000))
     ranks = []
     for rank, core in enumerate(cores):
@@ -137,12 +148,16 @@ def plain_primary(directory: Path, cores: list[int], arguments: list[str]) -> It
         }
         environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(cores))}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = ["taskset", "-c", str(core), sys.executable, str(TRAIN), "--steps", STEPS]
-        command += ["--loss-file", str(loss_file), *arguments]
-        with (directory / f"plain{rank}.log").open("w") as log:
+        environment["PYTHONPATH"] = str(ROOT)
+        if lanes is not None:
+            numbers = ",".join(str(number) for number in range(len(cores)))
+            environment |= {"HYDRO_PAGE_DIR": str(lanes), "HYDRO_LANES": numbers}
+            environment |= {"HYDRO_ROLE": "lend", **UNGUARDED}
+        pinned = ["taskset", "-c", str(core), sys.executable, *command, "--steps", STEPS]
+        with (directory / f"{name}{rank}.log").open("w") as log:
             ranks.append(
                 subprocess.Popen(
-                    command,
+                    [*pinned, "--loss-file", str(loss_file)],
                     cwd=directory,
                     env=environment,
                     stdout=log,
@@ -166,16 +181,25 @@ class LentJob:
         self._places = places
         self.recorders = [LaneRecorder(place=place) for place in places]
 
-    def submit_primary(self, arguments: list[str]) -> Primary:
-        """Submits it as alice, and returns it once both ranks write their pages."""
+    def submit_primary(
+        self,
+        arguments: list[str],
+        *,
+        script: Path = TRAIN,
+        environment: dict[str, str] | None = None,
+    ) -> Primary:
+        """Submits it as alice, and returns it once both ranks write their pages. A `script` is put
+        beside the example's files.
+        """
         home = jobs.copy_example(self._cluster, "alice", "gpt_pipeline")
-        script = f"srun python train.py --steps {STEPS} --loss-file lent.jsonl "
+        shutil.copy(script, home / script.name)
+        command = f"srun python {script.name} --steps {STEPS} --loss-file lent.jsonl "
         self._submit(
             "alice",
             home,
-            script + " ".join(arguments),
+            command + " ".join(arguments),
             ["--hydro-bubble", "--nodes=2", "--ntasks-per-node=1", "--gres=gpu:1"],
-            {"HYDRO_GUARD_BOUND": "0.9", "HYDRO_GUARD_DENSE_STEPS": STEPS, "OMP_NUM_THREADS": "1"},
+            {**(environment or UNGUARDED), "OMP_NUM_THREADS": "1"},
         )
         wait_until(lambda: all(self._page(place, PageKind.STAGE) for place in self._places))
         stages = [self._page(place, PageKind.STAGE) for place in self._places]
@@ -200,6 +224,15 @@ class LentJob:
         """Returns the workers, in the order of the stages."""
         pages = [self._page(place, PageKind.TRIAL) for place in self._places]
         return Processes([page.get("pid") for page in pages if page is not None])
+
+    def hold(self, *, is_held: bool) -> None:
+        """Pauses or resumes the lending, as `hydro pause` does: a primary that is stopped while it
+        waits leaves its gate open.
+        """
+        for place in self._places:
+            page = Page.map_for_changing(page_path(place.path, PageKind.STAGE), PageKind.STAGE)
+            page.words[page.word_index("owner_word")] = Word.HOLD if is_held else Word.RUN
+            page.close()
 
     def record(self) -> None:
         """Takes what the flight recorders have seen since the last call."""
@@ -231,22 +264,37 @@ class LentJob:
 class UngatedTrials:
     """The same bundles without a gate, one process per core, stopped unless they are asked for."""
 
-    def __init__(self, directory: Path, cores: list[int], *, study: Path, slots: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        cores: list[int],
+        *,
+        study: Path,
+        slots: int,
+        lanes: Path | None = None,
+    ) -> None:
+        """With `lanes` they obey the gates of that directory."""
         self._counters = []
         self._processes = []
         shutil.copy(study, directory / "study.py")
         shutil.copy(ROOT / "examples/digits/study.py", directory / "digits_example.py")
         for core in cores:
-            counter = directory / f"samples{core}"
+            counter = directory / f"samples{core}{'-gated' if lanes else ''}"
             counter.write_bytes(bytes(8))
             command = [sys.executable, "-m", "benchmarks.ungated_trial"]
             command += [str(directory / "study.py"), str(core), str(counter), str(slots)]
+            if lanes is not None:
+                command += ["--lane", lane_dir(str(lanes), cores.index(core))]
             process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
             self._processes.append(process)
             self._counters.append(counter)
         self.group = Processes([process.pid for process in self._processes])
         wait_until(lambda: all(self.samples()))
         self.group.stop()
+
+    def set_class(self, *, is_idle: bool) -> None:
+        for pid in self.group.pids:
+            set_class(pid, is_idle=is_idle)
 
     def samples(self) -> list[int]:
         return [struct.unpack("<Q", counter.read_bytes())[0] for counter in self._counters]

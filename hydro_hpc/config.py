@@ -29,7 +29,7 @@ class Settings:
     margin_us: float = 200.0  # a trial stops this long before a window's predicted end
     unit_us: float = 200.0  # profiled work of a trial between two looks at the gate
     idle_class: bool = True  # CPU devices: workers in the kernel's idle class, behind the flags
-    grace_ms: float = 10.0  # device time after a close before the watchdog stops a worker
+    grace_ms: float = 10.0  # device time after a close before a worker is stopped
     arrival_s: float = 120.0  # how long a gang waits for a lent lane's primary to come up
 
     def __post_init__(self) -> None:

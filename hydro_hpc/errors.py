@@ -1,6 +1,6 @@
 """Every error that Hydro shows a person: one sentence with the thing, what is wrong, what to do.
 
-Errors cross processes, so each can be pickled: one positional argument, the sentence.
+Errors cross processes, so each can be pickled: all their arguments are positional.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_TRY_LATER: Final = 75  # EX_TEMPFAIL: no bubble to run in, now
+EXIT_NOT_RUNNABLE: Final = 126  # of a command, as shells say it
+EXIT_NOT_FOUND: Final = 127
 
 
 class HydroError(Exception):
@@ -43,7 +45,22 @@ class FusionError(HydroError):
     """These models cannot be trained as one bundle."""
 
 
+class CommandError(HydroError):
+    """`hydro-trial --exec` was given no command, or one that is not there."""
+
+    def __init__(self, sentence: str, exit_code: int = EXIT_USAGE) -> None:
+        super().__init__(sentence, exit_code)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class StudyError(HydroError):
     """A study's definition is wrong; `exit_code` says that it is the caller's to mend."""
 
     exit_code = EXIT_USAGE
+
+
+class ScheduleError(HydroError):
+    """A pipeline schedule cannot be read, or cannot run to its end."""

@@ -36,6 +36,15 @@ def read_start_ticks(pid: int) -> Optional[int]:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def is_stopped(pid: int) -> bool:
+    """Says whether a process is stopped by SIGSTOP or one like it (not by a debugger)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split(None, 1)[0] == b"T"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def own_identity() -> Identity:
     """Returns the identity of this process."""
     pid = os.getpid()

@@ -14,10 +14,10 @@ import struct
 from typing import NamedTuple, Tuple
 
 MAGIC = b"HYDROPG\0"
-VERSION = 1
+VERSION = 2
 LINE_BYTES = 64  # a word that another process waits for has a cache line to itself
 
-NUM_LABELS = 64  # rows of the window table: predicted lengths in microseconds
+NUM_LABELS = 64  # rows of the window tables, in microseconds after the opening
 RING_RECORDS = 16384
 RECORD = struct.Struct("<Qqq IIIi qq II")  # 64 bytes, see Record
 TEXT_BYTES = 128
@@ -183,8 +183,10 @@ LAYOUTS: dict[PageKind, dict[str, Field]] = {
             ("step_open_ns", "Q", "ns"),
             ("reason", f"{TEXT_BYTES}s", "text"),  # why nothing is lent, else empty
         ),
-        "window_us": Field(1024, f"{NUM_LABELS}I", "us", "primary"),
-        "ring_head": Field(1024 + 4 * NUM_LABELS, "Q", "count", "primary"),
+        "window_us": Field(1024, f"{NUM_LABELS}I", "us", "primary"),  # a trial may run until then
+        "late_us": Field(1024 + 4 * NUM_LABELS, f"{NUM_LABELS}I", "us", "primary"),  # and from
+        # then on, if the window is still open; 0: not
+        "ring_head": Field(1024 + 8 * NUM_LABELS, "Q", "count", "primary"),
     },
     PageKind.TENANT: {
         **_header(),
@@ -220,7 +222,7 @@ LAYOUTS: dict[PageKind, dict[str, Field]] = {
             ("memory_need_bytes", "Q", "bytes"),  # of the worker: its peak, or what one slot takes
             ("memory_room_bytes", "Q", "bytes"),  # the most that it may hold
         ),
-        "ring_head": Field(1024 + 4 * NUM_LABELS, "Q", "count", "worker"),
+        "ring_head": Field(1024 + 8 * NUM_LABELS, "Q", "count", "worker"),
     },
 }
 

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PIP = (sys.executable, "-m", "pip")
 CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"}
+SCHEDULES = ROOT / "hydro_hpc/schedules"
 PACKAGES = ("hydro_hpc", "slurm_plugin")
 ADAPTERS = {
     "pyslurm": (),
@@ -69,15 +70,26 @@ def test_pages_are_written_for_the_standard_library_alone() -> None:
         assert roots <= set(sys.stdlib_module_names)
 
 
+def test_schedules_are_written_for_the_standard_library_alone() -> None:
+    """Where they are read from an engine, they are read by their attributes and their text."""
+    for path in SCHEDULES.rglob("*.py"):
+        for module in imports(path) - {"__future__"}:
+            is_ours = module.startswith(("hydro_hpc.schedules", "hydro_hpc.errors"))
+            assert is_ours or module.partition(".")[0] in sys.stdlib_module_names, (path, module)
+
+
 def test_pure_modules_read_no_clock() -> None:
     pure = [
         "hydro_hpc/primary/windows.py",
+        "hydro_hpc/primary/plan.py",
         "hydro_hpc/primary/alarm.py",
         "hydro_hpc/primary/guard.py",
-        "hydro_hpc/trial/watchdog.py",
+        "hydro_hpc/trial/events.py",
         "hydro_hpc/trial/footprint.py",
+        "hydro_hpc/trial/residency.py",
         "slurm_plugin/placement.py",
         "slurm_plugin/eligibility.py",
+        *(f"hydro_hpc/schedules/{path.name}" for path in SCHEDULES.glob("*.py")),
     ]
     for name in pure:
         assert not imports(ROOT / name) & {"os", "subprocess", "torch", "datetime"}, name

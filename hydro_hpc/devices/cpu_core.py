@@ -13,10 +13,12 @@ import os
 import platform
 import signal
 import time
+import weakref
 from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}.get(platform.machine(), -1)
 _SHORTEST_SLICE_NS: Final = 100_000
 _NAP_S: Final = 60e-6  # and up to 50 us that the kernel adds
@@ -44,33 +46,46 @@ def pin(core: int) -> None:
     os.sched_setaffinity(0, {core})
 
 
-def die_with_parent() -> None:
-    """Makes the kernel kill this process when the one that started it ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Makes the kernel signal this process when the one that started it ends, however it ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
-def let_block(pid: int) -> None:
-    """Sleeps until the main thread of the core's primary has blocked: 0.1 ms, and again while it
-    runs or could run, for about 2 ms at most.
-
-    A primary opens the gate right before its communication call, and on a core it still has to
-    make that call: a trial that starts at once was measured to keep it from its core for up to 6 ms
-    (docs/decisions/0006-sharing-a-core.md). A GPU's stream has reached its wait when the gate
-    opens; this is the same for a core. Where `/proc` does not show the thread, only time is given.
-    """
-    for _ in range(_NUM_NAPS):
-        time.sleep(_NAP_S)
-        if not _could_run(pid):
-            return
+def adopt_orphans() -> None:
+    """Makes this process the parent of all that its descendants leave behind."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _could_run(tid: int) -> bool:
-    try:
-        with open(f"/proc/{tid}/task/{tid}/stat", "rb", buffering=0) as file:
-            fields = file.read(80)
-    except OSError:
-        return False
-    return fields[fields.rfind(b")") + 2 :][:1] == b"R"
+class PrimaryThread:
+    """The main thread of a core's primary, looked at through `/proc` by a file that stays open."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = -1
+        with contextlib.suppress(OSError):
+            self._fd = os.open(f"/proc/{pid}/task/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._fd)
+
+    def let_block(self) -> None:
+        """Sleeps while the thread runs or could run, for about 2 ms at most.
+
+        A primary opens the gate right before it waits, and on a core it still has to get there: a
+        trial that starts at once was measured to keep it from its core for up to 6 ms
+        (docs/decisions/0006-sharing-a-core.md). A GPU's stream has reached its wait when the gate
+        opens; this is the same for a core.
+        """
+        for _ in range(_NUM_NAPS):
+            if not self.could_run():
+                return
+            time.sleep(_NAP_S)
+
+    def could_run(self) -> bool:
+        """Says whether the thread runs or waits for its core; 2 us."""
+        try:
+            fields = os.pread(self._fd, 80, 0)
+        except OSError:  # it has ended, or was never there
+            return False
+        return fields[fields.rfind(b")") + 2 :][:1] == b"R"
 
 
 def enter_batch_class(tid: int = 0) -> None:
@@ -87,6 +102,11 @@ def enter_batch_class(tid: int = 0) -> None:
     )
     if _libc.syscall(_SYS_SCHED_SETATTR, tid, ctypes.byref(attributes), 0):
         os.sched_setscheduler(tid, os.SCHED_BATCH, os.sched_param(0))
+
+
+def enter_ordinary_class() -> None:
+    """Puts this process back into SCHED_OTHER, as every process begins."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def enter_idle_class() -> None:

@@ -13,13 +13,16 @@ from hydro_hpc.nn.members import Refused
 class Fused(nn.Module):
     """Takes and gives tensors [slots, *unfused shape]; all slots share its `settings`.
 
-    `between`, if somebody gives one, is called in the middle of a long backward, where it may
-    pause.
+    Where a module's backward is its own (`has_own_backward`), it calls `before` at its start and
+    `between` in its middle, if somebody gives them: places where it may pause.
     """
+
+    has_own_backward = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = settings
+        self.before: Callable[[], None] | None = None
         self.between: Callable[[], None] | None = None
 
     def adopt(self, fresh: Self) -> None:

@@ -7,8 +7,10 @@ worse than the model.
 
 The noise model is what shared machines show: mostly a narrow normal distribution, whose width is
 measured, and now and then a pair whose halves ran at different speeds of the machine, or in one of
-which the job stored a checkpoint or was stopped: a Cauchy distribution, whose tails are so heavy
-that a ratio far out is as likely with as without a slowdown. So it neither trips nor acquits.
+which the job stored a checkpoint or was stopped: a Cauchy distribution, whose heavy tails keep such
+a pair from acquitting. Nor may it convict: what one pair can say is capped, and a ratio far beyond
+the slowdown looked for counts as one just beyond it. So three slow pairs in a row are needed, and
+are enough.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ FAR_OUT_SHARE: Final = 0.15  # of pairs whose halves ran at different speeds
 FAR_OUT_SCALE: Final = 0.3  # half of their ratios are farther out than this
 LEAST_SCALE: Final = 0.01  # of the other pairs
 FIRST_SCALE: Final = 0.04  # until `NUM_NEEDED` pairs have shown theirs
+MOST_PER_PAIR: Final = 0.35  # of the threshold
+BEYOND: Final = 2.0  # scales over the slowdown looked for; a ratio farther out counts as that
 NUM_NEEDED: Final = 8
 NUM_REMEMBERED: Final = 40
 MAD_TO_DEVIATION: Final = 1.4826  # of a normal distribution
@@ -57,9 +61,10 @@ class Alarm:
 
     def observe(self, ratio: float, scale: float) -> bool:
         """Takes one pair's open / shut - 1, and how much pairs scatter; returns whether to stop."""
-        without = _log_likelihood(ratio - self._bound, scale)
         for number, excess in enumerate(EXCESSES):
-            gain = _log_likelihood(ratio - self._bound - excess, scale) - without
+            over = min(ratio - self._bound, excess + BEYOND * scale)
+            gain = _log_likelihood(over - excess, scale) - _log_likelihood(over, scale)
+            gain = min(gain, MOST_PER_PAIR * self._threshold)
             self._sums[number] = max(0.0, self._sums[number]) + gain
         return self.is_ringing
 

@@ -4,7 +4,9 @@ This holds for every pipeline engine on a host-blocking backend, and it sees the
 which hides in the first cross-stage collective of a step. The patches are made in
 `torch.distributed` and in `torch.distributed.distributed_c10d` with the same objects (`P2POp`
 compares identities), and are undone by `uninstall`. Only the outermost call on the training
-thread counts.
+thread counts. Functional collectives (DTensor, FSDP2) wait in their `wait_tensor`.
+
+Not seen: what waits in C++ (the reducer of DistributedDataParallel, the code of `torch.compile`).
 
 Until `init_process_group` has joined more than one rank and this process holds its lane, the
 wrapped calls do nothing but call through.
@@ -18,12 +20,15 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Final
 
+import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from hydro_hpc.primary import lane, steps
+from hydro_hpc.primary.late_import import when_imported
 from hydro_hpc.primary.publisher import Publisher
 
 log = logging.getLogger("hydro")
@@ -98,6 +103,8 @@ class Boundary:
 
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():  # the compiler traces the call, and sees only it
+                return function(*args, **kwargs)
             publisher = self.publisher
             if publisher is None or self.is_inside or threading.get_ident() != self.thread_id:
                 return function(*args, **kwargs)
@@ -114,6 +121,31 @@ class Boundary:
                     publisher.end_wait(name)
                 except Exception as error:
                     self.give_up(error)
+
+        return wrapped
+
+    def wrap_wait(self, wait: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """Returns `wait`, such as `Work.wait`, that also opens the gate: there a thread has nothing
+        left to do but wait, whichever call it is in.
+        """
+
+        @functools.wraps(wait)
+        def opening(*args: Any, **kwargs: Any) -> Any:
+            publisher = self.publisher
+            if publisher is not None and threading.get_ident() == self.thread_id:
+                try:
+                    publisher.open()
+                except Exception as error:
+                    self.give_up(error)
+            return wait(*args, **kwargs)
+
+        outermost = self.wrap(opening, name)
+
+        @functools.wraps(wait)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return wait(*args, **kwargs)
+            return outermost(*args, **kwargs)
 
         return wrapped
 
@@ -134,7 +166,10 @@ class Boundary:
         return wrapped
 
 
+FUNCTIONAL_COLLECTIVES: Final = "torch.distributed._functional_collectives"
+
 _originals: list[tuple[Any, str, Any]] = []
+_stop_waiting: list[Callable[[], None]] = []  # for modules that were not imported
 _boundary = Boundary()
 
 
@@ -149,13 +184,21 @@ def install() -> None:
         if hasattr(c10d, name):
             _patch((dist, c10d), name, _boundary.wrap(getattr(c10d, name), name))
     _patch((dist, c10d), "init_process_group", _boundary.wrap_init(c10d.init_process_group))
-    _patch((dist.Work,), "wait", _boundary.wrap(dist.Work.wait, "wait"))
+    _patch((dist.Work,), "wait", _boundary.wrap_wait(dist.Work.wait, "wait"))
+    _stop_waiting.append(when_imported(FUNCTIONAL_COLLECTIVES, _hook_functional_collectives))
+
+
+def _hook_functional_collectives(module: ModuleType) -> None:
+    """Their calls return at once; `wait_tensor` is where the result is waited for."""
+    _patch((module,), "wait_tensor", _boundary.wrap_wait(module.wait_tensor, "wait_tensor"))
 
 
 def uninstall() -> None:
     """Undoes `install`, and gives up the lane."""
     _boundary.leave()
     steps.unfollow()
+    while _stop_waiting:
+        _stop_waiting.pop()()
     for owner, name, original in reversed(_originals):
         setattr(owner, name, original)
     _originals.clear()

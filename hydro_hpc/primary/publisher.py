@@ -26,11 +26,8 @@ from hydro_hpc.page_layout import (
     Word,
 )
 from hydro_hpc.primary.guard import DECIDE_EVERY_STEPS, Guard, is_shut
-from hydro_hpc.primary.windows import Windows
+from hydro_hpc.primary.windows import WORTH_OPENING_NS, Window, Windows
 
-WORTH_OPENING_NS: Final = (
-    2_000_000  # a wake-up costs about 0.1 ms, a coalesced unit of a trial 0.2 ms
-)
 MERGE_GAP_NS: Final = 200_000  # waits nearer to each other than this are one bubble
 RECORDED_NS: Final = 200_000  # shorter waits are counted, not recorded
 STEPS_UNTIL_NOT_PIPELINED: Final = 30
@@ -67,9 +64,12 @@ class Publisher:
         self._gate = page.word_index("gate_word")
         self._open_at = page.quad_index("open_ns")
         self._close_at = page.quad_index("close_ns")
-        self._table = page.word_index("window_us")
+        self._until_us = page.word_index("window_us")
+        self._late_us = page.word_index("late_us")
         self._epoch = 0
         self._wait_started_ns = 0
+        self._window = Window()  # of the call that this thread is in
+        self._is_waiting = False
         self._opened_ns = 0  # 0: this wait did not open the gate
         self._bubble: Record | None = None  # the last wait, while a near one may still follow
         self._step = 0
@@ -87,19 +87,29 @@ class Publisher:
         page.set("state", PrimaryState.STARTING)
 
     def begin_wait(self, name: str) -> None:
-        """Called right before a communication call: opens the gate if the wait is worth it."""
-        now_ns = self._now_ns()
-        self._wait_started_ns = now_ns
-        if not self._may_open:
+        """Called right before a communication call."""
+        self._window = self._windows.expect(name)
+        self._is_waiting = False
+        self._wait_started_ns = self._now_ns()
+
+    def open(self) -> None:
+        """Called when that call has nothing left to do but wait: there its wait begins, and the
+        gate opens if it is worth it.
+        """
+        if self._is_waiting:
             return
-        predicted_ns = self._windows.predict_ns(name)
-        if predicted_ns < WORTH_OPENING_NS:
+        self._is_waiting = True
+        self._wait_started_ns = now_ns = self._now_ns()
+        window = self._window
+        if not (window.is_worth_opening and self._may_open):
             return
         label = self._windows.position % NUM_LABELS
         self._epoch = (self._epoch + 1) & EPOCH_MASK
-        self._words[self._table + label] = predicted_ns // 1000
+        words = self._words
+        words[self._until_us + label] = window.until_ns // 1000
+        words[self._late_us + label] = window.late_ns // 1000
         self._quads[self._open_at] = now_ns
-        self._words[self._gate] = self._epoch << 8 | label << 2 | GATE_OPEN
+        words[self._gate] = self._epoch << 8 | label << 2 | GATE_OPEN
         self._wake_all()
         self._opened_ns = now_ns
 
@@ -115,7 +125,7 @@ class Publisher:
         started_ns = self._wait_started_ns
         windows = self._windows
         label = windows.position
-        predicted_ns = windows.predict_ns(name)
+        predicted_ns = self._window.until_ns
         windows.observe(name, now_ns - started_ns)
         before = self._bubble
         if before is not None and started_ns - before.end_ns < MERGE_GAP_NS:

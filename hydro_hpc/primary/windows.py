@@ -1,60 +1,106 @@
 """How long each communication call of a step will wait, learned from the last steps. Pure.
 
 Training steps repeat, so the n-th communication call of a step waits about as long as it did in
-the steps before. The prediction is the one of its last waits that was worth most as a deadline: a
-window that ends before it costs the primary, one that ends after it costs harvest
+the steps before. A window is planned from those waits as what would have been worth most: until a
+deadline, and again from a late start on, in case the wait has outlasted what is usual. An early
+end while a trial runs costs the primary, a deadline that comes too soon costs harvest
 (docs/decisions/0001-window-prediction.md).
 
-Not covered: a schedule known beforehand (part of the engine's labels), calls from several threads.
+When all waits together are much shorter or longer than they were, twice in a row, the training has
+changed (another number of microbatches, another sequence length): what came before is forgotten.
+
+Not covered: calls from several threads.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
+WORTH_OPENING_NS: Final = 2_000_000  # shorter bubbles are neither opened nor counted
 NUM_REMEMBERED: Final = 9
-NUM_NEEDED: Final = 3  # waits seen before a call is predicted at all
-USED_FROM_NS: Final = 600_000  # of a window: before that a trial is not awake
-EARLY_END_NS: Final = 4_000_000  # harvest that one window which ends too early must bring
+NUM_NEEDED: Final = 2  # waits seen before a call is predicted at all
+USED_FROM_NS: Final = 300_000  # of a window: before that a trial is not awake
+EARLY_END_NS: Final = 2_000_000  # harvest that one window which ends too early must bring
+OPENING_NS: Final = 200_000  # harvest that opening the gate must bring, each time
+LATE_AFTER_NS: Final = 300_000  # beyond a wait that is usual
+CHANGE_RATIO: Final = 1.5  # of all waits of a step, in either direction
+STEPS_OF_CHANGE: Final = 2  # in a row, until it is believed
 
 
-def best_deadline_ns(waits_ns: Iterable[int]) -> int:
-    """Returns the wait that would have been worth most as everybody's deadline, 0 if none was.
+class Window(NamedTuple):
+    """When a trial may run after the opening of a wait: until `until_ns`, and from `late_ns` on."""
 
-    Worth: the time used up to the deadline, less `EARLY_END_NS` for each wait that had begun to be
-    used and ended before. So calls that wait evenly get a low quantile, uneven ones a high one.
-    The longest wait is no candidate: it may be an outlier.
+    until_ns: int = 0
+    late_ns: int = 0  # 0: never
+    is_worth_opening: bool = False
+
+
+_UNKNOWN: Final = Window()
+
+
+def plan(waits_ns: Iterable[int]) -> Window:
+    """Returns the window that would have been worth most to a call that waited this long before.
+
+    Worth: the time used, less `EARLY_END_NS` for each wait that ended while it was used. A deadline
+    is one of the waits, not the longest; a late start lies `LATE_AFTER_NS` after a wait that is not
+    before the deadline. After the longest there is nothing to lose that was ever seen.
     """
     ordered = sorted(waits_ns)
-    best_ns, most_ns = 0, 0
-    used_ns = cost_ns = 0  # of the waits before this one
-    for position, wait_ns in enumerate(ordered[:-1]):
+    count = len(ordered)
+    if count < NUM_NEEDED or ordered[-1] < WORTH_OPENING_NS:
+        return _UNKNOWN
+    lates = _late_starts(ordered)
+    most_ns, late_ns = lates[0]
+    until_ns = 0
+    used_ns = 0  # of the waits before this one, less what their ends cost
+    for position in range(count - 1):
+        wait_ns = ordered[position]
         gain_ns = max(0, wait_ns - USED_FROM_NS)
-        worth_ns = used_ns + gain_ns * (len(ordered) - position) - cost_ns
-        if worth_ns > most_ns:
-            best_ns, most_ns = wait_ns, worth_ns
-        used_ns += gain_ns
-        cost_ns += EARLY_END_NS if gain_ns else 0
-    return best_ns
+        if wait_ns >= WORTH_OPENING_NS:
+            late_worth_ns, start_ns = lates[position]
+            worth_ns = used_ns + gain_ns * (count - position) + late_worth_ns
+            if worth_ns > most_ns:
+                most_ns, until_ns, late_ns = worth_ns, wait_ns, start_ns
+        used_ns += gain_ns - (EARLY_END_NS if gain_ns else 0)
+    return Window(until_ns, late_ns, is_worth_opening=most_ns >= EARLY_END_NS + OPENING_NS * count)
+
+
+def _late_starts(ordered: list[int]) -> list[tuple[int, int]]:
+    """Returns, for each wait as the deadline, (worth, start) of the best late start after it."""
+    found = []
+    best = (0, ordered[-1] + LATE_AFTER_NS)
+    for position in reversed(range(len(ordered))):
+        start_ns = ordered[position] + LATE_AFTER_NS
+        worth_ns = 0
+        for longer_ns in ordered[position + 1 :]:
+            if longer_ns > start_ns:
+                worth_ns += max(0, longer_ns - start_ns - USED_FROM_NS) - EARLY_END_NS
+        best = max(best, (worth_ns, start_ns))
+        found.append(best)
+    return found[::-1]
 
 
 class Windows:
-    """Predictions for the calls of one step, by the call's position in the step and its name."""
+    """Windows for the calls of one step, by the call's position in the step and its name."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._waits_ns: list[deque[int]] = []
-        self._predicted_ns: list[int] = []
+        self._windows: list[Window] = []
         self._num_calls = 0
+        self._step_ns = 0  # all waits of this step
+        self._usual_ns: deque[int] = deque(maxlen=NUM_REMEMBERED)  # and of the last steps
+        self._num_changed = 0  # steps in a row that were much shorter (negative), or longer
 
-    def predict_ns(self, name: str) -> int:
-        """Returns how long the step's next call will wait, 0 when nothing is known about it."""
+    def expect(self, name: str) -> Window:
+        """Returns the window of the step's next call."""
         position = self._num_calls
         if position < len(self._names) and self._names[position] == name:
-            return self._predicted_ns[position]
-        return 0
+            return self._windows[position]
+        return _UNKNOWN
 
     def observe(self, name: str, wait_ns: int) -> None:
         """Takes the wait of the step's next call. A call of another name forgets the rest of the
@@ -62,22 +108,43 @@ class Windows:
         """
         position = self._num_calls
         self._num_calls = position + 1
+        self._step_ns += wait_ns
         if position < len(self._names) and self._names[position] != name:
-            del self._names[position:], self._waits_ns[position:], self._predicted_ns[position:]
+            del self._names[position:], self._waits_ns[position:], self._windows[position:]
         if position == len(self._names):
             self._names.append(name)
             self._waits_ns.append(deque(maxlen=NUM_REMEMBERED))
-            self._predicted_ns.append(0)
-        if position < len(self._names):
-            self._waits_ns[position].append(wait_ns)
+            self._windows.append(_UNKNOWN)
+        self._waits_ns[position].append(wait_ns)
 
     def end_step(self) -> None:
-        """Makes the next call the first of a step, and brings the predictions up to date."""
-        for position in range(min(self._num_calls, len(self._names))):
-            waits_ns = self._waits_ns[position]
-            if len(waits_ns) >= NUM_NEEDED:
-                self._predicted_ns[position] = best_deadline_ns(waits_ns)
+        """Makes the next call the first of a step, and brings the windows up to date."""
+        if self._has_changed():
+            for waits_ns in self._waits_ns:
+                while len(waits_ns) > STEPS_OF_CHANGE:
+                    waits_ns.popleft()
+        for position in range(self._num_calls):
+            self._windows[position] = plan(self._waits_ns[position])
         self._num_calls = 0
+        self._step_ns = 0
+
+    def _has_changed(self) -> bool:
+        """Notes this step's waits, and says whether the last steps were all unlike those before."""
+        if self._usual_ns:
+            usual_ns = statistics.median(self._usual_ns)
+            if self._step_ns * CHANGE_RATIO < usual_ns:
+                self._num_changed = min(self._num_changed, 0) - 1
+            elif self._step_ns > usual_ns * CHANGE_RATIO:
+                self._num_changed = max(self._num_changed, 0) + 1
+            else:
+                self._num_changed = 0
+        self._usual_ns.append(self._step_ns)
+        if abs(self._num_changed) < STEPS_OF_CHANGE:
+            return False
+        self._num_changed = 0
+        while len(self._usual_ns) > STEPS_OF_CHANGE:
+            self._usual_ns.popleft()
+        return True
 
     @property
     def position(self) -> int:
@@ -85,8 +152,8 @@ class Windows:
         return self._num_calls
 
     def longest_ns(self) -> int:
-        """Returns the longest prediction of a step."""
-        return max(self._predicted_ns, default=0)
+        """Returns the longest window of a step that is worth opening."""
+        return max((max(w.until_ns, WORTH_OPENING_NS) for w in self._windows if w[2]), default=0)
 
     def is_learned(self) -> bool:
         """Says whether at least one call has been seen often enough to be predicted."""

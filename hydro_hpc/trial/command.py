@@ -1,34 +1,45 @@
-"""`hydro-trial STUDY`: the command that `srun` starts, one process per device."""
+"""`hydro-trial STUDY`, `hydro-trial --exec -- CMD`: what `srun` starts, one process per device."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from hydro_hpc.config import load_settings
-from hydro_hpc.errors import EXIT_DONE, EXIT_TRY_LATER, HydroError, StudyError
+from hydro_hpc.errors import (
+    EXIT_DONE,
+    EXIT_NOT_FOUND,
+    EXIT_TRY_LATER,
+    CommandError,
+    HydroError,
+    StudyError,
+)
 from hydro_hpc.slurm_command import run_slurm
 from hydro_hpc.trial.gang import join_gang
+from hydro_hpc.trial.job import CommandJob, Job, StudyJob
 from hydro_hpc.trial.lane import TenantLane, is_own_allocation
-from hydro_hpc.trial.supervisor import StudyJob, Supervisor
+from hydro_hpc.trial.supervisor import Supervisor
 
 REASON_LENGTH: Final = 64  # what the coordinator reads of it
 
 
 def main() -> int:
     """Runs one rank of the gang; only rank 0 speaks."""
-    arguments = make_parser().parse_args()
+    ours, words = split_command(sys.argv[1:])
+    arguments = make_parser().parse_args(ours)
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     try:
-        job = _study_job(arguments)
+        job = _job(arguments, words)
         settings = load_settings(os.environ)
         lane = TenantLane.granted(os.environ)
         gang = join_gang()
-        if rank == 0:
+        if rank == 0 and isinstance(job, StudyJob):  # a command's output is the command's
             library = f", {gang.library}" if gang.size > 1 else ""
             print(f"hydro-trial: gang of {gang.size}{library}", flush=True)
         supervisor = Supervisor(gang=gang, lane=lane, job=job, settings=settings)
@@ -39,8 +50,10 @@ def main() -> int:
         return error.exit_code
     if rank == 0:
         _say(exit_code, reason)
-        if exit_code == EXIT_TRY_LATER and not is_own_allocation(lane):
-            requeue_held(reason, has_trained=lane.has_trained())
+        if exit_code == EXIT_TRY_LATER and reason and not is_own_allocation(lane):
+            is_study = isinstance(job, StudyJob)
+            has_trained = lane.has_trained() if is_study else lane.has_used_device()
+            requeue_held(reason, has_trained=has_trained)
     gang.close()
     return exit_code
 
@@ -48,11 +61,21 @@ def main() -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hydro-trial",
-        description="Runs a study inside the bubbles of the devices that this job step holds.",
-        epilog="Exit codes: 0 done, 1 failed, 2 the study is wrong, 75 no bubble to run in now.",
+        usage="hydro-trial [-h] [--slots F] [--dir DIR] STUDY.py\n"
+        "       hydro-trial --exec -- CMD [ARG ...]",
+        description="Runs a study, or any command, inside the bubbles of the devices that this job "
+        "step holds.",
+        epilog="Exit codes: 0 done, 1 failed, 2 the study is wrong, 75 no bubble to run in now; "
+        "with --exec the command's own (128 + n: ended by signal n; 127: not found).",
     )
     parser.add_argument(
-        "study", type=Path, metavar="STUDY.py", help="the file that defines a Study"
+        "study", type=Path, nargs="?", metavar="STUDY.py", help="the file that defines a Study"
+    )
+    parser.add_argument(
+        "--exec",
+        action="store_true",
+        help="run the command after -- instead; it and all that it starts are stopped outside "
+        "bubbles; a job that is requeued begins it anew",
     )
     parser.add_argument(
         "--slots", type=int, metavar="F", help="trials per bundle (default: what the study says)"
@@ -60,14 +83,49 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dir",
         type=Path,
-        default=Path(),
         metavar="DIR",
         help="where the study's folder is, on all nodes alike (default: the working directory)",
     )
     return parser
 
 
+def split_command(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Returns what is ours, and the words after the first `--` (None without one)."""
+    if "--" not in argv:
+        return list(argv), None
+    at = argv.index("--")
+    return list(argv[:at]), list(argv[at + 1 :])
+
+
+def _job(arguments: argparse.Namespace, words: list[str] | None) -> Job:
+    if arguments.exec:
+        return _command_job(arguments, words)
+    if words is not None:
+        raise CommandError("a command after -- needs --exec: hydro-trial --exec -- CMD")
+    return _study_job(arguments)
+
+
+def _command_job(arguments: argparse.Namespace, words: list[str] | None) -> CommandJob:
+    if arguments.study is not None:
+        raise CommandError(
+            f"--exec runs a command and no study, but {arguments.study} was given too; "
+            "put the command after --: hydro-trial --exec -- CMD"
+        )
+    if arguments.slots is not None or arguments.dir is not None:
+        raise CommandError("--slots and --dir are for a study; leave them out with --exec")
+    if not words:
+        raise CommandError("--exec was given no command; write hydro-trial --exec -- CMD")
+    if shutil.which(words[0]) is None:
+        raise CommandError(
+            f"command {words[0]} was not found, or may not be executed; give its path",
+            EXIT_NOT_FOUND,
+        )
+    return CommandJob(words=tuple(words))
+
+
 def _study_job(arguments: argparse.Namespace) -> StudyJob:
+    if arguments.study is None:
+        raise StudyError("no study was given; give the path of a Python file, or --exec -- CMD")
     if not arguments.study.is_file():
         raise StudyError(
             f"study file {arguments.study} does not exist; give the path of a Python file"
@@ -75,12 +133,14 @@ def _study_job(arguments: argparse.Namespace) -> StudyJob:
     if arguments.slots is not None and arguments.slots < 1:
         raise StudyError(f"--slots is {arguments.slots}; give 1 or more")
     return StudyJob(
-        file=arguments.study.absolute(), directory=arguments.dir.absolute(), slots=arguments.slots
+        file=arguments.study.absolute(),
+        directory=(arguments.dir or Path()).absolute(),
+        slots=arguments.slots,
     )
 
 
 def _say(exit_code: int, reason: str) -> None:
-    if exit_code != EXIT_DONE:
+    if exit_code != EXIT_DONE and reason:
         print(f"hydro-trial: {reason}", file=sys.stderr, flush=True)
 
 

@@ -1,9 +1,10 @@
 """The gate: everything a trial does on the device asks here first, and sleeps here outside bubbles.
 
 A trial may run while the gate word is OPEN and guard, owner and site all say RUN, and only if
-what it is about to do ends before its own deadline: `opened + predicted - margin`. CLOSED is a
-correction for windows that ended early; the primary never waits for it to be noticed. Unknown,
-stale or torn means pause.
+what it is about to do ends before its own deadline: `opened + predicted - margin`. A window that
+outlasts what was predicted may be used again from its late start on. CLOSED is a correction for
+windows that ended early; the primary never waits for it to be noticed. Unknown, stale or torn
+means pause.
 
 One thread (the worker's) uses a gate. `leave` may be called from a signal handler of that thread.
 """
@@ -20,7 +21,7 @@ from hydro_hpc.errors import LaneError
 from hydro_hpc.page import Page
 from hydro_hpc.page_layout import GATE_OPEN, RecordKind, Word
 from hydro_hpc.page_layout import Gate as GateWord
-from hydro_hpc.trial.runs import EndedRun, RunWriter
+from hydro_hpc.trial.run_notes import RunNotes
 from hydro_hpc.wait import Waiter
 
 SLEEP_S: Final = 1.0  # between looks at whether the primary still lives
@@ -31,6 +32,9 @@ FIRST_NEED_NS: Final = 2_000_000  # of a piece of work that was never done befor
 FORGET: Final = 0.9  # of the longest piece, at each shorter one
 WINDOWS_REMEMBERED: Final = 50
 WINDOWS_UNTIL_STARVED: Final = 400  # all too short for one unit of work
+CAREFUL_FROM: Final = 0.6  # of what a window may be used
+NEVER_NS: Final = 2**63 - 1
+LATE_RUN_NS: Final = 1_000_000_000  # after a late start, between looks at whether the primary lives
 
 
 class LeaveRequested(BaseException):
@@ -72,6 +76,7 @@ class LaneGate:
         trial: Page | None,
         margin_ns: int,
         let_primary_block: Callable[[], None] = lambda: None,
+        primary_wants_device: Callable[[], bool] = lambda: False,
         now_ns: Callable[[], int] = time.monotonic_ns,
         device_ns: Callable[[], int] = time.thread_time_ns,
     ) -> None:
@@ -79,16 +84,16 @@ class LaneGate:
 
         `let_primary_block` is called when a window has opened, before it is used: on a device that
         both sides share by time, the primary still has to begin the wait that it announced.
+        `primary_wants_device` is asked late in a window: a primary that is kept from a shared
+        device cannot say CLOSED.
         """
         self._stage = stage
         self._site = site
         self._waiter = waiter
         self._trial = trial
-        self._writer = None if trial is None else RunWriter(trial)
-        self._is_written = True  # the last run, which these describe
-        self._ended_ns = self._ended_device_ns = self._closed_ns = 0
-        self._was_closed = False
+        self._notes = RunNotes(stage=stage, trial=trial, now_ns=now_ns, device_ns=device_ns)
         self._let_primary_block = let_primary_block
+        self._primary_wants_device = primary_wants_device
         self._now_ns = now_ns
         self._device_ns = device_ns
         self._words = stage.words
@@ -98,27 +103,32 @@ class LaneGate:
         self._owner = stage.word_index("owner_word")
         self._open_at = stage.quad_index("open_ns")
         self._close_at = stage.quad_index("close_ns")
-        self._table = stage.word_index("window_us")
+        self._until_us = stage.word_index("window_us")
+        self._late_us = stage.word_index("late_us")
         self._site_words = site.words
         self._site_word = site.word_index("site_word")
         self._least_margin_ns = margin_ns
         self._margin_ns = float(margin_ns)
-        self._word = 0  # the OPEN that `_deadline_ns` belongs to
-        self._deadline_ns = 0
+        self._word = 0  # the OPEN that `_until_ns` belongs to
+        self._until_ns = 0  # how long its window may be used
+        self._careful_ns = 0  # from when on its primary may come back early
+        self._deadline_ns = 0  # the sooner of both while a run is admitted, else 0
+        self._late_ns = NEVER_NS  # when it may be used again, if it is still open then
         self._is_leaving = False
         self._is_unbroken = False
         self._reason: LeaveRequested | LaneError | None = None  # to leave, once that has ended
-        self._is_running = False
-        self._run_started_ns = 0
-        self._run_device_ns = 0
-        self._unit_started_ns = 0
-        self._unit_device_ns = 0  # device time when the last unit was admitted
-        self._unit_need_ns = 0  # and what it asked for; 0: none since the last pause
-        self._kind = RecordKind.RUN
         self._num_too_short = 0
         self._windows_ns: deque[int] = deque(maxlen=WINDOWS_REMEMBERED)  # their lengths
         self._needs_ns: dict[str, int] = {}  # of pieces of work, by their name
-        self.num_samples = 0  # trained since the run began; the worker adds to it
+
+    @property
+    def num_samples(self) -> int:
+        """Samples trained since the run began; who trains adds to it."""
+        return self._notes.num_samples
+
+    @num_samples.setter
+    def num_samples(self, count: int) -> None:
+        self._notes.num_samples = count
 
     def admit(self, need_ns: int) -> None:
         """Returns once `need_ns` of device time fit into the open window; sleeps until then.
@@ -126,29 +136,33 @@ class LaneGate:
         Raises LeaveRequested after `leave`, LaneError when the primary or the lane is gone or
         no window is long enough.
         """
+        if self._words[self._gate] == self._word and self._now_ns() + need_ns <= self._deadline_ns:
+            return
         self._admit(need_ns, is_whole=False)
 
     def _admit(self, need_ns: int, *, is_whole: bool) -> None:
         """`is_whole`: it cannot be cut, so the longest window of late is enough for it."""
-        words = self._words
-        if (
-            words[self._gate] == self._word
-            and words[self._guard] == Word.RUN
-            and words[self._owner] == Word.RUN
-            and self._site_words[self._site_word] == Word.RUN
-            and self._now_ns() + need_ns <= self._deadline_ns
+        notes = self._notes
+        if not self._may_go_on(need_ns):
+            self._end_run()
+            if self._reason is None:
+                self._wait_or_finish(need_ns, is_whole=is_whole)
+        if notes.is_running:
+            self._deadline_ns = min(self._until_ns, self._careful_ns)
+            notes.write(margin_ns=int(self._margin_ns))
+        else:
+            notes.begin(self._word)
+            self._deadline_ns = 0 if notes.unwritten else min(self._until_ns, self._careful_ns)
+
+    def _may_go_on(self, need_ns: int) -> bool:
+        now_ns = self._now_ns()
+        return (
+            self._words[self._gate] == self._word
+            and self._is_permitted()
+            and now_ns + need_ns <= self._until_ns
             and not self._is_leaving
-        ):
-            if not self._is_running:
-                self._begin_run()
-            self._begin_unit(need_ns)
-            return
-        self._end_run()
-        if self._reason is None:
-            self._wait_or_finish(need_ns, is_whole=is_whole)
-        self._write_run()
-        self._begin_run()
-        self._begin_unit(need_ns)
+            and not (now_ns + need_ns > self._careful_ns and self._primary_wants_device())
+        )
 
     @contextmanager
     def unbroken(self) -> Iterator[None]:
@@ -156,8 +170,11 @@ class LaneGate:
         is admitted at once, and LeaveRequested or LaneError is raised after it.
 
         StarvedError is raised in the middle: the primary lives, and the rest would fit no window.
+        Whether guard, owner and site still permit the run is looked at here and in new windows.
         """
         self._is_unbroken = True
+        if not self._is_permitted():
+            self._deadline_ns = 0
         try:
             yield
         finally:
@@ -198,22 +215,24 @@ class LaneGate:
     @contextmanager
     def doing(self, kind: RecordKind) -> Iterator[None]:
         """Counts what runs inside as `kind` instead of training."""
-        before = self._kind
-        self._pause()
-        self._kind = kind
+        before = self._notes.kind
+        self.pause()
+        self._notes.kind = kind
         try:
             yield
         finally:
-            self._pause()
-            self._kind = before
+            self.pause()
+            self._notes.kind = before
 
     def leave(self) -> None:
         """Makes the next `admit`, or the one that sleeps now, raise LeaveRequested."""
         self._is_leaving = True
+        self._deadline_ns = 0
 
     def pause(self) -> None:
         """Says that the device is given up until the next `admit` (waiting for a message, say)."""
-        self._pause()
+        self._end_run()
+        self._write_runs()
 
     def check(self) -> None:
         """Raises LeaveRequested after `leave`, LaneError if this lane will not open again."""
@@ -231,31 +250,36 @@ class LaneGate:
         try:
             self._wait_for(need_ns, is_whole=is_whole)
         except (LeaveRequested, LaneError) as reason:
-            self._write_run()
+            self._write_runs()
             if not self._is_unbroken or isinstance(reason, StarvedError):
                 raise
             self._reason = reason
 
     def _wait_for(self, need_ns: int, *, is_whole: bool) -> None:
-        words = self._words
         tried_word = 0
         while True:
             if self._is_leaving:
                 raise LeaveRequested
-            word = words[self._gate]
-            if word & 3 == GATE_OPEN and word != tried_word and self._is_permitted():
-                tried_word = word
+            word = self._words[self._gate]
+            sleep_s = SLEEP_S
+            if word & 3 == GATE_OPEN and self._is_permitted():
+                self._let_primary_block()
                 if word != self._word:
-                    self._let_primary_block()
-                    self._write_run()
-                    self._read_deadline(word)
+                    self._read_window(word)
                 enough_ns = min(need_ns, self._longest_window_ns()) if is_whole else need_ns
-                if self._now_ns() + enough_ns <= self._deadline_ns:
+                now_ns = self._now_ns()
+                if now_ns >= self._late_ns:
+                    self._until_ns = self._late_ns = now_ns + LATE_RUN_NS
+                    self.check()
+                if now_ns + enough_ns <= self._until_ns:
                     self._num_too_short = 0
                     return
-                self._note_too_short(enough_ns)
+                if word != tried_word:
+                    tried_word = word
+                    self._note_too_short(enough_ns)
+                sleep_s = min(SLEEP_S, (self._late_ns - now_ns) / 1e9)
             asleep_ns = self._now_ns()
-            self._waiter.wait_change(word, SLEEP_S)
+            self._waiter.wait_change(word, sleep_s)
             if self._now_ns() - asleep_ns > SLEEP_S * 0.9e9:
                 self.check()
                 self._beat()
@@ -271,16 +295,20 @@ class LaneGate:
             and self._site_words[self._site_word] == Word.RUN
         )
 
-    def _read_deadline(self, word: int) -> None:
-        """Takes the deadline of this OPEN; a word that changed meanwhile leaves no time to run."""
+    def _read_window(self, word: int) -> None:
+        """Takes the times of this OPEN; a word that changed meanwhile leaves no time to run."""
         opened_ns = self._quads[self._open_at]
-        window_ns = self._words[self._table + GateWord.unpack(word).label] * 1000
+        label = GateWord.unpack(word).label
+        window_ns = self._words[self._until_us + label] * 1000
+        late_ns = self._words[self._late_us + label] * 1000
         if self._words[self._gate] != word:
-            self._deadline_ns = 0
+            self._until_ns, self._late_ns = 0, NEVER_NS
             return
         self._word = word
         self._windows_ns.append(window_ns)
-        self._deadline_ns = opened_ns + window_ns - int(self._margin_ns)
+        self._until_ns = opened_ns + window_ns - int(self._margin_ns)
+        self._careful_ns = opened_ns + int(window_ns * CAREFUL_FROM)
+        self._late_ns = opened_ns + late_ns if late_ns else NEVER_NS
 
     def _note_too_short(self, need_ns: int) -> None:
         window_ns = self._windows_ns[-1] if self._windows_ns else 0
@@ -293,67 +321,20 @@ class LaneGate:
                 f"{WINDOWS_UNTIL_STARVED} bubbles were shorter; make model or bundle smaller"
             )
 
-    def _begin_run(self) -> None:
-        self._is_running = True
-        self._run_started_ns = self._now_ns()
-        self._run_device_ns = self._device_ns()
-        if self._trial is not None:
-            self._trial.words[self._trial.word_index("ack_word")] = self._word
-
-    def _begin_unit(self, need_ns: int) -> None:
-        """Notes what was admitted, and how far the one before went beyond what it had asked for."""
-        device_ns = self._device_ns()
-        self._follow_excess(device_ns)
-        self._unit_started_ns = self._now_ns()
-        self._unit_device_ns = device_ns
-        self._unit_need_ns = need_ns
-
-    def _follow_excess(self, device_ns: int) -> None:
-        """Widens the margin if the unit that ends here took far more than it had asked for."""
-        excess_ns = device_ns - self._unit_device_ns - self._unit_need_ns
-        if self._unit_need_ns and excess_ns > EXCESS_NS:
-            self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
-
-    def _pause(self) -> None:
-        self._end_run()
-        self._write_run()
-
     def _end_run(self) -> None:
-        """Notes when the run ended; the rest waits for `_write_run`, since the primary may want its
-        device at this moment.
+        """Notes that the run has ended; the rest waits, since the primary may want its device. The
+        margin widens if the last unit took far more than it had asked for.
         """
-        if self._is_running:
-            self._is_running = False
-            self._is_written = False
-            self._ended_ns = self._now_ns()
-            self._ended_device_ns = self._device_ns()
-            self._was_closed = self._words[self._gate] != self._word
-            self._closed_ns = self._quads[self._close_at]
+        self._deadline_ns = 0
+        if self._notes.is_running:
+            was_closed = self._words[self._gate] != self._word
+            ended_ns = self._notes.end(was_closed=was_closed, closed_ns=self._quads[self._close_at])
+            if not was_closed and ended_ns - self._until_ns > EXCESS_NS:
+                self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
+            self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
 
-    def _write_run(self) -> None:
-        """Writes the run that has ended, if it is not written yet."""
-        if self._is_written:
-            return
-        self._is_written = True
-        self._follow_excess(self._ended_device_ns)
-        self._unit_need_ns = 0
-        self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
-        if self._writer is not None:
-            closed_after_start = self._was_closed and self._closed_ns >= self._run_started_ns
-            run = EndedRun(
-                kind=self._kind,
-                word=self._word,
-                step=self._stage.get("step"),
-                start_ns=self._run_started_ns,
-                last_unit_ns=self._unit_started_ns,
-                end_ns=self._ended_ns,
-                device_ns=self._ended_device_ns - self._run_device_ns,
-                last_device_ns=self._ended_device_ns - self._unit_device_ns,
-                late_ns=max(0, self._ended_ns - self._closed_ns) if closed_after_start else 0,
-                num_samples=self.num_samples,
-            )
-            self._writer.write(run, margin_ns=int(self._margin_ns))
-        self.num_samples = 0
+    def _write_runs(self) -> None:
+        self._notes.write(margin_ns=int(self._margin_ns))
 
     def _beat(self) -> None:
         if self._trial is not None:

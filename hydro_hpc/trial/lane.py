@@ -10,11 +10,20 @@ from filelock import FileLock, Timeout
 
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
+from hydro_hpc.devices.cpu_core import PrimaryThread
 from hydro_hpc.errors import LaneError
 from hydro_hpc.page import BadPageError, Page, lane_dir, page_path
-from hydro_hpc.page_layout import LEASE_FILE_NAME, DeviceKind, PageKind, PrimaryState, Word
+from hydro_hpc.page_layout import (
+    LEASE_FILE_NAME,
+    DeviceKind,
+    Gate,
+    PageKind,
+    PrimaryState,
+    Word,
+)
+from hydro_hpc.trial.events import GateSeen
 from hydro_hpc.trial.gate import LaneGate
-from hydro_hpc.trial.residency import LookingWaiter
+from hydro_hpc.trial.room import LookingWaiter
 from hydro_hpc.wait import FutexWord, Waiter
 
 
@@ -26,6 +35,8 @@ class TenantLane:
         self.site = _map(path, PageKind.SITE)
         self.stage = _map(path, PageKind.STAGE)
         self._trial = _map(path, PageKind.TRIAL)
+        self._pid_at = self.stage.word_index("pid")
+        self._primary = PrimaryThread(0)
 
     @staticmethod
     def granted(environment: Mapping[str, str]) -> TenantLane:
@@ -70,9 +81,35 @@ class TenantLane:
             raise LaneError("the job that lends this device has stopped training")
         return "" if state == PrimaryState.SHARING else "its primary has not shown a bubble yet"
 
+    def look(self, now_ns: int) -> GateSeen:
+        """Returns what gate, guard, owner and site say now."""
+        word = self.stage.get("gate_word")
+        says = {self.stage.get("guard_word"), self.stage.get("owner_word")}
+        is_held = says | {self.site.get("site_word")} != {Word.RUN}
+        is_open = Gate.unpack(word).is_open
+        return GateSeen(at_ns=now_ns, word=word, is_open=is_open, is_held=is_held)
+
+    def window_end_ns(self, word: int) -> int:
+        """Returns when the window that `word` opened is predicted to end, 0 if it is over."""
+        opened_ns = self.stage.get("open_ns")
+        row = self.stage.word_index("window_us") + Gate.unpack(word).label
+        window_ns = self.stage.words[row] * 1000
+        return opened_ns + window_ns if self.stage.get("gate_word") == word else 0
+
+    def why_gone(self) -> str:
+        """Says why a lane that was ready will not open again, or returns an empty text."""
+        if self.site.get("site_word") == Word.GONE:
+            return "the lane is gone: the job that lent it has ended"
+        problem = self.stage.writer_problem()
+        return f"the lane's stage page cannot be used: {problem}" if problem else ""
+
     def trial_state(self) -> int:
         """Returns the worker's TrialState, as it says itself."""
         return self._trial.get("state")
+
+    def has_used_device(self) -> bool:
+        """Says whether a command of this rank has run in any window here."""
+        return self._trial.get("run_ns") > 0
 
     def has_trained(self) -> bool:
         """Says whether the worker of this rank has trained anything here."""
@@ -92,6 +129,19 @@ class TenantLane:
         except OSError as error:
             raise LaneError(f"{self.path}: the lease cannot be taken: {error.strerror}") from None
         return lock
+
+    def confine(self, settings: Settings) -> None:
+        """In a child, before exec: to the device's core, behind its primary. A few system calls, no
+        lock, so safe beside MPI's threads.
+        """
+        core = self.cpu_core()
+        if core is None:
+            return
+        cpu_core.pin(core)
+        if settings.idle_class:
+            cpu_core.enter_idle_class()
+        else:
+            cpu_core.enter_batch_class()
 
     def spare_bytes(self) -> int | None:
         """Returns what the primary leaves of its device's memory: its limit minus its peak; None
@@ -114,11 +164,23 @@ class TenantLane:
             waiter=waiter if look is None else LookingWaiter(waiter, look),
             trial=trial,
             margin_ns=int(settings.margin_us * 1000),
-            let_primary_block=no_wait if is_gpu else self._let_primary_block,
+            let_primary_block=no_wait if is_gpu else self.let_primary_block,
+            primary_wants_device=never if is_gpu else self.primary_wants_device,
         )
 
-    def _let_primary_block(self) -> None:
-        cpu_core.let_block(self.stage.get("pid"))
+    def let_primary_block(self) -> None:
+        """On a core: sleeps until the primary has begun the wait that it announced."""
+        self._primary_thread().let_block()
+
+    def primary_wants_device(self) -> bool:
+        """On a core: says whether the primary is kept from it, or has it."""
+        return self._primary_thread().could_run()
+
+    def _primary_thread(self) -> PrimaryThread:
+        pid = self.stage.words[self._pid_at]
+        if pid != self._primary.pid:
+            self._primary = PrimaryThread(pid)
+        return self._primary
 
     def trial_page(self) -> Page:
         """Maps the trial page for writing: one process per lane, the worker."""
@@ -126,6 +188,11 @@ class TenantLane:
             return Page.map_for_writing(page_path(self.path, PageKind.TRIAL), PageKind.TRIAL)
         except BadPageError as error:
             raise LaneError(f"the lane cannot be used: {error}") from None
+
+
+def never() -> bool:
+    """A GPU does not let a trial see that its primary waits for it."""
+    return False
 
 
 def no_wait() -> None:

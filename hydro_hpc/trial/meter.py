@@ -13,6 +13,7 @@ Not covered: a step whose points differ from one time to the next; then every po
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
@@ -25,6 +26,10 @@ from hydro_hpc.nn.fused import Fused
 STEPS_TO_LEARN: Final = 6
 FIRST_NEED_NS: Final = 1_500_000  # the most that is asked while lengths are learned
 HEADROOM: Final = 1.1  # over the median, for what a unit may take longer
+
+
+_SILENT: Final = itertools.repeat(0).__next__  # outside of a step of the meter's kind
+_LEARNING: Final = itertools.repeat(-1).__next__
 
 
 class Admits(Protocol):
@@ -66,7 +71,7 @@ class Meter:
         self._lengths: list[list[int]] = []
         self._keys: list[str] = []
         self._position = 0
-        self._is_active = False  # in a step of this meter's kind; hooks are silent outside
+        self._next_need = _SILENT  # of the next point, in ns; negative: it is not known yet
         self._num_steps = 0
         self._last_ns: int | None = None  # device time at the last point of this step
         self._hooked: dict[str, list[Callable[[], None]]] = {}  # what undoes it, by point
@@ -82,40 +87,52 @@ class Meter:
             self._hooked[key] = [module.register_forward_pre_hook(point).remove]
             if not has_backward:
                 continue
-            after_forward = functools.partial(_hook_backward, point)
-            self._hooked[key].append(module.register_forward_hook(after_forward).remove)
-            if isinstance(module, Fused):
-                middle = f"{key} middle"
-                module.between = self._named_point(middle)
-                self._hooked[middle] = [functools.partial(setattr, module, "between", None)]
+            if isinstance(module, Fused) and module.has_own_backward:
+                for name in ("before", "between"):
+                    self._hook_own_backward(module, name, f"{key} {name}")
+            else:
+                after_forward = functools.partial(_hook_backward, point)
+                self._hooked[key].append(module.register_forward_hook(after_forward).remove)
+
+    def _hook_own_backward(self, module: Fused, name: str, key: str) -> None:
+        setattr(module, name, self._named_point(key))
+        self._hooked[key] = [functools.partial(setattr, module, name, None)]
 
     def _named_point(self, key: str) -> Callable[..., None]:
-        return lambda *_: self.point(key)
+        """Returns a point as a hook. A step passes it with cold caches, so it is short."""
+        admit = self._gate.admit
+
+        def point(*_: object) -> None:
+            need_ns = self._next_need()
+            if need_ns > 0:
+                admit(need_ns)
+            elif need_ns < 0:
+                self._learn(key)
+
+        return point
 
     def begin(self) -> None:
         """Begins a step; the first point of all."""
-        self._is_active = True
         self._position = 0
         self._last_ns = None
+        if self._needs:
+            needs = itertools.chain(self._needs, itertools.repeat(self._unit_ns))
+            self._next_need = needs.__next__
+        else:
+            self._next_need = _LEARNING
         self.point("begin")
 
     def point(self, key: str) -> None:
-        """A place where this step may pause; `key` names the module whose hook called."""
-        if not self._is_active:
-            return
-        position = self._position
-        self._position = position + 1
-        if self._needs:
-            if position >= len(self._needs):
-                self._gate.admit(self._unit_ns)
-            elif need_ns := self._needs[position]:
-                self._gate.admit(need_ns)
-            return
-        self._learn(position, key)
+        """A place where this step may pause; `key` names it."""
+        need_ns = self._next_need()
+        if need_ns > 0:
+            self._gate.admit(need_ns)
+        elif need_ns < 0:
+            self._learn(key)
 
     def end(self) -> None:
         """Ends a step; after enough of them, groups the points."""
-        self._is_active = False
+        self._next_need = _SILENT
         if self._needs:
             return
         self._measure(self._position)
@@ -128,7 +145,7 @@ class Meter:
 
     def abandon(self) -> None:
         """Ends a step that will not come to its end; nothing is learned from it."""
-        self._is_active = False
+        self._next_need = _SILENT
         if not self._needs:
             self._forget()
 
@@ -137,7 +154,9 @@ class Meter:
         for key in list(self._hooked):
             self._unhook(key)
 
-    def _learn(self, position: int, key: str) -> None:
+    def _learn(self, key: str) -> None:
+        position = self._position
+        self._position = position + 1
         self._measure(position)
         if position == len(self._keys):
             self._keys.append(key)
@@ -172,5 +191,6 @@ class Meter:
 def _hook_backward(
     point: Callable[..., None], _module: nn.Module, _inputs: object, output: object
 ) -> None:
-    if isinstance(output, torch.Tensor) and output.requires_grad:
-        output.register_hook(point)
+    """Passes `point` right before the backward of what made `output`."""
+    if isinstance(output, torch.Tensor) and output.grad_fn is not None:
+        output.grad_fn.register_prehook(point)  # in C: Tensor.register_hook takes 20 us

@@ -1,160 +1,134 @@
-"""What the worker knows of memory: the room it has, what its bundles take, whether to shrink.
+"""Who may run on the device, and what makes him stop. Pure: `(state, event) -> (state, actions)`.
 
-The room is the smaller of what the lender leaves of its device (its limit minus its peak) and
-what this process may hold under its own job's limit (docs/decisions/0007-memory.md).
+An overrun is *device time used after the close*, not a late acknowledgement: a worker in the idle
+class is often just not running, or sleeps in a system call, and must not be punished for it.
+
+One who was stopped by somebody else (a debugger, `kill -STOP`, Slurm's suspend) is held by that
+one: he is reported and left alone, and continued only so that he can leave.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from hydro_hpc.devices.memory import DeviceMemory
-from hydro_hpc.errors import LaneError
-from hydro_hpc.page import Page
-from hydro_hpc.trial.footprint import Footprint, Look, Size, choose_slots, decide, fit
-from hydro_hpc.wait import Waiter
+from hydro_hpc.trial.events import (
+    Action,
+    AskToEnd,
+    DeviceUsed,
+    End,
+    Event,
+    GateSeen,
+    Leave,
+    LeaveOrdered,
+    Pause,
+    PrimaryGone,
+    Report,
+    Run,
+    StopSeen,
+)
 
-LOOK_NS: Final = 250_000_000  # between two looks, of about 0.3 ms each
+STRIKES_UNTIL_END: Final = 10  # overruns, each less than `FORGIVEN_NS` after the one before
+FORGIVEN_NS: Final = 60_000_000_000
+STOP_REPORTED_NS: Final = 1_000_000_000  # Slurm's resume reaches one process after the other
+LEAVE_DEVICE_NS: Final = 5_000_000_000  # a last checkpoint may run outside windows, for so long
+OVERRAN: Final = "it used the device outside its windows again and again"
+STOPPED: Final = "it was stopped by a signal that is not ours, and waits for SIGCONT"
+
+Actions = tuple[Action, ...]
 
 
-class MemoryShortError(LaneError):
-    """The bundle must give memory back. A LaneError, so that a step under way comes to its end."""
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Residency:
-    """Measures builds, looks at memory a few times a second, and says what fits."""
+    """What is remembered between two events."""
 
-    def __init__(
-        self,
-        memory: DeviceMemory,
-        *,
-        spare_bytes: Callable[[], int | None],
-        page: Page,
-        now_ns: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        """`spare_bytes`: what the lender leaves, None if it has not said. `page`: the trial's."""
-        self._memory = memory
-        self._spare_bytes = spare_bytes
-        self._page = page
-        self.wanted = 0  # how many slots the bundle shall have where memory allows
-        self._now_ns = now_ns
-        self._idle_bytes = 0
-        self._built_bytes: dict[int, int] = {}  # peaks of builds, by slots
-        self._size = Size(slots=0)
-        self._next_look_ns = 0
-        self.slots_to_grow_to = 0  # more than there are: there has been room for a while
-
-    @property
-    def slots(self) -> int:
-        return self._size.slots
-
-    def room_bytes(self) -> int:
-        """The most that this process may hold."""
-        own_bytes, spare_bytes = self._memory.room_bytes(), self._spare_bytes()
-        return own_bytes if spare_bytes is None else min(own_bytes, spare_bytes)
-
-    def fitting(self, wanted: int) -> int:
-        """Returns how many slots of `wanted` can be built."""
-        return choose_slots(self.room_bytes(), self._footprint(), wanted)
-
-    def note_idle(self) -> None:
-        """The process has no bundle (any more): what it freed goes back to the device.
-
-        Raises LaneError if even so it holds more than it may.
-        """
-        self._memory.give_back()
-        self._memory.forget_peak()
-        self._idle_bytes = self._memory.used_bytes()
-        self._set_slots(0)
-        self._require_idle_fits(self.room_bytes())
-
-    def note_built(self, slots: int) -> None:
-        """A bundle of `slots` has been built; what only its build took goes back."""
-        before_bytes = self._built_bytes.get(slots, 0)
-        self._built_bytes[slots] = max(before_bytes, self._memory.peak_bytes())
-        self._memory.give_back()
-        self._memory.forget_peak()
-        self._set_slots(slots)
-
-    def look(self) -> None:
-        """Cheap if the last look is recent. Raises MemoryShortError if the bundle has to shrink,
-        LaneError if there is no bundle and even that is too much.
-        """
-        now_ns = self._now_ns()
-        if now_ns < self._next_look_ns or not self._idle_bytes:
-            return
-        self._next_look_ns = now_ns + LOOK_NS
-        room_bytes = self.room_bytes()
-        look = Look(
-            at_ns=now_ns,
-            room_bytes=room_bytes,
-            running_bytes=self._memory.peak_bytes(),
-            footprint=self._footprint(),
-            wanted=self.wanted,
-        )
-        self._page.set("memory_room_bytes", room_bytes)
-        self._page.set("memory_need_bytes", self._need_bytes(look))
-        size = decide(self._size, look)
-        if size.slots > self._size.slots:  # for as long as there is room
-            self.slots_to_grow_to = size.slots
-            return
-        self.slots_to_grow_to = 0
-        self._size = replace(size, slots=self._size.slots)
-        if size.slots < self._size.slots:
-            raise MemoryShortError(self.sentence())
-        if not self._size.slots:
-            self._require_idle_fits(room_bytes)
-
-    def sentence(self) -> str:
-        """Says what is there and what is needed, in MB."""
-        need_mb = self._footprint().bytes_for(max(1, self._size.slots)) // 1_000_000
-        return (
-            f"too little memory: a bundle of {max(1, self._size.slots)} needs {need_mb} MB and "
-            f"{self.room_bytes() // 1_000_000} MB are left by the job that lends this device and "
-            "by the limit of this one; ask for more memory, or make model or batch smaller"
-        )
-
-    def _footprint(self) -> Footprint:
-        return fit(self._built_bytes, self._idle_bytes)
-
-    def _need_bytes(self, look: Look) -> int:
-        return look.running_bytes if self._size.slots else look.footprint.bytes_for(1)
-
-    def _require_idle_fits(self, room_bytes: int) -> None:
-        if self._idle_bytes > room_bytes:
-            raise LaneError(self.sentence())
-
-    def _set_slots(self, slots: int) -> None:
-        self._size = replace(self._size, slots=slots, roomy_since_ns=None)
-        self.slots_to_grow_to = 0
-        self._page.set("num_slots", slots)
+    grace_ns: int  # device time after a close
+    leave_ns: int  # from the order to leave to the end without it
+    pauses_itself: bool  # a worker does, by its gate; a command's processes must be paused
+    is_paused: bool = False  # by us
+    gate: GateSeen | None = None
+    used_ns: int | None = None  # at the last look under this very `gate`, if it is shut
+    used_shut_ns: int = 0  # since the last pause, or since this gate was first seen shut
+    strikes: int = 0
+    struck_ns: int = 0  # when the last one was
+    stopped_ns: int | None = None  # since when somebody else has it stopped
+    is_stop_reported: bool = False
+    is_primary_gone: bool = False
+    leave_by_ns: int | None = None
+    leave_used_ns: int | None = None  # device time when it was told to leave
+    is_ended: bool = False
 
 
-class LookingWaiter:
-    """Another waiter that looks at something meanwhile: a gate may stay shut for long, and memory
-    is needed back all the same. What `look` raises comes through.
+def advance(state: Residency, event: Event) -> tuple[Residency, Actions]:
+    """Returns what is remembered and done after `event`."""
+    if state.is_ended:
+        return state, ()
+    if state.leave_by_ns is not None:
+        return _leaving(state, event, state.leave_by_ns)
+    if isinstance(event, GateSeen):
+        return _gate_seen(state, event)
+    if isinstance(event, DeviceUsed):
+        return _device_used(state, event)
+    if isinstance(event, StopSeen):
+        return _stop_seen(state, event)
+    if isinstance(event, PrimaryGone):
+        actions: Actions = () if state.is_primary_gone else (Leave(reason=event.reason),)
+        return replace(state, is_primary_gone=True), actions
+    return _ordered_to_leave(state, event)
+
+
+def _gate_seen(state: Residency, seen: GateSeen) -> tuple[Residency, Actions]:
+    """Time between two looks counts as outside a window only if both saw the same shut gate: then
+    no window can have been open in between.
     """
+    last = state.gate
+    is_same = last is not None and replace(last, at_ns=seen.at_ns) == seen
+    state = replace(state, gate=seen)
+    if seen.permits or not is_same:
+        state = replace(state, used_ns=None, used_shut_ns=0)
+    if seen.permits and state.is_paused:
+        return replace(state, is_paused=False), (Run(),)
+    if not (seen.permits or state.is_paused or state.pauses_itself):
+        return replace(state, is_paused=True), (Pause(),)
+    return state, ()
 
-    def __init__(
-        self,
-        waiter: Waiter,
-        look: Callable[[], None],
-        now_ns: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        self._waiter = waiter
-        self._look = look
-        self._now_ns = now_ns
 
-    def wait_change(self, seen: int, timeout_s: float) -> None:
-        end_ns = self._now_ns() + int(timeout_s * 1e9)
-        while True:
-            started_ns = self._now_ns()
-            slice_ns = min(LOOK_NS, end_ns - started_ns)
-            self._waiter.wait_change(seen, slice_ns / 1e9)
-            woken_ns = self._now_ns()
-            self._look()
-            if woken_ns - started_ns < slice_ns or woken_ns >= end_ns:
-                return
+def _device_used(state: Residency, used: DeviceUsed) -> tuple[Residency, Actions]:
+    if state.gate is None or state.gate.permits:
+        return state, ()
+    since_ns = 0 if state.used_ns is None else used.used_ns - state.used_ns
+    shut_ns = state.used_shut_ns + since_ns
+    state = replace(state, used_ns=used.used_ns, used_shut_ns=shut_ns)
+    if shut_ns <= state.grace_ns:
+        return state, ()
+    is_forgiven = used.at_ns - state.struck_ns > FORGIVEN_NS
+    strikes = 1 if is_forgiven else state.strikes + 1
+    state = replace(state, used_shut_ns=0, strikes=strikes, struck_ns=used.at_ns)
+    if strikes >= STRIKES_UNTIL_END:
+        return replace(state, is_ended=True), (End(reason=OVERRAN),)
+    return replace(state, is_paused=True), (Pause(),)
+
+
+def _stop_seen(state: Residency, seen: StopSeen) -> tuple[Residency, Actions]:
+    if not seen.is_stopped or state.is_paused:
+        return replace(state, stopped_ns=None, is_stop_reported=False), ()
+    if state.stopped_ns is None:
+        return replace(state, stopped_ns=seen.at_ns), ()
+    if state.is_stop_reported or seen.at_ns - state.stopped_ns < STOP_REPORTED_NS:
+        return state, ()
+    return replace(state, is_stop_reported=True), (Report(text=STOPPED),)
+
+
+def _ordered_to_leave(state: Residency, order: LeaveOrdered) -> tuple[Residency, Actions]:
+    leaving = replace(state, is_paused=False, leave_by_ns=order.at_ns + state.leave_ns)
+    return leaving, (AskToEnd(),)
+
+
+def _leaving(state: Residency, event: Event, leave_by_ns: int) -> tuple[Residency, Actions]:
+    """It runs on, in no window, so that it can end; not for long."""
+    is_late = event.at_ns > leave_by_ns
+    if isinstance(event, DeviceUsed):
+        first_ns = event.used_ns if state.leave_used_ns is None else state.leave_used_ns
+        state = replace(state, leave_used_ns=first_ns)
+        is_late = is_late or event.used_ns - first_ns > LEAVE_DEVICE_NS
+    return (replace(state, is_ended=True), (End(),)) if is_late else (state, ())

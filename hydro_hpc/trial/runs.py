@@ -1,7 +1,6 @@
 """What a gate tells the world about its runs: records and totals in the trial's page.
 
-A *run* is the time between two pauses. When it ends, the primary may already want its device back,
-so a run is noted in a few instructions and written later, in the next window.
+A *run* is the time between two pauses; `run_notes` says when they are written.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from hydro_hpc.page_layout import Record, RecordKind
 OVERRUN_NS: Final = 500_000  # device time after a close that counts as an overrun
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class EndedRun:
     """A run, CLOCK_MONOTONIC nanoseconds and device time."""
 
@@ -24,18 +23,19 @@ class EndedRun:
     word: int  # the OPEN that it ran in
     step: int  # of the primary
     start_ns: int
-    last_unit_ns: int  # when its last unit of work was admitted
     end_ns: int
     device_ns: int
-    last_device_ns: int  # of the last unit
     late_ns: int  # how long ago the window had closed when it ended, 0 if it had not
     num_samples: int
 
     @property
     def overrun_ns(self) -> int:
-        """At most what the last unit used on the device: a worker that the kernel kept from running
-        did not overrun."""
-        return min(self.late_ns, self.last_device_ns)
+        """Device time after the close: all of the time since, but for what the primary had of it.
+        Before the close nobody else wanted the device, and a worker that the kernel kept from
+        running did not overrun.
+        """
+        kept_off_ns = self.end_ns - self.start_ns - self.device_ns
+        return max(0, min(self.late_ns - kept_off_ns, self.device_ns))
 
 
 class RunWriter:
@@ -45,14 +45,16 @@ class RunWriter:
         self._page = page
 
     def write(self, run: EndedRun, *, margin_ns: int) -> None:
-        """A run that the primary interrupted has a record of its own for its last unit: what that
-        used may lie far apart, since the primary has the core in between.
+        """A run that went on after the close has a record of its own for that: what it used then
+        may lie far apart, since the primary has the core in between.
         """
         if run.late_ns:
-            before_ns = run.device_ns - run.last_device_ns
-            self._record(run, run.start_ns, run.last_unit_ns, before_ns, run.num_samples)
-            self._record(run, run.last_unit_ns, run.end_ns, run.last_device_ns, 0)
-            self._count_overrun(run.overrun_ns)
+            overrun_ns = run.overrun_ns
+            closed_ns = run.end_ns - run.late_ns
+            before_ns = run.device_ns - overrun_ns
+            self._record(run, run.start_ns, closed_ns, before_ns, run.num_samples)
+            self._record(run, closed_ns, run.end_ns, overrun_ns, 0)
+            self._count_overrun(overrun_ns)
         else:
             self._record(run, run.start_ns, run.end_ns, run.device_ns, run.num_samples)
         self._page.set("margin_ns", margin_ns)

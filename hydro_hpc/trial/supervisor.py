@@ -15,36 +15,30 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
-from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, HydroError, LaneError
-from hydro_hpc.page_layout import Gate, TrialState
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_TRY_LATER, HydroError, LaneError
 from hydro_hpc.trial.channel import Channel
+from hydro_hpc.trial.events import Action, End, Leave, Report
+from hydro_hpc.trial.freezer import group_name, make_freezer
 from hydro_hpc.trial.gang import Gang
+from hydro_hpc.trial.job import CommandJob, Job, StudyJob
 from hydro_hpc.trial.lane import TenantLane, local_environment
 from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves, StudyChecked
-from hydro_hpc.trial.watchdog import Action, Look, Watch, decide
+from hydro_hpc.trial.pausing import KILL_S
+from hydro_hpc.trial.process_tree import BySignals, ProcessTree
+from hydro_hpc.trial.resident import Resident
 
 LOOK_S: Final = 0.05
 STOPPED_LOOK_S: Final = 0.002  # a stopped worker is continued in the next window
 ARRIVAL_LOOK_S: Final = 0.1
-LEAVE_S: Final = 20.0  # for all ranks' last checkpoints, then the end comes without them
+LEAVE_NS: Final = 20_000_000_000  # for the last checkpoint, then the end comes without it
+SETTLE_S: Final = 20.0
 WORKER_RESTARTS: Final = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyJob:
-    """What to run: the study file, the directory of its folder, trials per bundle (None: as it
-    says).
-    """
-
-    file: Path
-    directory: Path
-    slots: int | None
 
 
 @dataclass(slots=True)
@@ -58,21 +52,21 @@ class Child:
 class Supervisor:
     """The loop of one rank. `run` returns (exit code, reason)."""
 
-    def __init__(self, *, gang: Gang, lane: TenantLane, job: StudyJob, settings: Settings) -> None:
+    def __init__(self, *, gang: Gang, lane: TenantLane, job: Job, settings: Settings) -> None:
         self._gang = gang
         self._lane = lane
         self._job = job
         self._settings = settings
         self._worker: Child | None = None
         self._search: Child | None = None
-        self._watch = Watch(grace_ns=int(settings.grace_ms * 1e6))
-        self._gate_index = lane.stage.word_index("gate_word")
+        self._resident: Resident | None = None  # the worker, watched
         self._early: list[tuple[int, Message]] = []  # for the search, before it was started
         self._search_code = EXIT_DONE
+        self._command_code = EXIT_DONE
+        self._pauser_pid = 0
         self._restarts = 0
         self._ranks_done: set[int] = set()
         self._leaving: LeaveAll | None = None
-        self._leave_by_s = 0.0
         self._signalled = 0
 
     def run(self) -> tuple[int, str]:
@@ -81,8 +75,11 @@ class Supervisor:
             signal.signal(number, self._note_signal)
         try:
             with self._lane.lease():
-                self._start_worker()
+                if isinstance(self._job, StudyJob):
+                    self._start_worker(self._job)  # its imports need no window
                 self._wait_for_primary()
+                if isinstance(self._job, CommandJob) and self._leaving is None:
+                    self._start_pauser(self._job)
                 self._serve()
         except HydroError as error:
             self._report(RankLeaves(reason=str(error), exit_code=error.exit_code))
@@ -92,6 +89,8 @@ class Supervisor:
         assert self._leaving is not None
         if self._leaving.exit_code == EXIT_DONE and self._search_code == EXIT_FAILED:
             return EXIT_FAILED, "the study is over, and no trial of it completed"
+        if self._leaving.exit_code == EXIT_DONE:
+            return self._command_code, ""
         return self._leaving.exit_code, self._leaving.reason
 
     def _why_signalled(self) -> RankLeaves:
@@ -102,7 +101,7 @@ class Supervisor:
             return RankLeaves(reason=str(error), exit_code=error.exit_code)
         name = signal.Signals(self._signalled).name
         return RankLeaves(
-            reason=f"stopped by {name}; started again, the study goes on where it was",
+            reason=f"stopped by {name}; {self._job.going_on}",
             exit_code=128 + self._signalled,
         )
 
@@ -122,17 +121,18 @@ class Supervisor:
     def _serve(self) -> None:
         """The loop proper: until all ranks are told to leave and this rank's worker has ended."""
         while True:
-            self._look_for_messages(STOPPED_LOOK_S if self._watch.is_stopped else LOOK_S)
+            is_paused = self._resident is not None and self._resident.is_paused
+            self._look_for_messages(STOPPED_LOOK_S if is_paused else LOOK_S)
             self._look_at_children()
-            if self._leaving is not None and (
-                self._worker is None or time.monotonic() > self._leave_by_s
-            ):
+            if self._leaving is not None and self._worker is None:
                 return
-            self._watch_worker()
+            if self._resident is not None:
+                for action in self._resident.look():
+                    self._act(action)
 
     def _settle(self) -> None:
         """Waits until rank 0 has told everybody to leave."""
-        give_up_s = time.monotonic() + LEAVE_S
+        give_up_s = time.monotonic() + SETTLE_S
         while self._leaving is None and time.monotonic() < give_up_s:
             self._look_for_messages(ARRIVAL_LOOK_S)
         if self._leaving is None:
@@ -174,8 +174,8 @@ class Supervisor:
         if isinstance(message, RankLeaves | RankDone):
             self._report(message)
         elif isinstance(message, StudyChecked):
-            if self._gang.rank == 0 and self._search is None:
-                self._start_search(message.description)
+            if self._gang.rank == 0 and self._search is None and isinstance(self._job, StudyJob):
+                self._start_search(self._job, message.description)
         elif self._gang.rank != 0:
             self._gang.send(0, message, about=about)
         elif self._search is not None:
@@ -218,52 +218,71 @@ class Supervisor:
         if self._leaving is not None:
             return
         self._leaving = order
-        self._leave_by_s = time.monotonic() + LEAVE_S
-        if self._worker is not None:
-            self._signal_worker(signal.SIGTERM)
-            self._signal_worker(signal.SIGCONT)
+        if self._resident is not None:
+            self._resident.order_leave()
 
     # -- children ------------------------------------------------------------------------------
 
-    def _start_search(self, description: str) -> None:
-        arguments = ["--folder", str(self._job.directory), "--description", description]
-        self._search = self._start("hydro_hpc.trial.searcher", arguments)
+    def _start_search(self, job: StudyJob, description: str) -> None:
+        arguments = ["--folder", str(job.directory), "--description", description]
+        module = "hydro_hpc.trial.searcher"
+        self._search = self._start(module, arguments, before_exec=self._before_exec)
         for about, message in self._early:
             self._search.channel.send(message, rank=about)
         self._early.clear()
 
-    def _start_worker(self) -> None:
-        slots = [] if self._job.slots is None else ["--slots", str(self._job.slots)]
-        arguments = ["--study", str(self._job.file), "--folder", str(self._job.directory), *slots]
-        self._worker = self._start("hydro_hpc.trial.worker", arguments)
-        self._watch = Watch(grace_ns=self._watch.grace_ns)
+    def _start_worker(self, job: StudyJob) -> None:
+        """In the idle class from its first instruction on."""
+        self._worker = self._start(job.module, job.arguments(), before_exec=self._before_exec)
+        self._watch(self._worker, is_gated=True)
 
-    def _start(self, module: str, arguments: list[str]) -> Child:
-        """Starts a process of this rank in the idle class, from its first instruction on."""
+    def _start_pauser(self, job: CommandJob) -> None:
+        cpu_core.adopt_orphans()  # of a pauser that is killed
+        self._worker = self._start(
+            job.module,
+            job.arguments(),
+            before_exec=lambda: cpu_core.die_with_parent(signal.SIGTERM),
+            stdin=None,
+        )
+        self._pauser_pid = self._worker.process.pid
+        self._watch(self._worker, is_gated=False)
+
+    def _watch(self, worker: Child, *, is_gated: bool) -> None:
+        self._resident = Resident(
+            worker.process,
+            self._lane,
+            grace_ns=int(self._settings.grace_ms * 1e6),
+            leave_ns=LEAVE_NS,
+            is_gated=is_gated,
+        )
+
+    def _start(
+        self,
+        module: str,
+        arguments: list[str],
+        *,
+        before_exec: Callable[[], None],
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> Child:
+        """Starts a process of this rank; `stdin` None: ours."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", module]
         command += ["--lane", self._lane.path, "--channel", str(theirs.fileno()), *arguments]
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             pass_fds=[theirs.fileno()],
             env=local_environment(os.environ),
             start_new_session=True,
-            preexec_fn=self._before_exec,
+            preexec_fn=before_exec,
         )
         theirs.close()
         return Child(process, Channel(ours))
 
     def _before_exec(self) -> None:
-        """In the child, before exec: a few system calls, no lock, so safe beside MPI's threads."""
+        """In the child, before exec."""
         cpu_core.die_with_parent()
-        core = self._lane.cpu_core()
-        if core is not None:
-            cpu_core.pin(core)
-            if self._settings.idle_class:
-                cpu_core.enter_idle_class()
-            else:
-                cpu_core.enter_batch_class()
+        self._lane.confine(self._settings)
 
     def _look_at_children(self) -> None:
         """Notices children that have ended."""
@@ -285,49 +304,35 @@ class Supervisor:
                 self._to_search(self._gang.rank, message)
         child.channel.close()
 
-    def _watch_worker(self) -> None:
-        """Holds the worker's device time against its windows, from its first gated step on."""
-        worker = self._worker
-        if worker is None or self._lane.trial_state() != TrialState.TRAINING:
-            return
-        word = self._lane.stage.words[self._gate_index]
-        try:
-            used_ns = cpu_core.used_ns(worker.process.pid)
-        except ProcessLookupError:
-            return
-        look = Look(is_open=Gate.unpack(word).is_open, word=word, used_ns=used_ns)
-        self._watch, action = decide(self._watch, look)
-        self._act(action)
-
     def _act(self, action: Action) -> None:
-        if action == Action.STOP:
-            self._signal_worker(signal.SIGSTOP)
-        elif action == Action.CONTINUE:
-            self._signal_worker(signal.SIGCONT)
-        elif action == Action.END:
-            self._signal_worker(signal.SIGKILL)
-            reason = "the worker used the device outside its windows again and again"
+        """Does what a look at the worker leaves for the gang to do."""
+        rank = self._gang.rank
+        if isinstance(action, End) and action.reason:
+            reason = f"the worker of rank {rank} was ended: {action.reason}"
             self._report(RankLeaves(reason=reason, exit_code=EXIT_FAILED))
+        elif isinstance(action, Leave):
+            self._report(RankLeaves(reason=action.reason, exit_code=EXIT_TRY_LATER))
+        elif isinstance(action, Report):
+            print(f"hydro-trial: the worker of rank {rank}: {action.text}", file=sys.stderr)
 
     def _worker_ended(self, worker: Child, code: int) -> None:
         """A worker that was killed is started again; one that gave up takes the gang with it."""
         self._drain(worker)
-        self._worker = None
+        self._worker = self._resident = None
         if self._leaving is not None or self._gang.rank in self._ranks_done:
             return
-        if code == 0:
+        if isinstance(self._job, CommandJob) and code >= 0:
+            self._command_code = code
             self._report(RankDone())
-        elif code < 0 and self._restarts < WORKER_RESTARTS:
+        elif code == 0:
+            self._report(RankDone())
+        elif isinstance(self._job, StudyJob) and code < 0 and self._restarts < WORKER_RESTARTS:
             self._restarts += 1
-            self._start_worker()
+            self._start_worker(self._job)
         else:
-            reason = f"the worker of rank {self._gang.rank} ended with {code}"
+            name = self._job.module.rpartition(".")[2]
+            reason = f"the {name} of rank {self._gang.rank} ended with {code}"
             self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
-
-    def _signal_worker(self, number: signal.Signals) -> None:
-        if self._worker is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._worker.process.send_signal(number)
 
     def _end_children(self) -> None:
         for child in (self._worker, self._search):
@@ -341,3 +346,12 @@ class Supervisor:
                 child.process.wait()
             if child is self._search:
                 self._search_code = child.process.returncode
+        if self._pauser_pid:
+            self._end_left_behind()
+
+    def _end_left_behind(self) -> None:
+        """Kills what a pauser that was killed itself left to us; under Slurm MPI starts nobody."""
+        freezer = make_freezer(group_name(self._pauser_pid))
+        ProcessTree(os.getpid(), freezer or BySignals(os.getpid())).kill(give_up_s=KILL_S)
+        if freezer is not None:
+            freezer.close()

@@ -7,13 +7,13 @@ run), and from its first training step on does nothing on the device without the
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
 from hydro_hpc.study.trial import Trial
+from hydro_hpc.trial.builder import BundleBuilder
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.gate import LaneGate, LeaveRequested
 from hydro_hpc.trial.lane import TenantLane
@@ -43,7 +44,7 @@ from hydro_hpc.trial.messages import (
     TrialsGiven,
     TrialsParked,
 )
-from hydro_hpc.trial.residency import MemoryShortError, Residency
+from hydro_hpc.trial.room import MemoryShortError, Room
 from hydro_hpc.trial.slots import checkpoint_path
 from hydro_hpc.trial.training import BundleTraining, Ended, as_trial
 
@@ -65,7 +66,7 @@ class Worker:
         gate: LaneGate,
         channel: Channel,
         page: Page,
-        residency: Residency,
+        room: Room,
         *,
         unit_ns: int,
     ) -> None:
@@ -74,9 +75,12 @@ class Worker:
         self._gate = gate
         self._channel = channel
         self._page = page
-        self._residency = residency
-        self._unit_ns = unit_ns
-        self._training: BundleTraining | None = None
+        self._room = room
+        report = self._report if study.pruner != "none" else None
+        self._bundles = BundleBuilder(
+            study, folder, gate, page, room, unit_ns=unit_ns, report=report
+        )
+        self._inbox: deque[Message] = deque()
         self._unkept: set[int] = set()
         self._reserve: list[Trial] = []  # the next trials, asked for before their slots are free
         self._held: dict[int, Trial] = {}  # all that this worker has to bring to an end
@@ -84,25 +88,23 @@ class Worker:
         self._num_unanswered = 0  # questions
         self._num_stale = 0  # of them, those asked before trials were parked
         self._is_over = False
-        self._stored_s = self._asked_if_done_s = 0.0
+        self._asked_if_done_s = 0.0
 
     def run(self, num_slots: int) -> None:
         """Trains until the study is over. Raises LeaveRequested, LaneError, FusionError,
         StudyError.
         """
-        self._residency.wanted = num_slots
+        self._room.wanted = num_slots
         trials = self._first_trials(num_slots)
         if trials:
-            self._measure_small_bundles(trials)
-            if not self._residency.fitting(len(trials)):
-                raise LaneError(self._residency.sentence())
+            self._bundles.measure_small(trials)
             self._build()
         else:
             self._page.set("state", TrialState.TRAINING)
         while not self._is_finished():
             is_short = False
             try:
-                self._residency.look()
+                self._room.look()
                 self._go_on()
             except MemoryShortError:
                 is_short = True
@@ -112,80 +114,32 @@ class Worker:
     def _go_on(self) -> None:
         """A step of the bundle, if there is one with work, and what is due besides."""
         self._exchange()
-        if self._residency.slots_to_grow_to:
-            self._grow_if_there_is_work(self._residency.slots_to_grow_to)
-        elif not self._residency.slots:
+        if self._room.slots_to_grow_to:
+            self._grow_if_there_is_work(self._room.slots_to_grow_to)
+        elif not self._room.slots:
             self._ask_if_done()
-        training = self._training
+        training = self._bundles.training
         if training is None or not training.has_work():
             return
         for ended in training.step():
             self._tell(ended)
         self._refill(training)
-        if time.monotonic() - self._stored_s > CHECKPOINT_EVERY_S:
-            training.checkpoint_in_windows()
-            gc.collect()
-            self._stored_s = time.monotonic()
-
-    # -- memory --------------------------------------------------------------------------------
-
-    def _measure_small_bundles(self, trials: list[Trial]) -> None:
-        """Builds one slot, and two where it is not clear yet that all fit: then it is known how
-        many do, before they are built. Together at most a fifth of the time that 16 take.
-        """
-        gc.collect()
-        self._residency.note_idle()
-        for slots in (1, 2):
-            fitting = self._residency.fitting(len(trials))
-            if slots >= len(trials) or not fitting or (slots > 1 and fitting == len(trials)):
-                return
-            self._training = self._bind(trials[:slots])
-            self._residency.note_built(slots)
-            self._drop()
+        if time.monotonic() - self._bundles.stored_s > CHECKPOINT_EVERY_S:
+            self._bundles.store()
 
     def _rebuild(self) -> None:
-        """Stores all trials, gives the bundle's memory back, and builds what fits instead; outside
-        the gate, as the first bundle was: memory is wanted now.
-        """
-        if self._training is not None:
-            self._training.checkpoint()
-        self._gate.pause()
-        self._page.set("state", TrialState.STARTING)
-        self._drop()
+        """Gives the bundle's memory back, and builds what fits instead."""
+        self._bundles.take_down()
         self._build()
-
-    def _drop(self) -> None:
-        self._training = None
-        gc.unfreeze()
-        gc.collect()
-        self._residency.note_idle()
 
     def _build(self) -> None:
         """Makes a bundle of the trials held, as many as fit; the others are parked."""
         trials = [trial for _, trial in sorted(self._held.items()) if self._can_be_built(trial)]
-        wanted = min(len(trials), self._residency.wanted)
-        slots = self._residency.fitting(wanted)
+        wanted = min(len(trials), self._room.wanted)
+        slots = self._room.fitting(wanted)
         self._reserve = trials[slots:] if slots == wanted else []
         self._park(trials[slots + len(self._reserve) :])
-        if slots:
-            self._training = self._bind(trials[:slots])
-            self._residency.note_built(slots)
-            self._say_if_not_fused(self._training)
-        gc.collect()
-        gc.freeze()
-        gc.disable()  # a collection in mid-window would overrun; there is one per checkpoint
-        self._page.set("state", TrialState.TRAINING if slots else TrialState.SKIPPING)
-        self._stored_s = time.monotonic()
-
-    def _bind(self, trials: list[Trial]) -> BundleTraining:
-        return BundleTraining(
-            self._study,
-            self._folder,
-            self._gate,
-            trials,
-            unit_ns=self._unit_ns,
-            report=self._report if self._study.pruner != "none" else None,
-        )
+        self._bundles.build(trials[:slots])
 
     def _park(self, trials: list[Trial]) -> None:
         """Gives trials back to the search, for whoever of the gang has memory first."""
@@ -201,9 +155,8 @@ class Worker:
         missing = slots - len(self._held) - self._num_asked
         if missing > 0 and not self._is_over:
             self._ask(missing)
-        elif not self._num_asked and len(self._held) > self._residency.slots:
-            if self._training is not None:
-                self._training.checkpoint_in_windows()
+        elif not self._num_asked and len(self._held) > self._room.slots:
+            self._bundles.store()
             self._rebuild()
 
     def _ask_if_done(self) -> None:
@@ -215,15 +168,9 @@ class Worker:
             self._asked_if_done_s = time.monotonic()
             self._ask(0)
 
-    def _say_if_not_fused(self, training: BundleTraining) -> None:
-        reason = training.why_not_fused
-        if reason and os.environ.get("SLURM_PROCID", "0") == "0":
-            print(f"hydro-trial: trials are exact but not fused: {reason}", flush=True)
-
     def leave(self) -> None:
         """Stores what is in work; the lane may be gone, so no window is waited for."""
-        if self._training is not None:
-            self._training.checkpoint()
+        self._bundles.store_ungated()
 
     def _first_trials(self, count: int) -> list[Trial]:
         """Returns trials whose models can be built, `count` of them unless the study has fewer."""
@@ -252,8 +199,7 @@ class Worker:
         return True
 
     def _wait_for_trials(self) -> None:
-        for _, message in self._channel.receive(timeout_s=SLEEP_S):
-            self._take(message)
+        self._take_all(timeout_s=SLEEP_S)
         self._gate.check()
 
     def _refill(self, training: BundleTraining) -> None:
@@ -268,23 +214,30 @@ class Worker:
             self._ask(missing)
 
     def _is_finished(self) -> bool:
-        has_work = self._training is not None and self._training.has_work()
+        has_work = self._bundles.training is not None and self._bundles.training.has_work()
         return self._is_over and not (has_work or self._reserve or self._unkept)
 
     def _exchange(self) -> None:
         """Takes what has come; sleeps for it when there is nothing to train."""
-        has_work = self._training is not None and self._training.has_work()
+        has_work = self._bundles.training is not None and self._bundles.training.has_work()
         expects = self._num_asked or self._unkept or self._study.pruner != "none"
         if has_work and not expects:
             return
         if not has_work:
             self._gate.pause()
             self._gate.check()
-        for _, message in self._channel.receive(timeout_s=0.0 if has_work else SLEEP_S):
-            self._take(message)
+        self._take_all(timeout_s=0.0 if has_work else SLEEP_S)
+
+    def _take_all(self, *, timeout_s: float) -> None:
+        """Takes what has come; the rest comes next time if a window is waited for in between and
+        memory is wanted back then.
+        """
+        self._inbox += (message for _, message in self._channel.receive(timeout_s))
+        while self._inbox:
+            self._take(self._inbox.popleft())
 
     def _take(self, message: Message) -> None:
-        training = self._training
+        training = self._bundles.training
         if isinstance(message, TrialsGiven):
             trials = [as_trial(body) for body in message.trials]
             self._reserve += trials
@@ -337,15 +290,15 @@ def main() -> int:
         lane = TenantLane(arguments.lane)
         page = lane.trial_page()
         page.set("state", TrialState.STARTING)
-        residency = Residency(CpuMemory(), spare_bytes=lane.spare_bytes, page=page)
-        gate = lane.gate(settings, trial=page, look=residency.look)
+        room = Room(CpuMemory(), spare_bytes=lane.spare_bytes, page=page)
+        gate = lane.gate(settings, trial=page, look=room.look)
         signal.signal(signal.SIGTERM, lambda *_: gate.leave())
         study = load_study(arguments.study)
         study.check()
         channel.send(StudyChecked(description=study.description.to_json()), rank=0)
         folder = StudyFolder(arguments.folder, study.name)
         unit_ns = int(settings.unit_us * 1000)
-        worker = Worker(study, folder, gate, channel, page, residency, unit_ns=unit_ns)
+        worker = Worker(study, folder, gate, channel, page, room, unit_ns=unit_ns)
         worker.run(arguments.slots or study.slots or SLOTS)
         page.set("state", TrialState.ENDED)
     except LeaveRequested:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.colocation import pair_ratios
-from benchmarks.running import Line
 from benchmarks.sched_trace import Switch, Waking, outside_share, parse
 
 TEXT = """\
@@ -50,16 +48,3 @@ def test_preempted_primary_still_wants_to_run() -> None:
     events = [Switch(0, 1, False, 9), Switch(50, 9, False, 1), Switch(60, 1, True, 9)]
     share = outside_share([*events, Switch(70, 9, True, 0)], primary={1}, workers={9})
     assert (share.worker_us, share.outside_us) == (60, 50)
-
-
-def line(step: int, step_s: float) -> Line:
-    return Line(step=step, loss=0.0, step_s=step_s)
-
-
-def test_pairs_are_two_open_and_the_two_shut_steps_after_them() -> None:
-    times = {0: 1.1, 1: 1.3, 2: 1.0, 3: 1.0, 4: 2.0, 5: 2.0, 6: 1.0}
-    assert pair_ratios([line(step, s) for step, s in times.items()]) == pytest.approx([0.2])
-
-
-def test_half_a_pair_at_the_end_of_a_block_does_not_count() -> None:
-    assert pair_ratios([line(step, 1.0) for step in (1, 2, 3, 4, 5)]) == []

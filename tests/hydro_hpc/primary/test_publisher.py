@@ -12,6 +12,7 @@ from hydro_hpc.page import page_path
 from hydro_hpc.page_layout import Gate, PageKind, PrimaryState, RecordKind, Word
 from hydro_hpc.primary.guard import Guard, GuardSettings, is_shut
 from hydro_hpc.primary.publisher import LIMIT_EVERY_STEPS, STEPS_UNTIL_NOT_PIPELINED, Publisher
+from hydro_hpc.primary.windows import NUM_NEEDED
 from tests.hydro_hpc.lanes import make_lane, stage_page
 
 MS = 1_000_000
@@ -47,6 +48,7 @@ class Rank:
 
     def wait(self, name: str, wait_ns: int) -> None:
         self.publisher.begin_wait(name)
+        self.publisher.open()
         self.words_in_wait.append((self.step_number, self.gate()))
         self.now_ns += wait_ns
         self.publisher.end_wait(name)
@@ -72,11 +74,11 @@ def lane(tmp_path: Path) -> str:
 
 def test_gate_opens_only_once_waits_are_learned(lane: str) -> None:
     rank = Rank(lane)
-    rank.run(3, 5 * MS)
+    rank.run(NUM_NEEDED, 5 * MS)
     assert not any(gate.is_open for _, gate in rank.words_in_wait)
     assert rank.page.get("state") == PrimaryState.LEARNING
     rank.run(2, 5 * MS)
-    assert all(gate.is_open for step, gate in rank.words_in_wait if step >= 3)
+    assert all(gate.is_open for step, gate in rank.words_in_wait if step >= NUM_NEEDED)
     assert rank.page.get("state") == PrimaryState.SHARING
     assert rank.wakes == 4
 
@@ -86,10 +88,30 @@ def test_opening_tells_when_and_for_how_long_before_it_is_seen(lane: str) -> Non
     rank.run(4, 5 * MS)
     rank.publisher.begin_step(4)
     rank.publisher.begin_wait("recv")
+    rank.now_ns += MS  # of the call's own work
+    rank.publisher.open()
     gate = rank.gate()
     assert gate.is_open
     assert rank.page.get("open_ns") == rank.now_ns
     assert rank.page.words[rank.page.word_index("window_us") + gate.label] == 5000
+    assert rank.page.words[rank.page.word_index("late_us") + gate.label] == 5300
+
+
+def test_call_that_waits_twice_opens_the_gate_once(lane: str) -> None:
+    rank = Rank(lane)
+    rank.run(4, 5 * MS)
+    rank.publisher.begin_step(4)
+    rank.publisher.begin_wait("recv")
+    rank.publisher.open()
+    first = rank.gate()
+    opened_ns = rank.now_ns
+    rank.now_ns += MS
+    rank.publisher.open()
+    assert rank.gate() == first
+    assert first.is_open
+    rank.publisher.end_wait("recv")
+    rank.publisher.close()
+    assert rank.records(RecordKind.WAIT)[-1].start_ns == opened_ns  # type: ignore[attr-defined]
 
 
 def test_short_waits_are_never_opened(lane: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +129,7 @@ def test_shut_steps_open_nothing_and_do_not_count_as_bubble_time(lane: str) -> N
     rank.run(100, 5 * MS)
     settings = rank.guard.settings
     opened = {step for step, gate in rank.words_in_wait if gate.is_open}
-    assert opened == {step for step in range(3, 100) if not is_shut(step, settings)}
+    assert opened == {step for step in range(NUM_NEEDED, 100) if not is_shut(step, settings)}
     shut_steps = [r.step for r in rank.records(RecordKind.STEP) if r.value == 1]  # type: ignore[attr-defined]
     assert shut_steps == [step for step in range(99) if is_shut(step, settings)]
     open_steps = sum(not is_shut(step, settings) for step in range(100))
@@ -149,6 +171,7 @@ def test_close_shuts_the_gate_and_says_ended(lane: str) -> None:
     rank.run(5, 5 * MS)
     rank.publisher.begin_step(5)
     rank.publisher.begin_wait("recv")
+    rank.publisher.open()
     assert rank.gate().is_open
     rank.publisher.close()
     assert not rank.gate().is_open

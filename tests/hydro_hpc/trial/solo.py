@@ -57,7 +57,16 @@ class PlayedPrimary:
 def start(
     study: Path, lane: str, *, join: Callable[[], None] | None = None, **settings: str
 ) -> subprocess.Popen[str]:
-    """`join` puts the process into a cgroup."""
+    return start_trial([str(study)], lane, join=join, **settings)
+
+
+def start_trial(
+    arguments: list[str], lane: str, *, join: Callable[[], None] | None = None, **settings: str
+) -> subprocess.Popen[str]:
+    """Starts `hydro-trial` beside the lanes, which is where its folder will be.
+
+    `join` puts the process into a cgroup.
+    """
     environment = {
         **os.environ,
         "HYDRO_PAGE_DIR": str(Path(lane).parent),
@@ -69,8 +78,8 @@ def start(
         **settings,
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "hydro_hpc.trial.command", str(study)],
-        cwd=study.parent,
+        [sys.executable, "-m", "hydro_hpc.trial.command", *arguments],
+        cwd=Path(lane).parent.parent,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

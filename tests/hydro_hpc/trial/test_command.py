@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from hydro_hpc.errors import EXIT_NOT_FOUND, EXIT_USAGE
 from hydro_hpc.trial import command
 from slurm_plugin.marks import parse_failure
 
@@ -73,3 +74,38 @@ def test_any_reason_is_a_word_that_the_coordinator_reads(
     failure = parse_failure(slurm.comment)
     assert failure is not None
     assert failure.count == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "sentence"),
+    [
+        (["--exec"], EXIT_USAGE, "--exec was given no command"),
+        (["--exec", "--"], EXIT_USAGE, "--exec was given no command"),
+        (["--exec", "study.py", "--", "ls"], EXIT_USAGE, "study.py was given too"),
+        (["--exec", "ls"], EXIT_USAGE, "put the command after --"),
+        (["--exec", "--slots", "4", "--", "ls"], EXIT_USAGE, "leave them out with --exec"),
+        (["study.py", "--", "ls"], EXIT_USAGE, "needs --exec"),
+        ([], EXIT_USAGE, "no study was given"),
+        (["--exec", "--", "no-such-command"], EXIT_NOT_FOUND, "no-such-command was not found"),
+        (["--exec", "--", "/etc/passwd"], EXIT_NOT_FOUND, "/etc/passwd was not found, or may not"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    exit_code: int,
+    sentence: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["hydro-trial", *arguments])
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    assert command.main() == exit_code
+    said = capsys.readouterr().err
+    assert said.startswith("hydro-trial: ")
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+
+
+def test_words_of_the_command_are_not_read_as_ours() -> None:
+    ours, words = command.split_command(["--exec", "--", "env", "--", "-h"])
+    assert (ours, words) == (["--exec"], ["env", "--", "-h"])

@@ -33,9 +33,10 @@ class FakePrimary:
         self.page.set("owner_word", Word.RUN)
         self.close()
 
-    def open(self, window_ns: int) -> None:
+    def open(self, window_ns: int, *, late_ns: int = 0) -> None:
         self.epoch += 1
         self.page.words[self.page.word_index("window_us")] = window_ns // 1000
+        self.page.words[self.page.word_index("late_us")] = late_ns // 1000
         self.page.set("open_ns", self.now_ns)
         self.page.set("gate_word", self.epoch << 8 | GATE_OPEN)
 
@@ -115,6 +116,35 @@ def test_window_that_ended_early_is_noticed_at_the_next_look(primary: FakePrimar
     primary.script = [lambda: primary.open(10 * MS)]
     gate.admit(MS)
     assert primary.num_sleeps == 1
+
+
+def test_window_that_outlasts_its_prediction_is_used_again_from_its_late_start_on(
+    primary: FakePrimary,
+) -> None:
+    gate = make_gate(primary)
+    primary.open(10 * MS, late_ns=13 * MS)
+    gate.admit(MS)
+    opened_ns = primary.now_ns
+    primary.work(9 * MS)
+    primary.script = [lambda: None] * 4
+    gate.admit(2 * MS)
+    assert primary.now_ns - opened_ns == 13 * MS
+    primary.work(50 * MS)
+    gate.admit(5 * MS)
+    assert primary.now_ns - opened_ns == 63 * MS
+    primary.close()
+    primary.script = [lambda: primary.open(10 * MS)]
+    gate.admit(MS)
+    assert primary.epoch == 2
+
+
+def test_late_start_of_a_window_that_has_closed_is_no_start(primary: FakePrimary) -> None:
+    gate = make_gate(primary)
+    primary.open(0, late_ns=3 * MS)
+    primary.script = [lambda: None, primary.close, *[lambda: None] * 5]
+    primary.script.append(lambda: primary.open(10 * MS))
+    gate.admit(MS)
+    assert primary.epoch == 2
 
 
 @pytest.mark.parametrize("name", ["guard_word", "owner_word"])
@@ -285,7 +315,9 @@ def test_bubbles_that_are_too_short_break_even_that(primary: FakePrimary) -> Non
 
 
 def test_a_run_that_the_primary_ends_is_written_in_the_next_window(primary: FakePrimary) -> None:
-    """Between the close and the sleep nothing is done that can wait: it is the primary's time."""
+    """Between the close and the sleep nothing is done that can wait: it is the primary's time; nor
+    before the first unit of the next window, whose time it would take.
+    """
     gate = make_gate(primary)
     primary.open(10 * MS)
     gate.admit(MS)
@@ -298,6 +330,8 @@ def test_a_run_that_the_primary_ends_is_written_in_the_next_window(primary: Fake
         primary.open(10 * MS)
 
     primary.script = [next_window]
+    gate.admit(MS)
+    assert not list(trial_page(primary).records())
     gate.admit(MS)
     assert written == [0]
     assert [record.value for _, record in trial_page(primary).records()] == [2 * MS]
@@ -360,11 +394,11 @@ def test_window_that_ends_early_is_an_overrun_but_no_reason_to_stop_earlier(
     assert page.get("margin_ns") == MARGIN_NS
 
 
-def test_unit_that_takes_more_than_it_asked_for_widens_the_margin(primary: FakePrimary) -> None:
+def test_unit_that_passes_the_deadline_widens_the_margin(primary: FakePrimary) -> None:
     gate = make_gate(primary)
-    primary.open(20 * MS)
+    primary.open(5 * MS)
     gate.admit(MS)
-    primary.work(MS + EXCESS_NS + 1000)
+    primary.work(5 * MS + EXCESS_NS)
     gate.pause()
     assert trial_page(primary).get("margin_ns") > 1.5 * MARGIN_NS
     for _ in range(300):

@@ -108,7 +108,9 @@ def test_long_modules_keep_a_unit_each_forward_and_backward() -> None:
 
 
 class Halved(Fused):
-    """A fused layer whose backward is two long pieces, with a pause between them."""
+    """A fused layer whose backward is two long pieces, with a pause before and between them."""
+
+    has_own_backward = True
 
     def __init__(self, device: FakeDevice, length_ns: int) -> None:
         super().__init__()
@@ -118,7 +120,9 @@ class Halved(Fused):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = Spend.apply(x, self.device, self.length_ns)
         first.register_hook(lambda _grad: self.between() if self.between else None)
-        return Spend.apply(first, self.device, self.length_ns)
+        y = Spend.apply(first, self.device, self.length_ns)
+        y.register_hook(lambda _grad: self.before() if self.before else None)
+        return y
 
 
 @pytest.mark.parametrize(("length_us", "num_backward"), [(150, 2), (50, 1)])

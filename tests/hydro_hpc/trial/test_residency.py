@@ -1,145 +1,154 @@
-"""What the worker does about memory, without a worker: played device, real page, fake clock."""
+"""Overruns are device time after a close; who merely does not run is never punished."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from hydro_hpc.trial.events import (
+    Action,
+    AskToEnd,
+    DeviceUsed,
+    End,
+    Event,
+    GateSeen,
+    Leave,
+    LeaveOrdered,
+    Pause,
+    PrimaryGone,
+    Report,
+    Run,
+    StopSeen,
+)
+from hydro_hpc.trial.residency import (
+    FORGIVEN_NS,
+    LEAVE_DEVICE_NS,
+    STOP_REPORTED_NS,
+    STRIKES_UNTIL_END,
+    Residency,
+    advance,
+)
 
-import pytest
-
-from hydro_hpc.devices.memory import InMemoryDevice
-from hydro_hpc.errors import LaneError
-from hydro_hpc.page import Page, page_path
-from hydro_hpc.page_layout import PageKind
-from hydro_hpc.trial.footprint import PATIENCE_NS
-from hydro_hpc.trial.residency import LOOK_NS, LookingWaiter, MemoryShortError, Residency
-from tests.hydro_hpc.lanes import make_lane
-
-MB = 1_000_000
-IDLE, SLOT_BUILT, SLOT_RUNS = 300 * MB, 50 * MB, 15 * MB
-
-
-class Process:
-    """A worker that has bundles: to build one takes 50 MB a slot, to run it 15."""
-
-    def __init__(self, folder: Path, *, limit_mb: int = 2000) -> None:
-        path = page_path(make_lane(folder), PageKind.TRIAL)
-        self.page = Page.map_for_writing(path, PageKind.TRIAL)
-        self.memory = InMemoryDevice(limit_bytes=limit_mb * MB)
-        self.now_ns = 1
-        self.spare_bytes: int | None = None
-        self.residency = Residency(
-            self.memory,
-            spare_bytes=lambda: self.spare_bytes,
-            page=self.page,
-            now_ns=lambda: self.now_ns,
-        )
-        self.residency.wanted = 16
-        self.drop()
-
-    def build(self, slots: int) -> None:
-        self.memory.hold(IDLE + slots * SLOT_BUILT)
-        self.memory.hold(IDLE + slots * SLOT_RUNS)
-        self.residency.note_built(slots)
-
-    def drop(self) -> None:
-        self.memory.hold(IDLE)
-        self.residency.note_idle()
-
-    def look(self, after_ns: int = LOOK_NS) -> None:
-        self.now_ns += after_ns
-        self.residency.look()
+GRACE_NS = 10
+LEAVE_NS = 1000
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Process:
-    return Process(tmp_path)
+def worker() -> Residency:
+    return Residency(grace_ns=GRACE_NS, leave_ns=LEAVE_NS, pauses_itself=True)
 
 
-def test_one_small_build_tells_how_many_slots_fit(process: Process) -> None:
-    process.build(1)
-    process.drop()
-    process.memory.total_bytes = int((IDLE + 4 * SLOT_BUILT) * 1.1) + 10
-    assert process.residency.fitting(16) == 4
+def command() -> Residency:
+    return Residency(grace_ns=GRACE_NS, leave_ns=LEAVE_NS, pauses_itself=False)
 
 
-def test_smaller_of_lenders_spare_and_own_room_counts(process: Process) -> None:
-    assert process.residency.room_bytes() == 2000 * MB
-    process.spare_bytes = 700 * MB
-    assert process.residency.room_bytes() == 700 * MB
-    process.memory.others_bytes = 1500 * MB
-    assert process.residency.room_bytes() == 500 * MB
+def play(state: Residency, *events: Event) -> list[Action]:
+    done: list[Action] = []
+    for event in events:
+        state, actions = advance(state, event)
+        done += actions
+    return done
 
 
-def test_bundle_that_runs_with_room_is_let_alone_and_says_what_it_needs(process: Process) -> None:
-    process.build(16)
-    process.look()
-    assert process.page.get("memory_need_bytes") == IDLE + 16 * SLOT_RUNS
-    assert process.page.get("memory_room_bytes") == 2000 * MB
-    assert process.page.get("num_slots") == 16
+def shut(word: int = 1, at_ns: int = 0) -> GateSeen:
+    return GateSeen(at_ns=at_ns, word=word, is_open=False)
 
 
-def test_lender_that_grows_makes_the_bundle_shrink(process: Process) -> None:
-    process.build(16)
-    process.spare_bytes = IDLE + 16 * SLOT_RUNS
-    with pytest.raises(MemoryShortError, match="too little memory: a bundle of 16 needs"):
-        process.look()
-    process.drop()
-    assert process.residency.fitting(16) == 3
+def opened(word: int = 2, at_ns: int = 0, *, is_held: bool = False) -> GateSeen:
+    return GateSeen(at_ns=at_ns, word=word, is_open=True, is_held=is_held)
 
 
-def test_memory_is_looked_at_a_few_times_a_second_only(process: Process) -> None:
-    process.build(16)
-    process.look()
-    process.spare_bytes = 1
-    process.look(LOOK_NS - 1)
-    with pytest.raises(MemoryShortError):
-        process.look(1)
+def used(used_ns: int, at_ns: int = 0) -> DeviceUsed:
+    return DeviceUsed(at_ns=at_ns, used_ns=used_ns)
 
 
-def test_bundle_grows_when_there_has_been_room_for_a_while(process: Process) -> None:
-    process.build(4)
-    process.look()
-    assert process.residency.slots_to_grow_to == 0
-    process.look(PATIENCE_NS)
-    process.look()
-    assert process.residency.slots_to_grow_to == 16  # trials for it have to be asked for first
-    process.spare_bytes = IDLE + 7 * SLOT_RUNS
-    process.look()
-    assert process.residency.slots_to_grow_to == 0
+def overrun(number: int, at_ns: int = 0) -> list[Event]:
+    """One closed window in which too much was used, and the next open one."""
+    before_ns = 100 * number
+    looks = [shut(number), used(before_ns), shut(number), used(before_ns + GRACE_NS + 1, at_ns)]
+    return [*looks, opened(number + 1000)]
 
 
-def test_worker_that_is_too_much_even_empty_leaves(process: Process) -> None:
-    process.spare_bytes = IDLE - 1
-    with pytest.raises(LaneError, match="299 MB are left") as raised:
-        process.look()
-    assert not isinstance(raised.value, MemoryShortError)
+def test_who_runs_on_after_the_close_is_paused_and_continued_in_the_next_window() -> None:
+    assert play(worker(), *overrun(1)) == [Pause(), Run()]
 
 
-class Clock:
-    """Each sleep lasts as long as it may, unless the word is said to change."""
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-        self.wakes_at_ns = 1 << 60
-        self.looked_at_ns: list[int] = []
-
-    def wait_change(self, seen: int, timeout_s: float) -> None:
-        del seen
-        self.now_ns = min(self.now_ns + int(timeout_s * 1e9), max(self.wakes_at_ns, self.now_ns))
-
-    def look(self) -> None:
-        self.looked_at_ns.append(self.now_ns)
+def test_small_overruns_add_up_while_the_gate_stays_shut() -> None:
+    events = [shut(), used(0), shut(), used(6), shut(), used(12)]
+    assert play(worker(), *events) == [Pause()]
 
 
-def test_long_sleep_is_one_sleep_with_looks_in_it() -> None:
-    clock = Clock()
-    LookingWaiter(clock, clock.look, lambda: clock.now_ns).wait_change(1, 1.0)
-    assert clock.now_ns == 1_000_000_000
-    assert len(clock.looked_at_ns) == 4
+def test_time_used_while_a_window_may_have_been_open_is_not_held_against_the_worker() -> None:
+    assert play(worker(), shut(1), used(0), shut(2), used(500), shut(2), used(505)) == []
 
 
-def test_change_ends_the_sleep_at_once() -> None:
-    clock = Clock()
-    clock.wakes_at_ns = 300_000_000
-    LookingWaiter(clock, clock.look, lambda: clock.now_ns).wait_change(1, 1.0)
-    assert clock.now_ns == clock.wakes_at_ns
+def test_window_that_guard_owner_or_site_hold_is_a_closed_one() -> None:
+    held = opened(is_held=True)
+    assert play(worker(), held, used(0), held, used(11)) == [Pause()]
+    assert play(command(), opened(), held, opened()) == [Pause(), Run()]
+
+
+def test_worker_that_sleeps_in_a_system_call_is_left_alone() -> None:
+    assert play(worker(), *[shut(1), used(7)] * 50) == []
+
+
+def test_command_is_paused_at_every_close_and_continued_at_every_opening() -> None:
+    assert play(command(), shut(1), shut(1), opened(2), shut(2), opened(3)) == [
+        Pause(),
+        Run(),
+        Pause(),
+        Run(),
+    ]
+
+
+def test_paused_one_that_still_uses_the_device_is_paused_again() -> None:
+    events = [shut(), used(0), shut(), used(11), shut(), used(22)]
+    assert play(worker(), *events) == [Pause(), Pause()]
+
+
+def test_who_overruns_again_and_again_is_ended_with_a_reason() -> None:
+    events = [event for number in range(1, 30) for event in overrun(number)]
+    done = play(worker(), *events)
+    assert done.count(Pause()) == STRIKES_UNTIL_END - 1
+    [end] = [action for action in done if isinstance(action, End)]
+    assert "outside its windows again and again" in end.reason
+    assert done[-1] == end
+
+
+def test_overruns_far_apart_are_forgiven() -> None:
+    events = [event for number in range(1, 30) for event in overrun(number, number * FORGIVEN_NS)]
+    assert Pause() in play(worker(), *events)
+    late = [e for number in range(1, 30) for e in overrun(number, number * (FORGIVEN_NS + 1))]
+    assert End not in {type(action) for action in play(worker(), *late)}
+
+
+def test_who_was_stopped_by_somebody_else_is_reported_once_and_left_to_him() -> None:
+    seen = [StopSeen(at_ns=at, is_stopped=True) for at in (0, 5, STOP_REPORTED_NS, 2**40, 2**41)]
+    [report] = play(worker(), *seen)
+    assert isinstance(report, Report)
+    assert play(worker(), *seen, opened()) == [report]
+
+
+def test_stop_of_ours_or_a_short_one_is_not_reported() -> None:
+    ours = [*overrun(1)[:-1], *(StopSeen(at_ns=at, is_stopped=True) for at in (0, 2**40))]
+    assert play(worker(), *ours) == [Pause()]
+    short = [
+        StopSeen(at_ns=at, is_stopped=at % 2 == 0) for at in range(0, 2**40, STOP_REPORTED_NS // 3)
+    ]
+    assert play(worker(), *short[:50]) == []
+
+
+def test_lane_that_is_gone_is_told_once() -> None:
+    gone = PrimaryGone(at_ns=0, reason="gone")
+    assert play(worker(), gone, gone) == [Leave(reason="gone")]
+
+
+def test_who_is_to_leave_may_run_outside_windows_and_is_killed_when_it_is_late() -> None:
+    leaving = [shut(), LeaveOrdered(at_ns=0), used(0), shut(), used(LEAVE_DEVICE_NS), shut()]
+    assert play(worker(), *leaving) == [AskToEnd()]
+    assert play(worker(), *leaving, shut(at_ns=LEAVE_NS + 1)) == [AskToEnd(), End()]
+
+
+def test_who_is_to_leave_and_only_burns_the_device_is_killed_early() -> None:
+    leaving = [LeaveOrdered(at_ns=0), used(5), used(5 + LEAVE_DEVICE_NS + 1)]
+    assert play(worker(), *leaving) == [AskToEnd(), End()]
+
+
+def test_time_used_in_an_open_window_is_never_counted() -> None:
+    assert play(worker(), opened(), used(0), used(500), used(900)) == []

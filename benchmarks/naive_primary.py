@@ -1,0 +1,36 @@
+"""The primary of the benchmark with flags and no prediction: every communication call opens the
+gate, and only CLOSED ends it.
+
+python -m benchmarks.naive_primary ARGUMENTS OF examples/gpt_pipeline/train.py
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Final
+
+from hydro_hpc.primary.windows import Window, Windows
+
+TRAIN: Final = Path(__file__).parents[1] / "examples/gpt_pipeline/train.py"
+ALWAYS: Final = Window(until_ns=3_600_000_000_000, late_ns=0, is_worth_opening=True)
+
+
+class NoPrediction(Windows):
+    """Expects every call to wait for an hour."""
+
+    def expect(self, name: str) -> Window:  # noqa: ARG002
+        return ALWAYS
+
+
+def main() -> None:
+    from hydro_hpc.primary import publisher
+
+    setattr(publisher, "Windows", NoPrediction)  # noqa: B010
+    sys.argv[0] = str(TRAIN)
+    runpy.run_path(str(TRAIN), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
