@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.result_file import Figure
+from hydro_hpc.devices.memory import InMemoryDevice
 from hydro_hpc.primary.guard import Guard, GuardSettings
 from hydro_hpc.primary.hooks import Boundary
 from hydro_hpc.primary.publisher import Publisher
@@ -31,6 +32,7 @@ def call_cost_us() -> Figure:
             guard=Guard(GuardSettings()),
             wake_all=lambda: None,
             read_tenant=lambda: 0,
+            memory=InMemoryDevice(limit_bytes=1 << 30),
         )
         boundary = Boundary()
         boundary.publisher = publisher

@@ -68,6 +68,7 @@ class TrialState(enum.IntEnum):
     STARTING = 1  # imports, data, models: outside the gate, in the idle class
     TRAINING = 2
     ENDED = 3
+    SKIPPING = 4  # no slot fits into the memory that is left: bubbles pass unused
 
 
 class RecordKind(enum.IntEnum):
@@ -220,6 +221,8 @@ LAYOUTS: dict[PageKind, dict[str, Field]] = {
             ("overrun_max_ns", "Q", "ns"),
             ("margin_ns", "Q", "ns"),
             ("trials_done", "Q", "count"),
+            ("memory_need_bytes", "Q", "bytes"),  # of the worker: its peak, or what one slot takes
+            ("memory_room_bytes", "Q", "bytes"),  # the most that it may hold
         ),
         "ring_head": Field(1024 + 8 * NUM_LABELS, "Q", "count", "worker"),
     },

@@ -85,6 +85,7 @@ def test_pure_modules_read_no_clock() -> None:
         "hydro_hpc/primary/alarm.py",
         "hydro_hpc/primary/guard.py",
         "hydro_hpc/trial/events.py",
+        "hydro_hpc/trial/footprint.py",
         "hydro_hpc/trial/residency.py",
         "slurm_plugin/placement.py",
         "slurm_plugin/eligibility.py",

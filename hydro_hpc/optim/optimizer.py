@@ -98,6 +98,8 @@ class SlotOptimizer(ABC):
             if stepping_FN is None:
                 moments.steps_FN += 1
                 self._update(moments, gradient.values)
+            elif stepping_FN.size(1) == 1:
+                self._update_slots(moments, gradient.values, stepping_FN)
             else:
                 self._update_where(moments, gradient.values, stepping_FN)
         self.bundle.stepped()
@@ -188,6 +190,21 @@ class SlotOptimizer(ABC):
             return gradient.present
         active_F1 = torch.tensor(self.bundle.active, device=gradient.values.device)[:, None]
         return active_F1 if gradient.present is None else active_F1 & gradient.present
+
+    def _update_slots(self, moments: Moments, grad_FP: Tensor, stepping_F1: Tensor) -> None:
+        """Steps the whole block, then puts idle slots back, bit for bit: a copy of their rows there
+        and back, in pieces, since there are idle slots as long as trials end.
+        """
+        idle = [slot for slot, steps in enumerate(stepping_F1[:, 0].tolist()) if not steps]
+        kept = [moments.block.values_FP, *moments.tensors.values(), moments.steps_FN]
+        before = [[tensor[slot].clone() for slot in idle] for tensor in kept]
+        self.between()
+        moments.steps_FN += 1
+        self._update(moments, grad_FP)
+        for tensor, rows in zip(kept, before, strict=True):
+            self.between()
+            for slot, row in zip(idle, rows, strict=True):
+                tensor[slot] = row
 
     def _update_where(self, moments: Moments, grad_FP: Tensor, stepping_FN: Tensor) -> None:
         """Steps the whole block, then puts back what was not to step, bit for bit."""

@@ -7,6 +7,7 @@ import fcntl
 import os
 
 from hydro_hpc.config import load_settings
+from hydro_hpc.devices.cpu_memory import CpuMemory
 from hydro_hpc.errors import LaneError
 from hydro_hpc.page import BadPageError, Page, lane_dir, page_path
 from hydro_hpc.page_layout import DeviceKind, PageKind
@@ -49,6 +50,8 @@ def become_writer() -> Publisher:
         ),
         read_tenant=lambda: _tenant_job(lane),
         wake_all=FutexWord(page, "gate_word").wake_all,
+        memory=CpuMemory(),
+        num_lanes=len(_lent_lanes(os.environ)),
     )
     atexit.register(_close_own, publisher, os.getpid())
     return publisher
@@ -70,7 +73,7 @@ def _tenant_job(lane: str) -> int:
 
 def own_lane(environment: os._Environ[str] | dict[str, str]) -> str:
     """Returns the directory of this rank's lane: of those lent to the step, the LOCAL_RANK-th."""
-    lanes = [index for index in environment.get("HYDRO_LANES", "").split(",") if index]
+    lanes = _lent_lanes(environment)
     local_rank = int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0")))
     if local_rank >= len(lanes):
         raise LaneError(
@@ -78,3 +81,7 @@ def own_lane(environment: os._Environ[str] | dict[str, str]) -> str:
             "start one rank per device"
         )
     return lane_dir(environment["HYDRO_PAGE_DIR"], int(lanes[local_rank]))
+
+
+def _lent_lanes(environment: os._Environ[str] | dict[str, str]) -> list[str]:
+    return [index for index in environment.get("HYDRO_LANES", "").split(",") if index]

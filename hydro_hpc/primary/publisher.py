@@ -8,12 +8,12 @@ line costs the primary.
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable
 from typing import Final
 
+from hydro_hpc.devices.memory import DeviceMemory
 from hydro_hpc.page import Page
 from hydro_hpc.page_layout import (
     EPOCH_MASK,
@@ -31,6 +31,7 @@ from hydro_hpc.primary.windows import EARLY_END_NS, WORTH_OPENING_NS, Window, Wi
 MERGE_GAP_NS: Final = 200_000  # waits nearer to each other than this are one bubble
 RECORDED_NS: Final = 200_000  # shorter waits are counted, not recorded
 STEPS_UNTIL_NOT_PIPELINED: Final = 30
+LIMIT_EVERY_STEPS: Final = 100  # its files cost 50 us each to read
 NO_BUBBLES: Final = "this job never waits 2 ms for another rank in a step"
 
 
@@ -44,9 +45,14 @@ class Publisher:
         guard: Guard,
         wake_all: Callable[[], None],
         read_tenant: Callable[[], int],
+        memory: DeviceMemory,
+        num_lanes: int = 1,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        """`num_lanes`: between so many devices of this node the job's memory is divided."""
         self._page = page
+        self._memory = memory
+        self._num_lanes = num_lanes
         self._wake_all = wake_all
         self._now_ns = now_ns
         self._guard = guard
@@ -77,6 +83,8 @@ class Publisher:
         page.set("owner_word", Word.RUN)
         page.set("guard_word", Word.RUN)
         page.set("guard_bound_ppm", int(guard.settings.bound * 1e6))
+        self._publish_memory_limit()
+        page.set("memory_peak_bytes", memory.peak_bytes())
         page.set("state", PrimaryState.STARTING)
 
     def begin_wait(self, name: str) -> None:
@@ -194,6 +202,9 @@ class Publisher:
             self._tenant_job = self._read_tenant()
         page.set("guard_word", Word.HOLD if is_holding else Word.RUN)
         page.set("num_steps", self._num_steps)
+        page.set("memory_peak_bytes", self._memory.peak_bytes())  # at once: trials make room
+        if self._num_steps % LIMIT_EVERY_STEPS == 0:
+            self._publish_memory_limit()
         self._publish_state()
         if self._num_steps % 10 == 0:
             self._publish_slow_facts()
@@ -217,7 +228,6 @@ class Publisher:
     def _publish_slow_facts(self) -> None:
         """What nobody needs at once: about 0.1 ms, every tenth step."""
         page = self._page
-        page.set("memory_peak_bytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         estimate = self._guard.estimate()
         page.set("guard_pairs", estimate.num_pairs)
         page.set("guard_trips", self._guard.num_trips)
@@ -229,6 +239,9 @@ class Publisher:
             open_ns, shut_ns = self._guard.step_times_ns()
             page.set("step_open_ns", open_ns)
             page.set("step_shut_ns", shut_ns)
+
+    def _publish_memory_limit(self) -> None:
+        self._page.set("memory_limit_bytes", self._memory.limit_bytes() // self._num_lanes)
 
     def _flush_bubble(self, bubble: Record) -> None:
         length_ns = bubble.end_ns - bubble.start_ns

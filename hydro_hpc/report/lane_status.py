@@ -36,6 +36,8 @@ class LaneStatus:
     slots: int = 0
     trials_done: int = 0
     training_s: float = 0.0
+    memory_need_bytes: int = 0  # of the tenant's worker; 0: it has not looked yet
+    memory_room_bytes: int = 0  # the most that it may hold
     problem: str = ""  # why this says so little
 
 
@@ -84,6 +86,8 @@ def lane_status(place: LanePlace) -> LaneStatus:
         slots=trial.get("num_slots"),
         trials_done=trial.get("trials_done"),
         training_s=trial.get("run_ns") / 1e9,
+        memory_need_bytes=trial.get("memory_need_bytes"),
+        memory_room_bytes=trial.get("memory_room_bytes"),
     )
 
 
@@ -116,6 +120,9 @@ def status_line(lane: LaneStatus) -> str:
             f"tenant job {lane.tenant_job} {lane.trial}, {lane.slots} slots, "
             f"{lane.trials_done} trials done, {lane.training_s:.1f} s of training"
         )
+        if lane.trial == TrialState.SKIPPING.name.lower():
+            need_mb, room_mb = lane.memory_need_bytes // 10**6, lane.memory_room_bytes // 10**6
+            parts.append(f"one slot needs {need_mb} MB of memory and {room_mb} MB are left")
     else:
         parts.append("no tenant")
     return f"{head} " + "; ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,7 +23,8 @@ from hydro_hpc.page_layout import (
 )
 from hydro_hpc.trial.events import GateSeen
 from hydro_hpc.trial.gate import LaneGate
-from hydro_hpc.wait import FutexWord
+from hydro_hpc.trial.room import LookingWaiter
+from hydro_hpc.wait import FutexWord, Waiter
 
 
 class TenantLane:
@@ -149,12 +150,25 @@ class TenantLane:
         else:
             cpu_core.enter_batch_class()
 
-    def gate(self, settings: Settings, *, trial: Page | None) -> LaneGate:
+    def spare_bytes(self) -> int | None:
+        """Returns what the primary leaves of its device's memory: its limit minus its peak; None
+        if it has not said yet.
+        """
+        limit_bytes = self.stage.get("memory_limit_bytes")
+        if not limit_bytes:
+            return None
+        return max(0, limit_bytes - self.stage.get("memory_peak_bytes"))
+
+    def gate(
+        self, settings: Settings, *, trial: Page | None, look: Callable[[], None] | None = None
+    ) -> LaneGate:
+        """`look` is called every now and then while the gate is waited for."""
         is_gpu = self.cpu_core() is None
+        waiter: Waiter = FutexWord(self.stage, "gate_word")
         return LaneGate(
             stage=self.stage,
             site=self.site,
-            waiter=FutexWord(self.stage, "gate_word"),
+            waiter=waiter if look is None else LookingWaiter(waiter, look),
             trial=trial,
             margin_ns=int(settings.margin_us * 1000),
             let_primary_block=no_wait if is_gpu else self.let_primary_block,

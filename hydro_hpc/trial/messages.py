@@ -1,6 +1,7 @@
 """What worker, supervisors and search say to each other: frozen values, one JSON line each.
 
-    worker -> search: AskTrials, TrialReported, TrialEnded     (by way of supervisors, and MPI)
+    worker -> search: AskTrials, TrialsParked, TrialReported, TrialEnded     (by way of supervisors,
+                      and MPI)
     search -> worker: TrialsGiven, TrialGivenUp, TrialKept
     worker -> its supervisor: StudyChecked, RankLeaves
     supervisor -> rank 0's: RankLeaves, RankDone
@@ -26,7 +27,10 @@ class StudyChecked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskTrials:
-    """`is_first`: a worker that just started; trials its rank was given before come again."""
+    """`is_first`: a worker that just started; trials its rank was given before come again.
+
+    A `count` of 0 asks only whether every trial of the study has ended.
+    """
 
     count: int
     is_first: bool = False
@@ -38,6 +42,13 @@ class TrialsGiven:
 
     trials: list[dict[str, Any]]
     is_over: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialsParked:
+    """The worker has no memory for these trials now; they are stored, for whoever asks next."""
+
+    numbers: list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +105,7 @@ Message = (
     StudyChecked
     | AskTrials
     | TrialsGiven
+    | TrialsParked
     | TrialReported
     | TrialGivenUp
     | TrialEnded

@@ -12,7 +12,9 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from pathlib import Path
+from typing import cast
 
 from hydro_hpc.config import load_settings
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, HydroError
@@ -32,6 +34,7 @@ from hydro_hpc.trial.messages import (
     TrialKept,
     TrialReported,
     TrialsGiven,
+    TrialsParked,
 )
 
 
@@ -42,12 +45,16 @@ class GangSearch:
         self._search = search
         self._gate = gate
         self._given: dict[int, dict[int, dict[str, object]]] = {}  # rank -> number -> trial
+        self._parked: deque[dict[str, object]] = deque()  # with nobody, stored
 
     def answer(self, rank: int, message: Message) -> Message | None:
         """Does what a worker wants and returns what he is told, None: nothing."""
         match message:
             case AskTrials():
                 return self.ask(rank, message)
+            case TrialsParked():
+                self.park(rank, message)
+                return None
             case TrialEnded():
                 return self.tell(rank, message)
             case TrialReported():
@@ -59,13 +66,30 @@ class GangSearch:
         mine = self._given.setdefault(rank, {})
         trials = list(mine.values()) if message.is_first else []
         while len(trials) < message.count:
-            with self._gate.work("ask"):
-                trial = self._search.ask()
+            trial = self._next()
             if trial is None:
                 break
-            trials.append(dataclasses.asdict(trial))
-            mine[trial.number] = trials[-1]
-        return TrialsGiven(trials=trials, is_over=len(trials) < message.count)
+            trials.append(trial)
+            mine[cast(int, trial["number"])] = trial
+        return TrialsGiven(trials=trials, is_over=self._is_over(message, len(trials)))
+
+    def _next(self) -> dict[str, object] | None:
+        if self._parked:
+            return self._parked.popleft()
+        with self._gate.work("ask"):
+            trial = self._search.ask()
+        return None if trial is None else dataclasses.asdict(trial)
+
+    def _is_over(self, message: AskTrials, num_given: int) -> bool:
+        if message.count:
+            return num_given < message.count
+        with self._gate.work("is done"):
+            return self._search.is_done()
+
+    def park(self, rank: int, message: TrialsParked) -> None:
+        """Takes trials back unfinished; they are the next to be handed out."""
+        mine = self._given.setdefault(rank, {})
+        self._parked += [mine.pop(number) for number in message.numbers if number in mine]
 
     def report(self, message: TrialReported) -> TrialGivenUp | None:
         with self._gate.work("report"):

@@ -7,19 +7,20 @@ run), and from its first training step on does nothing on the device without the
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections import deque
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from hydro_hpc.config import Settings, load_settings
+from hydro_hpc.config import load_settings
+from hydro_hpc.devices.cpu_memory import CpuMemory, go_first
 from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError
 from hydro_hpc.page import Page
 from hydro_hpc.page_layout import TrialState
@@ -27,6 +28,7 @@ from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
 from hydro_hpc.study.trial import Trial
+from hydro_hpc.trial.builder import BundleBuilder
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.gate import LaneGate, LeaveRequested
 from hydro_hpc.trial.lane import TenantLane
@@ -40,12 +42,15 @@ from hydro_hpc.trial.messages import (
     TrialKept,
     TrialReported,
     TrialsGiven,
+    TrialsParked,
 )
+from hydro_hpc.trial.room import MemoryShortError, Room
 from hydro_hpc.trial.slots import checkpoint_path
 from hydro_hpc.trial.training import BundleTraining, Ended, as_trial
 
 SLOTS: Final = 16
 SLEEP_S: Final = 0.25
+ASK_EVERY_S: Final = 5.0  # a worker without memory, whether the study is over
 CHECKPOINT_EVERY_S: Final = 30.0  # for a kill without warning; who leaves stores anyway
 
 
@@ -55,61 +60,117 @@ class Worker:
     """
 
     def __init__(
-        self, study: Study, folder: StudyFolder, gate: LaneGate, channel: Channel, page: Page
+        self,
+        study: Study,
+        folder: StudyFolder,
+        gate: LaneGate,
+        channel: Channel,
+        page: Page,
+        room: Room,
+        *,
+        unit_ns: int,
     ) -> None:
         self._study = study
         self._folder = folder
         self._gate = gate
         self._channel = channel
         self._page = page
-        self._training: BundleTraining | None = None
+        self._room = room
+        report = self._report if study.pruner != "none" else None
+        self._bundles = BundleBuilder(
+            study, folder, gate, page, room, unit_ns=unit_ns, report=report
+        )
+        self._inbox: deque[Message] = deque()
         self._unkept: set[int] = set()
         self._reserve: list[Trial] = []  # the next trials, asked for before their slots are free
+        self._held: dict[int, Trial] = {}  # all that this worker has to bring to an end
         self._num_asked = 0
+        self._num_unanswered = 0  # questions
+        self._num_stale = 0  # of them, those asked before trials were parked
         self._is_over = False
+        self._asked_if_done_s = 0.0
 
-    def run(self, settings: Settings, num_slots: int) -> None:
+    def run(self, num_slots: int) -> None:
         """Trains until the study is over. Raises LeaveRequested, LaneError, FusionError,
         StudyError.
         """
+        self._room.wanted = num_slots
         trials = self._first_trials(num_slots)
         if trials:
-            self._training = BundleTraining(
-                self._study,
-                self._folder,
-                self._gate,
-                trials,
-                unit_ns=int(settings.unit_us * 1000),
-                report=self._report if self._study.pruner != "none" else None,
-            )
-            self._say_if_not_fused(self._training)
-        self._page.set("num_slots", len(trials))
-        gc.collect()
-        gc.freeze()
-        gc.disable()  # a collection in mid-window would overrun; there is one per checkpoint
-        self._page.set("state", TrialState.TRAINING)
-        stored_s = time.monotonic()
+            self._bundles.measure_small(trials)
+            self._build()
+        else:
+            self._page.set("state", TrialState.TRAINING)
         while not self._is_finished():
-            self._exchange()
-            if self._training is None or not self._training.has_work():
-                continue
-            for ended in self._training.step():
-                self._tell(ended)
-            self._refill(self._training)
-            if time.monotonic() - stored_s > CHECKPOINT_EVERY_S:
-                self._training.checkpoint_in_windows()
-                gc.collect()
-                stored_s = time.monotonic()
+            is_short = False
+            try:
+                self._room.look()
+                self._go_on()
+            except MemoryShortError:
+                is_short = True
+            if is_short:  # not in the handler: what was raised keeps the bundle alive
+                self._rebuild()
 
-    def _say_if_not_fused(self, training: BundleTraining) -> None:
-        reason = training.why_not_fused
-        if reason and os.environ.get("SLURM_PROCID", "0") == "0":
-            print(f"hydro-trial: trials are exact but not fused: {reason}", flush=True)
+    def _go_on(self) -> None:
+        """A step of the bundle, if there is one with work, and what is due besides."""
+        self._exchange()
+        if self._room.slots_to_grow_to:
+            self._grow_if_there_is_work(self._room.slots_to_grow_to)
+        elif not self._room.slots:
+            self._ask_if_done()
+        training = self._bundles.training
+        if training is None or not training.has_work():
+            return
+        for ended in training.step():
+            self._tell(ended)
+        self._refill(training)
+        if time.monotonic() - self._bundles.stored_s > CHECKPOINT_EVERY_S:
+            self._bundles.store()
+
+    def _rebuild(self) -> None:
+        """Gives the bundle's memory back, and builds what fits instead."""
+        self._bundles.take_down()
+        self._build()
+
+    def _build(self) -> None:
+        """Makes a bundle of the trials held, as many as fit; the others are parked."""
+        trials = [trial for _, trial in sorted(self._held.items()) if self._can_be_built(trial)]
+        wanted = min(len(trials), self._room.wanted)
+        slots = self._room.fitting(wanted)
+        self._reserve = trials[slots:] if slots == wanted else []
+        self._park(trials[slots + len(self._reserve) :])
+        self._bundles.build(trials[:slots])
+
+    def _park(self, trials: list[Trial]) -> None:
+        """Gives trials back to the search, for whoever of the gang has memory first."""
+        if not trials:
+            return
+        for trial in trials:
+            del self._held[trial.number]
+        self._is_over = False
+        self._num_stale = self._num_unanswered
+        self._send(TrialsParked(numbers=[trial.number for trial in trials]))
+
+    def _grow_if_there_is_work(self, slots: int) -> None:
+        missing = slots - len(self._held) - self._num_asked
+        if missing > 0 and not self._is_over:
+            self._ask(missing)
+        elif not self._num_asked and len(self._held) > self._room.slots:
+            self._bundles.store()
+            self._rebuild()
+
+    def _ask_if_done(self) -> None:
+        """The parked trials may be with others of the gang, and be the last."""
+        if self._reserve:  # given before memory went
+            self._park(self._reserve)
+            self._reserve = []
+        if not self._num_unanswered and time.monotonic() - self._asked_if_done_s > ASK_EVERY_S:
+            self._asked_if_done_s = time.monotonic()
+            self._ask(0)
 
     def leave(self) -> None:
         """Stores what is in work; the lane may be gone, so no window is waited for."""
-        if self._training is not None:
-            self._training.checkpoint()
+        self._bundles.store_ungated()
 
     def _first_trials(self, count: int) -> list[Trial]:
         """Returns trials whose models can be built, `count` of them unless the study has fewer."""
@@ -119,22 +180,26 @@ class Worker:
             self._wait_for_trials()
             while self._reserve and len(buildable) < count:
                 trial = self._reserve.pop(0)
-                try:
-                    self._study.build_model(trial.params, trial.seed)
-                except Exception as error:
-                    log = self._folder.write_log(trial.number, traceback.format_exc())
-                    reason = f"{type(error).__name__}: {error} (see {log})"
-                    self._tell(Ended(number=trial.number, state="failed", reason=reason))
-                else:
+                if self._can_be_built(trial):
                     buildable.append(trial)
             missing = count - len(buildable)
             if missing and not self._num_asked and not self._is_over:
                 self._ask(missing)
         return buildable
 
+    def _can_be_built(self, trial: Trial) -> bool:
+        """Ends the trial if its model cannot even be made."""
+        try:
+            self._study.build_model(trial.params, trial.seed)
+        except Exception as error:
+            log = self._folder.write_log(trial.number, traceback.format_exc())
+            reason = f"{type(error).__name__}: {error} (see {log})"
+            self._tell(Ended(number=trial.number, state="failed", reason=reason))
+            return False
+        return True
+
     def _wait_for_trials(self) -> None:
-        for _, message in self._channel.receive(timeout_s=SLEEP_S):
-            self._take(message)
+        self._take_all(timeout_s=SLEEP_S)
         self._gate.check()
 
     def _refill(self, training: BundleTraining) -> None:
@@ -149,26 +214,38 @@ class Worker:
             self._ask(missing)
 
     def _is_finished(self) -> bool:
-        has_work = self._training is not None and self._training.has_work()
+        has_work = self._bundles.training is not None and self._bundles.training.has_work()
         return self._is_over and not (has_work or self._reserve or self._unkept)
 
     def _exchange(self) -> None:
         """Takes what has come; sleeps for it when there is nothing to train."""
-        has_work = self._training is not None and self._training.has_work()
+        has_work = self._bundles.training is not None and self._bundles.training.has_work()
         expects = self._num_asked or self._unkept or self._study.pruner != "none"
         if has_work and not expects:
             return
         if not has_work:
             self._gate.pause()
             self._gate.check()
-        for _, message in self._channel.receive(timeout_s=0.0 if has_work else SLEEP_S):
-            self._take(message)
+        self._take_all(timeout_s=0.0 if has_work else SLEEP_S)
+
+    def _take_all(self, *, timeout_s: float) -> None:
+        """Takes what has come; the rest comes next time if a window is waited for in between and
+        memory is wanted back then.
+        """
+        self._inbox += (message for _, message in self._channel.receive(timeout_s))
+        while self._inbox:
+            self._take(self._inbox.popleft())
 
     def _take(self, message: Message) -> None:
-        training = self._training
+        training = self._bundles.training
         if isinstance(message, TrialsGiven):
-            self._reserve += [as_trial(body) for body in message.trials]
-            self._is_over = message.is_over
+            trials = [as_trial(body) for body in message.trials]
+            self._reserve += trials
+            self._held.update((trial.number, trial) for trial in trials)
+            self._num_unanswered -= 1
+            is_stale = self._num_stale > 0
+            self._num_stale -= is_stale
+            self._is_over = message.is_over and not is_stale
             self._num_asked = 0 if message.is_over else self._num_asked - len(message.trials)
         elif isinstance(message, TrialKept):
             self._unkept.discard(message.number)
@@ -183,6 +260,7 @@ class Worker:
 
     def _tell(self, ended: Ended) -> None:
         self._unkept.add(ended.number)
+        self._held.pop(ended.number, None)
         self._send(
             TrialEnded(
                 number=ended.number, state=ended.state, value=ended.value, reason=ended.reason
@@ -194,6 +272,7 @@ class Worker:
 
     def _ask(self, count: int, *, is_first: bool = False) -> None:
         self._num_asked += count
+        self._num_unanswered += 1
         self._send(AskTrials(count=count, is_first=is_first))
 
     def _send(self, message: Message) -> None:
@@ -205,19 +284,22 @@ def main() -> int:
     channel = Channel(socket.socket(fileno=arguments.channel))
     worker = None
     try:
+        go_first()
         torch.set_num_threads(1)
         settings = load_settings(os.environ)
         lane = TenantLane(arguments.lane)
         page = lane.trial_page()
         page.set("state", TrialState.STARTING)
-        gate = lane.gate(settings, trial=page)
+        room = Room(CpuMemory(), spare_bytes=lane.spare_bytes, page=page)
+        gate = lane.gate(settings, trial=page, look=room.look)
         signal.signal(signal.SIGTERM, lambda *_: gate.leave())
         study = load_study(arguments.study)
         study.check()
         channel.send(StudyChecked(description=study.description.to_json()), rank=0)
         folder = StudyFolder(arguments.folder, study.name)
-        worker = Worker(study, folder, gate, channel, page)
-        worker.run(settings, arguments.slots or study.slots or SLOTS)
+        unit_ns = int(settings.unit_us * 1000)
+        worker = Worker(study, folder, gate, channel, page, room, unit_ns=unit_ns)
+        worker.run(arguments.slots or study.slots or SLOTS)
         page.set("state", TrialState.ENDED)
     except LeaveRequested:
         if worker is not None:

@@ -29,6 +29,13 @@ def weights(bundle: Bundle, slot: int) -> Tensor:
     return bundle.unbind(slot).weight.detach()
 
 
+def everything(bundle: Bundle, optimizer: optim.SlotOptimizer, slot: int) -> tuple[Any, ...]:
+    """A slot's weights and optimizer state, to the last bit."""
+    kept = optimizer.slot_state(slot)["state"].values()
+    state = [value.tolist() for own in kept for value in own.values()]
+    return weights(bundle, slot).tolist(), state
+
+
 @pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
 def test_equal_values_stay_one_per_slot(kind: type[optim.SlotOptimizer]) -> None:
     optimizer = kind(make_bundle(), lr=0.1)
@@ -108,6 +115,26 @@ def test_a_poisoned_slot_leaves_the_others_bit_identical(
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][2], results[1][2])
     assert not results[1][1].isfinite().any()
+
+
+@pytest.mark.parametrize("kind", [partial(optim.SGD, momentum=0.9), optim.Adam, optim.AdamW])
+def test_step_leaves_idle_slots_as_they_are_and_the_others_as_ever(kind: Any) -> None:
+    torch.manual_seed(0)
+    models = [nn.Linear(4, 2).double() for _ in range(SLOTS)]
+    found = []
+    for idle in ((), (0, 2)):
+        bundle = bind(models, example=torch.rand(5, 4).double())
+        optimizer = kind(bundle, lr=0.1, weight_decay=0.1)
+        for step in range(3):
+            if step == 1:
+                before = [everything(bundle, optimizer, slot) for slot in idle]
+                for slot in idle:
+                    bundle.idle(slot)
+            backward(bundle)
+            optimizer.step()
+        assert [everything(bundle, optimizer, slot) for slot in idle] == before
+        found.append(everything(bundle, optimizer, 1))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from hydro_hpc.devices.memory import InMemoryDevice
 from hydro_hpc.page import Page as StagePage
 from hydro_hpc.page import page_path
 from hydro_hpc.page_layout import Gate, PageKind, PrimaryState, RecordKind, Word
 from hydro_hpc.primary.guard import Guard, GuardSettings, is_shut
-from hydro_hpc.primary.publisher import STEPS_UNTIL_NOT_PIPELINED, Publisher
+from hydro_hpc.primary.publisher import LIMIT_EVERY_STEPS, STEPS_UNTIL_NOT_PIPELINED, Publisher
 from hydro_hpc.primary.windows import NUM_NEEDED
 from tests.hydro_hpc.lanes import make_lane, stage_page
 
@@ -26,12 +27,15 @@ class Rank:
         self.wakes = 0
         self.words_in_wait: list[tuple[int, Gate]] = []
         self.page = stage_page(lane)
+        self.memory = InMemoryDevice(limit_bytes=8000)
         self.guard = Guard(GuardSettings(dense_steps=dense_steps))
         self.publisher = Publisher(
             self.page,
             guard=self.guard,
             wake_all=self.wake,
             read_tenant=lambda: tenant_job,
+            memory=self.memory,
+            num_lanes=2,
             now_ns=lambda: self.now_ns,
         )
         self.step_number = 0
@@ -180,3 +184,19 @@ def test_full_page_is_never_waited_for(lane: str) -> None:
     rank.run(9000, 3 * MS)
     copy = StagePage.read_copy(page_path(lane, PageKind.STAGE), PageKind.STAGE)
     assert copy.get("num_steps") == 8999
+
+
+def test_memory_is_published_from_the_start_its_peak_after_every_step(lane: str) -> None:
+    rank = Rank(lane)
+    assert rank.page.get("memory_limit_bytes") == 4000  # the job's, by the node's two lanes
+    rank.memory.hold(3000)
+    rank.memory.hold(1000)
+    rank.run(2, 5 * MS)
+    assert rank.page.get("memory_peak_bytes") == 3000
+
+
+def test_changed_memory_limit_is_seen_in_the_end(lane: str) -> None:
+    rank = Rank(lane)
+    rank.memory.total_bytes = 10_000
+    rank.run(LIMIT_EVERY_STEPS + 1, 5 * MS)
+    assert rank.page.get("memory_limit_bytes") == 5000

@@ -87,3 +87,15 @@ def test_command_names_a_cluster_that_does_not_run(
 ) -> None:
     assert main(["status", "--dir", str(tmp_path)]) == 2
     assert f"no cluster runs in {tmp_path}" in capsys.readouterr().err
+
+
+def test_says_how_much_memory_a_skipping_tenant_lacks(tmp_path: Path) -> None:
+    lane = make_lane(tmp_path, tenant_job=9)
+    write_stage(lane)
+    trial = Page.map_for_writing(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
+    trial.set("state", TrialState.SKIPPING)
+    trial.set("memory_need_bytes", 520_000_000)
+    trial.set("memory_room_bytes", 400_000_000)
+    line = status_line(lane_status(place(lane)))
+    assert "tenant job 9 skipping, 0 slots" in line
+    assert line.endswith("one slot needs 520 MB of memory and 400 MB are left")

@@ -54,12 +54,19 @@ class PlayedPrimary:
         self._thread.join()
 
 
-def start(study: Path, lane: str, **settings: str) -> subprocess.Popen[str]:
-    return start_trial([str(study)], lane, **settings)
+def start(
+    study: Path, lane: str, *, join: Callable[[], None] | None = None, **settings: str
+) -> subprocess.Popen[str]:
+    return start_trial([str(study)], lane, join=join, **settings)
 
 
-def start_trial(arguments: list[str], lane: str, **settings: str) -> subprocess.Popen[str]:
-    """Starts `hydro-trial` beside the lanes, which is where its folder will be."""
+def start_trial(
+    arguments: list[str], lane: str, *, join: Callable[[], None] | None = None, **settings: str
+) -> subprocess.Popen[str]:
+    """Starts `hydro-trial` beside the lanes, which is where its folder will be.
+
+    `join` puts the process into a cgroup.
+    """
     environment = {
         **os.environ,
         "HYDRO_PAGE_DIR": str(Path(lane).parent),
@@ -77,6 +84,7 @@ def start_trial(arguments: list[str], lane: str, **settings: str) -> subprocess.
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=join,
     )
 
 
