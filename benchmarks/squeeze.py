@@ -59,7 +59,7 @@ NAIVE_STEPS: Final = 16
 PLAIN_STEPS: Final = 4
 DIRECT_STEPS: Final = 4
 ALONE_S: Final = 1.0
-CYCLES: Final = 50
+CYCLES: Final = 32
 QUICK_CYCLES: Final = 4
 SLOTS: Final = 16
 STUDY: Final = Path(__file__).parent / "digits_endless.py"
@@ -358,7 +358,7 @@ def run(cycles: int, *, quick: bool) -> tuple[dict[str, Figure | NotTaken], list
             if number % 5 == 4:
                 say(done, number + 1, cycles)
         found, details = figures(done, quick=quick), rows(done, quick=quick)
-    return found, details + other_engine.rows(1 if quick else 12), version
+    return found, details + other_engine.rows(1 if quick else 6), version
 
 
 def say(done: Squeeze, number: int, cycles: int) -> None:
