@@ -26,7 +26,7 @@ USED_FROM_NS: Final = 300_000  # of a window: before that a trial is not awake
 EARLY_END_NS: Final = 3_000_000  # harvest that one window which ends too early must bring
 OPENING_NS: Final = 200_000  # harvest that opening the gate must bring, each time
 LATE_AFTER_NS: Final = 300_000  # beyond a wait that is usual
-LATE_WAKE_NS: Final = 500_000  # harvest that a late start must bring for each window over before:
+LATE_WAKE_NS: Final = 100_000  # harvest that a late start must bring for each window over before:
 # the trial wakes up for nothing, in the primary's time
 CHANGE_RATIO: Final = 1.5  # of all waits of a step, in either direction
 STEPS_OF_CHANGE: Final = 2  # in a row, until it is believed

@@ -135,11 +135,12 @@ def test_long_sleep_is_one_sleep_with_looks_in_it() -> None:
     clock = Clock()
     LookingWaiter(clock, clock.look, lambda: clock.now_ns).wait_change(1, 1.0)
     assert clock.now_ns == 1_000_000_000
-    assert len(clock.looked_at_ns) == 4
+    assert clock.looked_at_ns == [500_000_000, 1_000_000_000]
 
 
 def test_change_ends_the_sleep_at_once() -> None:
     clock = Clock()
-    clock.wakes_at_ns = 300_000_000
+    clock.wakes_at_ns = 700_000_000
     LookingWaiter(clock, clock.look, lambda: clock.now_ns).wait_change(1, 1.0)
+    assert clock.looked_at_ns == [500_000_000]  # none at the change: a window's first instructions
     assert clock.now_ns == clock.wakes_at_ns
