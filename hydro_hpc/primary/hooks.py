@@ -131,6 +131,8 @@ class Boundary:
 
         @functools.wraps(wait)
         def opening(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return wait(*args, **kwargs)
             publisher = self.publisher
             if publisher is not None and threading.get_ident() == self.thread_id:
                 try:
@@ -139,15 +141,7 @@ class Boundary:
                     self.give_up(error)
             return wait(*args, **kwargs)
 
-        outermost = self.wrap(opening, name)
-
-        @functools.wraps(wait)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():
-                return wait(*args, **kwargs)
-            return outermost(*args, **kwargs)
-
-        return wrapped
+        return self.wrap(opening, name)
 
     def wrap_init(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns `init_process_group` that joins the lane afterwards; a failure there only stops

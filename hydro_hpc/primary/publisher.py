@@ -191,7 +191,7 @@ class Publisher:
                 value=int(self._is_shut),
             )
         )
-        was_shared = bool(self._tenant_job) and self._windows.longest_ns() >= WORTH_OPENING_NS
+        was_shared = bool(self._tenant_job) and self._windows.has_worth_opening()
         guard.observe(
             step=self._step, step_ns=step_ns, was_shut=self._is_shut, was_shared=was_shared
         )
@@ -219,7 +219,7 @@ class Publisher:
         self._page.set("state", state)
 
     def _state(self) -> PrimaryState:
-        if self._windows.longest_ns() >= WORTH_OPENING_NS:
+        if self._windows.has_worth_opening():
             return PrimaryState.SHARING
         if self._num_steps >= STEPS_UNTIL_NOT_PIPELINED:
             return PrimaryState.NOT_PIPELINED

@@ -159,9 +159,9 @@ class Windows:
         """How many calls this step has made."""
         return self._num_calls
 
-    def longest_ns(self) -> int:
-        """Returns the longest window of a step that is worth opening."""
-        return max((max(w.until_ns, WORTH_OPENING_NS) for w in self._windows if w[2]), default=0)
+    def has_worth_opening(self) -> bool:
+        """Says whether a step has a window that is worth opening."""
+        return any(window.is_worth_opening for window in self._windows)
 
     def is_learned(self) -> bool:
         """Says whether at least one call has been seen often enough to be predicted."""
