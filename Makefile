@@ -34,7 +34,7 @@ setup: debian $(VENV)/installed
 debian:
 	sh hydro_hpc/devcluster/setup.sh
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt hydro_hpc/trial/_points.c
 	@[ -n "$(PYTHON)" ] || { echo "hydro: no Python 3.11 or later with venv was found; install python3 and python3-venv" >&2; exit 1; }
 	[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
@@ -42,5 +42,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
+	rm -f hydro_hpc/trial/_points.*.so
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	$(MAKE) -C slurm_plugin/spank clean

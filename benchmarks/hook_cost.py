@@ -25,7 +25,9 @@ from hydro_hpc.study import Study, log_uniform
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.trial import Trial
 from hydro_hpc.trial.gate import Gate, LaneGate
+from hydro_hpc.trial.points import fast_passage
 from hydro_hpc.trial.training import BundleTraining
+from hydro_hpc.wait import FutexWord
 from tests.hydro_hpc.lanes import make_lane, stage_page
 
 SLOTS: Final = 16
@@ -84,13 +86,11 @@ class AlwaysOpen:
         self.gate = LaneGate(
             stage=self.stage,
             site=Page.map_for_reading(page_path(lane, PageKind.SITE), PageKind.SITE),
-            waiter=self,
+            waiter=FutexWord(self.stage, "gate_word"),
             trial=Page.map_for_writing(page_path(lane, PageKind.TRIAL), PageKind.TRIAL),
             margin_ns=0,
+            make_passage=fast_passage,
         )
-
-    def wait_change(self, seen: int, timeout_s: float) -> None:
-        raise AssertionError(f"an open gate made a trial wait for {seen:#x}, {timeout_s} s")
 
 
 def training(model: Callable[[], nn.Module], gate: Gate, unit_ns: int) -> BundleTraining:

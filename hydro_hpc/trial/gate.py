@@ -11,6 +11,7 @@ One thread (the worker's) uses a gate. `leave` may be called from a signal handl
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from hydro_hpc.errors import LaneError
 from hydro_hpc.page import Page
 from hydro_hpc.page_layout import GATE_OPEN, RecordKind, Word
 from hydro_hpc.page_layout import Gate as GateWord
+from hydro_hpc.trial.points import NEVER_NS, Passage, PlainPassage
 from hydro_hpc.trial.run_notes import RunNotes
 from hydro_hpc.wait import Waiter
 
@@ -33,7 +35,6 @@ FORGET: Final = 0.9  # of the longest piece, at each shorter one
 WINDOWS_REMEMBERED: Final = 50
 WINDOWS_UNTIL_STARVED: Final = 400  # all too short for one unit of work
 CAREFUL_FROM: Final = 0.6  # of what a window may be used
-NEVER_NS: Final = 2**63 - 1
 LATE_RUN_NS: Final = 1_000_000_000  # after a late start, between looks at whether the primary lives
 
 
@@ -55,7 +56,8 @@ class Gate(Protocol):
 
     num_samples: int
 
-    def admit(self, need_ns: int) -> None: ...
+    @property
+    def admit(self) -> Callable[[int], None]: ...
 
     def work(self, name: str) -> AbstractContextManager[Cut]: ...
 
@@ -79,6 +81,7 @@ class LaneGate:
         primary_wants_device: Callable[[], bool] = lambda: False,
         now_ns: Callable[[], int] = time.monotonic_ns,
         device_ns: Callable[[], int] = time.thread_time_ns,
+        make_passage: Callable[..., Passage] = PlainPassage,
     ) -> None:
         """`trial` is the page this process writes, None if another one of the tenant writes it.
 
@@ -92,6 +95,14 @@ class LaneGate:
         self._waiter = waiter
         self._trial = trial
         self._notes = RunNotes(stage=stage, trial=trial, now_ns=now_ns, device_ns=device_ns)
+        self._passage = make_passage(
+            stage,
+            ask=functools.partial(self._admit, is_whole=False),
+            wants=primary_wants_device,
+            waiter=waiter,
+            now_ns=now_ns,
+            device_ns=device_ns,
+        )
         self._let_primary_block = let_primary_block
         self._primary_wants_device = primary_wants_device
         self._now_ns = now_ns
@@ -102,19 +113,13 @@ class LaneGate:
         self._guard = stage.word_index("guard_word")
         self._owner = stage.word_index("owner_word")
         self._open_at = stage.quad_index("open_ns")
-        self._close_at = stage.quad_index("close_ns")
         self._until_us = stage.word_index("window_us")
         self._late_us = stage.word_index("late_us")
         self._site_words = site.words
         self._site_word = site.word_index("site_word")
         self._least_margin_ns = margin_ns
         self._margin_ns = float(margin_ns)
-        self._word = 0  # the OPEN that `_until_ns` belongs to
-        self._until_ns = 0  # how long its window may be used
-        self._careful_ns = 0  # from when on its primary may come back early
-        self._deadline_ns = 0  # `_until_ns` while a run is admitted, else 0
-        self._late_ns = NEVER_NS  # when it may be used again, if it is still open then
-        self._is_leaving = False
+        self._until_ns = 0  # how long the window of the passage's word may be used
         self._is_unbroken = False
         self._reason: LeaveRequested | LaneError | None = None  # to leave, once that has ended
         self._num_too_short = 0
@@ -130,42 +135,40 @@ class LaneGate:
     def num_samples(self, count: int) -> None:
         self._notes.num_samples = count
 
-    def admit(self, need_ns: int) -> None:
-        """Returns once `need_ns` of device time fit into the open window; sleeps until then.
+    @property
+    def admit(self) -> Callable[[int], None]:
+        """What returns once so many nanoseconds of device time fit into the open window, and sleeps
+        until then. The same object each time: who asks often keeps it.
 
         Raises LeaveRequested after `leave`, LaneError when the primary or the lane is gone or
         no window is long enough.
         """
-        if self._words[self._gate] == self._word:
-            end_ns = self._now_ns() + need_ns
-            if end_ns <= self._deadline_ns and (
-                end_ns <= self._careful_ns or not self._primary_wants_device()
-            ):
-                return
-        self._admit(need_ns, is_whole=False)
+        return self._passage
 
     def _admit(self, need_ns: int, *, is_whole: bool) -> None:
         """`is_whole`: it cannot be cut, so the longest window of late is enough for it."""
         notes = self._notes
-        if not self._may_go_on(need_ns):
+        passage = self._passage
+        if passage.has_ended or not self._may_go_on(need_ns):
             self._end_run()
             if self._reason is None:
                 self._wait_or_finish(need_ns, is_whole=is_whole)
         if notes.is_running:
-            self._deadline_ns = self._until_ns
+            passage.deadline_ns = self._until_ns
             notes.write(margin_ns=int(self._margin_ns))
         else:
-            notes.begin(self._word)
-            self._deadline_ns = 0 if notes.unwritten else self._until_ns
+            notes.begin(passage.word)
+            passage.deadline_ns = 0 if notes.unwritten else self._until_ns
 
     def _may_go_on(self, need_ns: int) -> bool:
+        passage = self._passage
         end_ns = self._now_ns() + need_ns
         return (
-            self._words[self._gate] == self._word
+            self._words[self._gate] == passage.word
             and self._is_permitted()
             and end_ns <= self._until_ns
-            and not self._is_leaving
-            and (end_ns <= self._careful_ns or not self._primary_wants_device())
+            and not passage.is_leaving
+            and (end_ns <= passage.careful_ns or not self._primary_wants_device())
         )
 
     @contextmanager
@@ -178,7 +181,7 @@ class LaneGate:
         """
         self._is_unbroken = True
         if not self._is_permitted():
-            self._deadline_ns = 0
+            self._passage.deadline_ns = 0
         try:
             yield
         finally:
@@ -230,8 +233,8 @@ class LaneGate:
 
     def leave(self) -> None:
         """Makes the next `admit`, or the one that sleeps now, raise LeaveRequested."""
-        self._is_leaving = True
-        self._deadline_ns = 0
+        self._passage.is_leaving = True
+        self._passage.deadline_ns = 0
 
     def pause(self) -> None:
         """Says that the device is given up until the next `admit` (waiting for a message, say)."""
@@ -240,7 +243,7 @@ class LaneGate:
 
     def check(self) -> None:
         """Raises LeaveRequested after `leave`, LaneError if this lane will not open again."""
-        if self._is_leaving:
+        if self._passage.is_leaving:
             raise LeaveRequested
         if self._site_words[self._site_word] == Word.GONE:
             raise LaneError("the lane is gone: the job that lent it has ended")
@@ -260,9 +263,10 @@ class LaneGate:
             self._reason = reason
 
     def _wait_for(self, need_ns: int, *, is_whole: bool) -> None:
+        passage = self._passage
         tried_word = 0
         while True:
-            if self._is_leaving:
+            if passage.is_leaving:
                 raise LeaveRequested
             word = self._words[self._gate]
             sleep_s = SLEEP_S
@@ -270,12 +274,12 @@ class LaneGate:
                 self._let_primary_block()
                 if self._words[self._gate] != word:
                     continue
-                if word != self._word:
+                if word != passage.word:
                     self._read_window(word)
                 enough_ns = min(need_ns, self._longest_window_ns()) if is_whole else need_ns
                 now_ns = self._now_ns()
-                if now_ns >= self._late_ns:
-                    self._until_ns = self._late_ns = now_ns + LATE_RUN_NS
+                if now_ns >= passage.late_ns:
+                    self._until_ns = passage.late_ns = now_ns + LATE_RUN_NS
                     self.check()
                 if now_ns + enough_ns <= self._until_ns:
                     self._num_too_short = 0
@@ -283,7 +287,7 @@ class LaneGate:
                 if word != tried_word:
                     tried_word = word
                     self._note_too_short(enough_ns)
-                sleep_s = min(SLEEP_S, (self._late_ns - now_ns) / 1e9)
+                sleep_s = min(SLEEP_S, (passage.late_ns - now_ns) / 1e9)
             asleep_ns = self._now_ns()
             self._waiter.wait_change(word, sleep_s)
             if self._now_ns() - asleep_ns > SLEEP_S * 0.9e9:
@@ -303,18 +307,19 @@ class LaneGate:
 
     def _read_window(self, word: int) -> None:
         """Takes the times of this OPEN; a word that changed meanwhile leaves no time to run."""
+        passage = self._passage
         opened_ns = self._quads[self._open_at]
         label = GateWord.unpack(word).label
         window_ns = self._words[self._until_us + label] * 1000
         late_ns = self._words[self._late_us + label] * 1000
         if self._words[self._gate] != word:
-            self._until_ns, self._late_ns = 0, NEVER_NS
+            self._until_ns, passage.late_ns = 0, NEVER_NS
             return
-        self._word = word
+        passage.word = word
         self._windows_ns.append(window_ns)
         self._until_ns = opened_ns + window_ns - int(self._margin_ns)
-        self._careful_ns = opened_ns + int(window_ns * CAREFUL_FROM)
-        self._late_ns = opened_ns + late_ns if late_ns else NEVER_NS
+        passage.careful_ns = opened_ns + int(window_ns * CAREFUL_FROM)
+        passage.late_ns = opened_ns + late_ns if late_ns else NEVER_NS
 
     def _note_too_short(self, need_ns: int) -> None:
         window_ns = self._windows_ns[-1] if self._windows_ns else 0
@@ -331,13 +336,16 @@ class LaneGate:
         """Notes that the run has ended; the rest waits, since the primary may want its device. The
         margin widens if the last unit took far more than it had asked for.
         """
-        self._deadline_ns = 0
+        passage = self._passage
         if self._notes.is_running:
-            was_closed = self._words[self._gate] != self._word
-            ended_ns = self._notes.end(was_closed=was_closed, closed_ns=self._quads[self._close_at])
-            if not was_closed and ended_ns - self._until_ns > EXCESS_NS:
+            if not passage.has_ended:
+                passage.note_end()
+            self._notes.end(passage)
+            if not passage.was_closed and passage.ended_ns - self._until_ns > EXCESS_NS:
                 self._margin_ns = min(2 * self._margin_ns + 1, MARGIN_MAX_NS)
             self._margin_ns = max(self._margin_ns * MARGIN_SHRINK, self._least_margin_ns)
+        passage.has_ended = False
+        passage.deadline_ns = 0
 
     def _write_runs(self) -> None:
         self._notes.write(margin_ns=int(self._margin_ns))

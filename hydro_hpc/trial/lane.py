@@ -23,6 +23,7 @@ from hydro_hpc.page_layout import (
 )
 from hydro_hpc.trial.events import GateSeen
 from hydro_hpc.trial.gate import LaneGate
+from hydro_hpc.trial.points import fast_passage
 from hydro_hpc.trial.room import LookingWaiter
 from hydro_hpc.wait import FutexWord, Waiter
 
@@ -173,6 +174,7 @@ class TenantLane:
             margin_ns=int(settings.margin_us * 1000),
             let_primary_block=no_wait if is_gpu else self.let_primary_block,
             primary_wants_device=never if is_gpu else self.primary_wants_device,
+            make_passage=fast_passage,
         )
 
     def let_primary_block(self) -> None:

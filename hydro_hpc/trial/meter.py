@@ -3,7 +3,7 @@
 A *point* is a place in the step where a pause is possible: before a module's forward or backward,
 before the optimizer step. The same step passes the same points in the same order, so a few steps
 teach how long the work between two points takes. Then points are grouped: the first point of a
-group asks the gate for the time of all, the others cost one list look-up; modules whose points
+group asks the gate for the time of all, the others do nothing; modules whose points
 all fell into groups lose their hooks altogether (a hook per module would cost more than a bubble
 gives).
 
@@ -13,7 +13,6 @@ Not covered: a step whose points differ from one time to the next; then every po
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
@@ -22,20 +21,18 @@ import torch
 from torch import nn
 
 from hydro_hpc.nn.fused import Fused
+from hydro_hpc.trial.points import make_points
 
 STEPS_TO_LEARN: Final = 6
 FIRST_NEED_NS: Final = 1_500_000  # the most that is asked while lengths are learned
 HEADROOM: Final = 1.1  # over the median, for what a unit may take longer
 
 
-_SILENT: Final = itertools.repeat(0).__next__  # outside of a step of the meter's kind
-_LEARNING: Final = itertools.repeat(-1).__next__
-
-
 class Admits(Protocol):
     """What a meter asks: `LaneGate`, or a fake."""
 
-    def admit(self, need_ns: int) -> None: ...
+    @property
+    def admit(self) -> Callable[[int], None]: ...
 
 
 def group_needs(lengths_ns: list[int], unit_ns: int) -> list[int]:
@@ -71,9 +68,9 @@ class Meter:
         self._lengths: list[list[int]] = []
         self._keys: list[str] = []
         self._position = 0
-        self._next_need = _SILENT  # of the next point, in ns; negative: it is not known yet
         self._num_steps = 0
         self._last_ns: int | None = None  # device time at the last point of this step
+        self._points = make_points(admit=gate.admit, learn=self._learn, rest_ns=unit_ns)
         self._hooked: dict[str, list[Callable[[], None]]] = {}  # what undoes it, by point
 
     def hook(self, modules: Mapping[str, nn.Module], *, has_backward: bool = True) -> None:
@@ -83,56 +80,44 @@ class Meter:
         self.close()
         self._forget()
         for key, module in modules.items():
-            point = self._named_point(key)
-            self._hooked[key] = [module.register_forward_pre_hook(point).remove]
-            if not has_backward:
-                continue
-            if isinstance(module, Fused) and module.has_own_backward:
-                for name in ("before", "between"):
-                    self._hook_own_backward(module, name, f"{key} {name}")
+            self._hooked[key] = []
+            if isinstance(module, Fused):
+                self._hook_fused(module, key, has_backward=has_backward)
             else:
-                after_forward = functools.partial(_hook_backward, point)
-                self._hooked[key].append(module.register_forward_hook(after_forward).remove)
+                self._hook_any(module, key, has_backward=has_backward)
 
-    def _hook_own_backward(self, module: Fused, name: str, key: str) -> None:
-        setattr(module, name, self._named_point(key))
-        self._hooked[key] = [functools.partial(setattr, module, name, None)]
+    def _hook_any(self, module: nn.Module, key: str, *, has_backward: bool) -> None:
+        point = self._points.named(key)
+        undo = self._hooked[key]
+        undo.append(module.register_forward_pre_hook(point).remove)
+        if has_backward:
+            after_forward = functools.partial(_hook_backward, point)
+            undo.append(module.register_forward_hook(after_forward).remove)
 
-    def _named_point(self, key: str) -> Callable[..., None]:
-        """Returns a point as a hook. A step passes it with cold caches, so it is short."""
-        admit = self._gate.admit
-
-        def point(*_: object) -> None:
-            need_ns = self._next_need()
-            if need_ns > 0:
-                admit(need_ns)
-            elif need_ns < 0:
-                self._learn(key)
-
-        return point
+    def _hook_fused(self, module: Fused, key: str, *, has_backward: bool) -> None:
+        point = self._points.named(key)
+        module.entries.append(point)
+        self._hooked[key].append(functools.partial(module.entries.remove, point))
+        if not has_backward:
+            return
+        for name in ("before", "between") if module.has_own_backward else ("before",):
+            setattr(module, name, self._points.named(f"{key} {name}"))
+            self._hooked[f"{key} {name}"] = [functools.partial(setattr, module, name, None)]
 
     def begin(self) -> None:
         """Begins a step; the first point of all."""
         self._position = 0
         self._last_ns = None
-        if self._needs:
-            needs = itertools.chain(self._needs, itertools.repeat(self._unit_ns))
-            self._next_need = needs.__next__
-        else:
-            self._next_need = _LEARNING
+        self._points.begin()
         self.point("begin")
 
     def point(self, key: str) -> None:
         """A place where this step may pause; `key` names it."""
-        need_ns = self._next_need()
-        if need_ns > 0:
-            self._gate.admit(need_ns)
-        elif need_ns < 0:
-            self._learn(key)
+        self._points.pass_(key)
 
     def end(self) -> None:
         """Ends a step; after enough of them, groups the points."""
-        self._next_need = _SILENT
+        self._points.end()
         if self._needs:
             return
         self._measure(self._position)
@@ -141,11 +126,12 @@ class Meter:
             return
         lengths_ns = [int(HEADROOM * sorted(seen)[len(seen) // 2]) for seen in self._lengths]
         self._needs = group_needs(lengths_ns, self._unit_ns)
+        self._points.group(self._needs)
         self._unhook_coalesced()
 
     def abandon(self) -> None:
         """Ends a step that will not come to its end; nothing is learned from it."""
-        self._next_need = _SILENT
+        self._points.end()
         if not self._needs:
             self._forget()
 
@@ -185,6 +171,7 @@ class Meter:
 
     def _forget(self) -> None:
         self._needs, self._lengths, self._keys = [], [], []
+        self._points.group([])
         self._num_steps = 0
 
 

@@ -8,10 +8,20 @@ written in the middle of a later one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from hydro_hpc.page import Page
 from hydro_hpc.page_layout import RecordKind
 from hydro_hpc.trial.runs import EndedRun, RunWriter
+
+
+class RunEnd(Protocol):
+    """When a run ended, and whether its window had closed before, at `closed_ns`."""
+
+    ended_ns: int
+    ended_device_ns: int
+    was_closed: bool
+    closed_ns: int
 
 
 class RunNotes:
@@ -48,27 +58,23 @@ class RunNotes:
         if self._trial_words is not None:
             self._trial_words[self._ack_at] = word
 
-    def end(self, *, was_closed: bool, closed_ns: int) -> int:
-        """The run ends, and when that is is returned. `was_closed`: the window had, at
-        `closed_ns`.
-        """
-        now_ns = self._now_ns()
-        device_ns = self._device_ns()
+    def end(self, ended: RunEnd) -> None:
+        """The run has ended."""
         self.is_running = False
+        is_late = ended.was_closed and ended.closed_ns >= self._started_ns
         self.unwritten.append(
             (
                 self.kind,
                 self._word,
                 self._stage_words[self._step_at],
                 self._started_ns,
-                now_ns,
-                device_ns - self._started_device_ns,
-                max(0, now_ns - closed_ns) if was_closed and closed_ns >= self._started_ns else 0,
+                ended.ended_ns,
+                ended.ended_device_ns - self._started_device_ns,
+                max(0, ended.ended_ns - ended.closed_ns) if is_late else 0,
                 self.num_samples,
             )
         )
         self.num_samples = 0
-        return now_ns
 
     def write(self, *, margin_ns: int) -> None:
         """Writes the runs that have ended and are not written yet."""

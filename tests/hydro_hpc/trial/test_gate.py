@@ -236,7 +236,7 @@ def test_torn_opening_is_not_used(primary: FakePrimary) -> None:
             nonlocal reads
             if position == index:
                 reads += 1
-                if reads == 5:  # after two of admit and two of the wait: the look that confirms
+                if reads == 4:  # after one of admit and two of the wait: the look that confirms
                     return opened + (1 << 8)
             return real[position]
 

@@ -1,0 +1,190 @@
+"""What a trial passes many times in each step: the points of the step, and the passage to the gate.
+
+A trial comes here every 0.2 ms with caches full of its own tensors, where each Python function
+takes 5 to 10 us, and here it finds that its window has closed, while its primary waits for the
+device. So both exist in C too (`_points.c`), and are used from there where it was built; what the
+C part does is what the classes here do (docs/decisions/0008-points-in-c.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from hydro_hpc.page import Page
+from hydro_hpc.page_layout import GATE_OPEN
+from hydro_hpc.wait import Waiter
+
+try:
+    from hydro_hpc.trial import _points
+except ImportError:  # no C compiler where this was installed
+    _points = None  # type: ignore[assignment]
+
+HAS_C: Final = _points is not None
+FIRST_SLEEP_NS: Final = 500_000_000  # then whoever is asked sleeps in his own way
+NEVER_NS: Final = 2**63 - 1
+
+
+class Passage(Protocol):
+    """The fast half of a gate. The slow half (`ask`) says what is admitted, in nanoseconds of
+    CLOCK_MONOTONIC: until `deadline_ns` while the gate word is `word`, from `careful_ns` on only if
+    the primary does not want the device. With `deadline_ns` 0 every call goes to `ask`.
+    """
+
+    word: int
+    deadline_ns: int
+    careful_ns: int
+    late_ns: int  # when the same window may be used again
+    is_leaving: bool
+    has_ended: bool  # a run has, as the next four say
+    ended_ns: int
+    ended_device_ns: int
+    was_closed: bool  # its window had, at `closed_ns`
+    closed_ns: int
+
+    def __call__(self, need_ns: int, /) -> None:
+        """Returns at once if `need_ns` of device time is admitted. If the run is over, notes its
+        end and sleeps until the gate word changes, the late start or FIRST_SLEEP_NS. Then asks.
+        """
+
+    def note_end(self) -> None:
+        """Notes that the run ends now."""
+
+
+class Points(Protocol):
+    """The points of one kind of step. Silent between `end` and `begin`."""
+
+    def named(self, key: str) -> Callable[..., None]:
+        """Returns the point `key` as a function of whatever a hook gets."""
+
+    def pass_(self, key: str, /) -> None:
+        """Passes a point: admits the group that it begins, or lets its length be learned."""
+
+    def group(self, needs_ns: Sequence[int], /) -> None:
+        """Takes what each point of a step asks for, 0: nothing. Empty: lengths are learned."""
+
+    def begin(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class PlainPassage:
+    """`Passage` in Python, with any clocks and waiter."""
+
+    def __init__(
+        self,
+        stage: Page,
+        *,
+        ask: Callable[[int], None],
+        wants: Callable[[], bool],
+        waiter: Waiter,
+        now_ns: Callable[[], int],
+        device_ns: Callable[[], int],
+    ) -> None:
+        self.word = self.deadline_ns = self.careful_ns = 0
+        self.late_ns = NEVER_NS
+        self.is_leaving = self.has_ended = self.was_closed = False
+        self.ended_ns = self.ended_device_ns = self.closed_ns = 0
+        self._words, self._quads = stage.words, stage.quads
+        self._gate, self._closed = stage.word_index("gate_word"), stage.quad_index("close_ns")
+        self._ask, self._wants = ask, wants
+        self._waiter = waiter
+        self._now_ns, self._device_ns = now_ns, device_ns
+
+    def __call__(self, need_ns: int, /) -> None:
+        now_ns = self._now_ns()
+        end_ns = now_ns + need_ns
+        seen = self._words[self._gate]
+        if seen != self.word:
+            is_over = seen & 3 != GATE_OPEN
+        else:
+            is_over = end_ns > self.deadline_ns
+            if not is_over and (end_ns <= self.careful_ns or not self._wants()):
+                return
+        if self.deadline_ns and is_over:
+            self.note_end()
+            sleep_ns = FIRST_SLEEP_NS
+            if seen == self.word:
+                sleep_ns = min(sleep_ns, self.late_ns - now_ns)
+            if sleep_ns > 0 and not self.is_leaving:
+                self._waiter.wait_change(seen, sleep_ns / 1e9)
+        self._ask(need_ns)
+
+    def note_end(self) -> None:
+        self.was_closed = self._words[self._gate] != self.word
+        self.closed_ns = self._quads[self._closed]
+        self.ended_ns, self.ended_device_ns = self._now_ns(), self._device_ns()
+        self.has_ended = True
+        self.deadline_ns = 0
+
+
+class PlainPoints:
+    """`Points` in Python."""
+
+    def __init__(
+        self, *, admit: Callable[[int], None], learn: Callable[[str], None], rest_ns: int
+    ) -> None:
+        self._admit, self._learn = admit, learn
+        self._rest_ns = rest_ns
+        self._needs_ns: tuple[int, ...] = ()
+        self._position = 0
+        self._is_silent = True
+
+    def named(self, key: str) -> Callable[..., None]:
+        return lambda *_: self.pass_(key)
+
+    def pass_(self, key: str, /) -> None:
+        if self._is_silent:
+            return
+        if not self._needs_ns:
+            self._learn(key)
+            return
+        position = self._position
+        self._position = position + 1
+        is_known = position < len(self._needs_ns)
+        need_ns = self._needs_ns[position] if is_known else self._rest_ns
+        if need_ns > 0:
+            self._admit(need_ns)
+
+    def group(self, needs_ns: Sequence[int], /) -> None:
+        self._needs_ns = tuple(needs_ns)
+
+    def begin(self) -> None:
+        self._position = 0
+        self._is_silent = False
+
+    def end(self) -> None:
+        self._is_silent = True
+
+
+def fast_passage(
+    stage: Page,
+    *,
+    ask: Callable[[int], None],
+    wants: Callable[[], bool],
+    waiter: Waiter,
+    now_ns: Callable[[], int],
+    device_ns: Callable[[], int],
+) -> Passage:
+    """Returns the passage in C, which has the system's clocks and futex, where it was built."""
+    if not HAS_C:
+        return PlainPassage(
+            stage, ask=ask, wants=wants, waiter=waiter, now_ns=now_ns, device_ns=device_ns
+        )
+    return _points.Passage(
+        stage.mapping(),
+        gate_index=stage.word_index("gate_word"),
+        closed_index=stage.quad_index("close_ns"),
+        first_sleep_ns=FIRST_SLEEP_NS,
+        ask=ask,
+        wants=wants,
+    )
+
+
+def make_points(
+    *, admit: Callable[[int], None], learn: Callable[[str], None], rest_ns: int
+) -> Points:
+    """Returns the points of a step. `admit` is asked for each group, `rest_ns` where a step has
+    more points than it had, and `learn` is called while lengths are not known."""
+    made = _points.Points if HAS_C else PlainPoints
+    return made(admit=admit, learn=learn, rest_ns=rest_ns)
