@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from benchmarks.blocks import as_figure
 from benchmarks.result_file import Figure
 from benchmarks.ungated_trial import NoGate
+from hydro_hpc.config import Settings
 from hydro_hpc.page import Page, page_path
 from hydro_hpc.page_layout import GATE_OPEN, PageKind, Word
 from hydro_hpc.study import Study, log_uniform
@@ -35,6 +36,7 @@ ROWS: Final = 4096
 BLOCK_S: Final = 0.1
 LEARNING_STEPS: Final = 40
 NEVER_CUT_NS: Final = 10**12
+UNIT_NS: Final = int(Settings().unit_us * 1000)
 
 
 def perceptron(width: int) -> nn.Module:
@@ -126,7 +128,7 @@ def steps_per_second(made: BundleTraining) -> float:
 def hook_cost(name: str, *, pairs: int) -> Figure:
     """Returns the throughput lost to hooks and gate, 0.01 = 1%: blocks of both alternate."""
     with tempfile.TemporaryDirectory() as directory:
-        asked = training(MODELS[name], AlwaysOpen(Path(directory)).gate, 200_000)
+        asked = training(MODELS[name], AlwaysOpen(Path(directory)).gate, UNIT_NS)
         never = training(MODELS[name], NoGate(), NEVER_CUT_NS)
         lost = []
         for number in range(pairs):

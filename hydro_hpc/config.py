@@ -27,7 +27,7 @@ class Settings:
     guard_bound: float = 0.01  # slowdown of the primary over which bubbles are shut; 0.01 = 1%
     guard_dense_steps: int = 400  # steps from the job's first in which every second block is shut
     margin_us: float = 200.0  # a trial stops this long before a window's predicted end
-    unit_us: float = 200.0  # profiled work of a trial between two looks at the gate
+    unit_us: float = 100.0  # profiled work of a trial between two looks at the gate
     idle_class: bool = True  # CPU devices: workers in the kernel's idle class, behind the flags
     grace_ms: float = 10.0  # device time after a close before a worker is stopped
     arrival_s: float = 120.0  # how long a gang waits for a lent lane's primary to come up

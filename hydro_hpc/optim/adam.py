@@ -64,6 +64,7 @@ class Adam(SlotOptimizer):
         update_FP.add_(moments.coefficient(hyper["eps"][:, None] * root))
         self.between()
         torch.div(mean_FP, update_FP, out=update_FP)
+        self.between()
         values_FP.addcmul_(update_FP, moments.coefficient(-size))
 
     def _decay(self, moments: Moments, grad_FP: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Cuts a training step into units of about 200 us, each admitted by the gate as a whole.
+"""Cuts a training step into units of about 100 us, each admitted by the gate as a whole.
 
 A *point* is a place in the step where a pause is possible: before a module's forward or backward,
 before the optimizer step. The same step passes the same points in the same order, so a few steps

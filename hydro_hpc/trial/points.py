@@ -1,6 +1,6 @@
 """What a trial passes many times in each step: the points of the step, and the passage to the gate.
 
-A trial comes here every 0.2 ms with caches full of its own tensors, where each Python function
+A trial comes here every 0.1 to 0.3 ms with caches full of its own tensors, where each Python function
 takes 5 to 10 us, and here it finds that its window has closed, while its primary waits for the
 device. So both exist in C too (`_points.c`), and are used from there where it was built; what the
 C part does is what the classes here do (docs/decisions/0008-points-in-c.md).
@@ -44,7 +44,8 @@ class Passage(Protocol):
 
     def __call__(self, need_ns: int, /) -> None:
         """Returns at once if `need_ns` of device time is admitted. If the run is over, notes its
-        end and sleeps until the gate word changes, the late start or FIRST_SLEEP_NS. Then asks.
+        end and sleeps: until the late start of a window that has one and is still open then, else
+        until the gate word changes, FIRST_SLEEP_NS at most. Then asks.
         """
 
     def note_end(self) -> None:
@@ -103,12 +104,19 @@ class PlainPassage:
                 return
         if self.deadline_ns and is_over:
             self.note_end()
-            sleep_ns = FIRST_SLEEP_NS
-            if seen == self.word:
-                sleep_ns = min(sleep_ns, self.late_ns - now_ns)
-            if sleep_ns > 0 and not self.is_leaving:
-                self._waiter.wait_change(seen, sleep_ns / 1e9)
+            if not self.is_leaving:
+                self._sleep_outside(seen, now_ns)
         self._ask(need_ns)
+
+    def _sleep_outside(self, seen: int, now_ns: int) -> None:
+        late_in_ns = self.late_ns - now_ns
+        if seen == self.word and late_in_ns < FIRST_SLEEP_NS:
+            if late_in_ns > 0:
+                self._waiter.wait_change(seen, late_in_ns / 1e9)
+            seen = self._words[self._gate]
+            if self.is_leaving or seen & 3 == GATE_OPEN:
+                return
+        self._waiter.wait_change(seen, FIRST_SLEEP_NS / 1e9)
 
     def note_end(self) -> None:
         self.was_closed = self._words[self._gate] != self.word

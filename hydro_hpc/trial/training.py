@@ -114,6 +114,7 @@ class BundleTraining:
                 return self._end_culprits()
             self._train_meter.point("optimizer")
             self._optimizer.step()
+            self._train_meter.point("zero_grad")
             self._optimizer.zero_grad()
             self._gate.num_samples += self._study.batch_size * sum(self._active)
             is_plain = self._move_on(values_F)
@@ -238,14 +239,21 @@ class BundleTraining:
 
     def _forward_and_backward(self) -> list[float]:
         """Leaves the gradients in the bundle. Returns each slot's loss."""
+        point = self._train_meter.point
         rows_FB = self._rows_FSB[self._slot_numbers_F, self._positions_F]
-        inputs, targets = self._data.train_x[rows_FB], self._data.train_y[rows_FB]
-        self._train_meter.point("forward")
+        point("inputs")
+        inputs = self._data.train_x[rows_FB]
+        point("targets")
+        targets = self._data.train_y[rows_FB]
+        point("forward")
         outputs = self._bundle(inputs)
-        self._train_meter.point("loss")
+        point("loss")
         losses_F = losses(self._study.loss, outputs, targets, failed=self._note_failure)
-        self._train_meter.point("backward")
-        (losses_F * self._weights_F).sum().backward()
+        point("sum")
+        total = (losses_F * self._weights_F).sum()
+        point("backward")
+        total.backward()
+        point("values")
         values: list[float] = losses_F.detach().tolist()
         return values
 

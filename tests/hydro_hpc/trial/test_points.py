@@ -140,6 +140,26 @@ def test_sleep_ends_at_the_late_start_of_the_same_window(lane: Lane) -> None:
     assert late_ns <= time.monotonic_ns() < late_ns + FIRST_SLEEP_NS // 2
 
 
+def test_late_start_of_a_window_that_has_closed_meanwhile_is_slept_through(lane: Lane) -> None:
+    lane.admit_for(MS)
+    lane.passage.late_ns = late_ns = time.monotonic_ns() + 20 * MS
+
+    def close_and_open() -> None:
+        while not lane.passage.has_ended:
+            time.sleep(0.001)
+        lane.page.set("gate_word", 1 << 8 | GATE_CLOSED)  # nobody is woken
+        while time.monotonic_ns() < late_ns + 50 * MS:
+            time.sleep(0.001)
+        lane.page.set("gate_word", 2 << 8 | GATE_OPEN)
+        lane.futex.wake_all()
+
+    thread = threading.Thread(target=close_and_open)
+    thread.start()
+    lane.passage(10 * MS)
+    assert late_ns + 50 * MS <= time.monotonic_ns() < late_ns + FIRST_SLEEP_NS // 2
+    thread.join()
+
+
 def test_nobody_sleeps_who_is_to_leave(lane: Lane) -> None:
     lane.admit_for(MS)
     lane.passage.is_leaving = True
