@@ -1,9 +1,9 @@
 """What a trial passes many times in each step: the points of the step, and the passage to the gate.
 
-A trial comes here every 0.1 to 0.3 ms with caches full of its own tensors, where each Python function
-takes 5 to 10 us, and here it finds that its window has closed, while its primary waits for the
-device. So both exist in C too (`_points.c`), and are used from there where it was built; what the
-C part does is what the classes here do (docs/decisions/0008-points-in-c.md).
+A trial comes here every 0.1 to 0.3 ms with caches full of its own tensors, where each Python
+function takes 5 to 10 us, and here it finds that its window has closed, while its primary waits for
+the device. So both exist in C too (`_points.c`), and are used from there where it was built; what
+the C part does is what the classes here do (docs/decisions/0009-points-in-c.md).
 """
 
 from __future__ import annotations
