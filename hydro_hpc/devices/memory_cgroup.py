@@ -1,17 +1,22 @@
 """The memory cgroups that bound a process: their limits and what is held below each of them.
 
-cgroup v1 and v2, whatever layout Slurm or a container made: every directory on the path from the
-process's own cgroup to the root of its mount counts. Page cache does not: the kernel drops it
-before it lets anybody run out of memory.
+Every directory on the path from the process's own cgroup to the root of its mount counts. Page
+cache does not: the kernel drops it before it lets anybody run out of memory.
 """
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hydro_hpc.cgroup import Cgroup, own_cgroups
+
+FILES: Final = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    2: ("memory.max", "memory.current", ""),
+}
 _CACHE: Final = ("active_file", "inactive_file")
 
 
@@ -46,52 +51,17 @@ class MemoryCgroup:
 
 def memory_cgroups() -> list[MemoryCgroup]:
     """Returns those of this process, innermost first; none where the kernel has no such thing."""
-    with contextlib.suppress(OSError):
-        return find_memory_cgroups(
-            Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace"),
-            Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"),
+    return limiting(own_cgroups("memory"))
+
+
+def limiting(cgroups: Sequence[Cgroup]) -> list[MemoryCgroup]:
+    """Returns every directory that the first of a process's cgroups is in; a hybrid host is v1."""
+    if not cgroups:
+        return []
+    limit_file, usage_file, stat_prefix = FILES[cgroups[0].version]
+    return [
+        MemoryCgroup(
+            path=path, limit_file=limit_file, usage_file=usage_file, stat_prefix=stat_prefix
         )
-    return []
-
-
-def find_memory_cgroups(proc_cgroup: str, mountinfo: str) -> list[MemoryCgroup]:
-    """The same, from the texts of /proc/<pid>/cgroup and mountinfo. A hybrid host is v1."""
-    for controller, names in (
-        ("memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")),
-        ("", ("memory.max", "memory.current", "")),
-    ):
-        own = _own_path(proc_cgroup, controller)
-        for root, mount in _mounts(mountinfo, controller):
-            if own is None or not (own + "/").startswith(root.rstrip("/") + "/"):
-                continue
-            top = Path(mount)
-            inner = top / own[len(root.rstrip("/")) :].lstrip("/")
-            return [
-                MemoryCgroup(
-                    path=path, limit_file=names[0], usage_file=names[1], stat_prefix=names[2]
-                )
-                for path in (inner, *inner.parents)
-                if path.is_relative_to(top)
-            ]
-    return []
-
-
-def _own_path(proc_cgroup: str, controller: str) -> str | None:
-    """Returns the process's path in a hierarchy: of a v1 controller, or "" for v2."""
-    for line in proc_cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(",") and ".." not in path.split("/"):
-            return path
-    return None
-
-
-def _mounts(mountinfo: str, controller: str) -> list[tuple[str, str]]:
-    """Returns (root, mount point) of a hierarchy's mounts."""
-    found = []
-    for line in mountinfo.splitlines():
-        facts, _, kind = line.partition(" - ")
-        fields, (name, _, options) = facts.split(" "), kind.split(" ", 2)
-        is_it = controller in options.split(",") if controller else True
-        if name == ("cgroup" if controller else "cgroup2") and is_it:
-            found.append((fields[3], fields[4]))
-    return found
+        for path in cgroups[0].directories()
+    ]

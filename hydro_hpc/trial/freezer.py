@@ -11,74 +11,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Sequence
+from typing import Final
+
+from hydro_hpc.cgroup import Cgroup, own_cgroups
 
 FREEZE: Final = {1: ("freezer.state", "FROZEN", "THAWED"), 2: ("cgroup.freeze", "1", "0")}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A cgroup that this process is in, in a hierarchy that can freeze."""
-
-    version: Literal[1, 2]
-    path: str  # within the hierarchy
-    directory: str
-    is_writable: bool
-
-
-def choose(places: Sequence[Place]) -> Place | None:
+def choose(cgroups: Sequence[Cgroup]) -> Cgroup | None:
     """Returns where to make the group, None if signals must do. Version 2 first: a frozen process
     of version 1 cannot even be killed.
     """
     usable = [
-        place
-        for place in places
-        if place.is_writable and not any(part.startswith("step_") for part in place.path.split("/"))
+        cgroup
+        for cgroup in cgroups
+        if not any(part.startswith("step_") for part in cgroup.path.split("/"))
     ]
-    return max(usable, key=lambda place: place.version, default=None)
+    return max(usable, key=lambda cgroup: cgroup.version, default=None)
 
 
-def find_places(proc_cgroup: str, mountinfo: str) -> list[Place]:
-    """Returns the places that the texts of /proc/self/cgroup and /proc/self/mountinfo name."""
-    places = []
-    for line in proc_cgroup.splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number != "0" and "freezer" not in controllers.split(","):
-            continue
-        version: Literal[1, 2] = 2 if number == "0" else 1
-        for root, mount in _mounts(mountinfo, version):
-            below = path if root == "/" else path[len(root) :] if path.startswith(root) else None
-            if below is not None and ".." not in path.split("/"):
-                directory = (mount + below).rstrip("/")
-                is_writable = os.access(f"{directory}/cgroup.procs", os.W_OK)
-                places.append(
-                    Place(version=version, path=path, directory=directory, is_writable=is_writable)
-                )
-    return places
-
-
-def _mounts(mountinfo: str, version: Literal[1, 2]) -> Iterator[tuple[str, str]]:
-    for line in mountinfo.splitlines():
-        facts, _, kind = line.partition(" - ")
-        fields, kinds = facts.split(" "), kind.split(" ")
-        is_v2 = kinds[0] == "cgroup2"
-        is_v1 = kinds[0] == "cgroup" and "freezer" in kinds[-1].split(",")
-        if (is_v2 and version == 2) or (is_v1 and version == 1):
-            yield fields[3], fields[4]
+def writable(cgroups: Sequence[Cgroup]) -> list[Cgroup]:
+    """Returns those that are there and that this process may write to."""
+    return [c for c in cgroups if os.access(c.directory / "cgroup.procs", os.W_OK)]
 
 
 class Freezer:
-    """One group below a place, for the processes of one command."""
+    """One group below another, for the processes of one command."""
 
-    def __init__(self, place: Place, name: str) -> None:
+    def __init__(self, parent: Cgroup, name: str) -> None:
         """Makes the group, or takes one that was left, and thaws it. Raises OSError if it cannot be
         made, or cannot freeze.
         """
-        self.directory = f"{place.directory}/{name}"
-        self._file, self._frozen, self._thawed = FREEZE[place.version]
-        os.makedirs(self.directory, exist_ok=True)
+        self.directory = parent.directory / name
+        self._file, self._frozen, self._thawed = FREEZE[parent.version]
+        self.directory.mkdir(exist_ok=True)
         try:
             self.resume()
         except OSError:
@@ -98,21 +65,17 @@ class Freezer:
     def close(self) -> None:
         """Removes the group; whoever is still in it keeps it."""
         with contextlib.suppress(OSError):
-            os.rmdir(self.directory)
+            self.directory.rmdir()
 
     def _write(self, name: str, text: str) -> None:
-        with open(f"{self.directory}/{name}", "w", encoding="ascii") as file:
-            file.write(text)
+        (self.directory / name).write_text(text, encoding="ascii")
 
 
 def make_freezer(name: str) -> Freezer | None:
     """Returns the group of that name below this process's own, None where there can be none."""
+    parent = choose(writable(own_cgroups("freezer")))
     try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
-            own = file.read()
-        with open("/proc/self/mountinfo", encoding="utf-8") as file:
-            place = choose(find_places(own, file.read()))
-        return None if place is None else Freezer(place, name)
+        return None if parent is None else Freezer(parent, name)
     except OSError:
         return None
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from hydro_hpc.cgroup import Cgroup
 from hydro_hpc.devices.cpu_memory import CpuMemory, node_memory
 from hydro_hpc.devices.memory import DeviceMemory, InMemoryDevice
-from hydro_hpc.devices.memory_cgroup import find_memory_cgroups
+from hydro_hpc.devices.memory_cgroup import limiting
 from tests.hydro_hpc.memory_limit import limited_cgroup
 
 MIB = 1 << 20
@@ -144,26 +146,22 @@ def _keep(promise: Callable[[Side], None], join: Callable[[], None]) -> None:
 
 
 def test_every_cgroup_on_the_path_counts() -> None:
-    proc = "4:memory:/slurm/uid_0/job_7/step_0\n0::/\n"
-    mounts = "35 31 0:32 / /cg/memory rw,relatime - cgroup cgroup rw,memory\n"
-    paths = [str(cgroup.path) for cgroup in find_memory_cgroups(proc, mounts)]
-    top = "/cg/memory"
-    job = f"{top}/slurm/uid_0/job_7"
-    assert paths == [f"{job}/step_0", job, f"{top}/slurm/uid_0", f"{top}/slurm", top]
+    top = Path("/cg/memory")
+    job = top / "job_7"
+    cgroup = Cgroup(version=1, path="/job_7/step_0", mount=top, directory=job / "step_0")
+    assert [found.path for found in limiting([cgroup])] == [job / "step_0", job, top]
 
 
-def test_second_version_and_a_cgroup_namespace_are_found_too() -> None:
-    proc = "0::/job_7/step_0\n"
-    mounts = "41 31 0:38 /job_7 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
-    found = find_memory_cgroups(proc, mounts)
-    assert [str(cgroup.path) for cgroup in found] == ["/sys/fs/cgroup/step_0", "/sys/fs/cgroup"]
-    assert {cgroup.limit_file for cgroup in found} == {"memory.max"}
+def test_first_version_counts_where_there_are_both_and_names_its_own_files() -> None:
+    top = Path("/cg")
+    v1 = Cgroup(version=1, path="/", mount=top, directory=top)
+    v2 = Cgroup(version=2, path="/", mount=top, directory=top)
+    assert [found.limit_file for found in limiting([v1, v2])] == ["memory.limit_in_bytes"]
+    assert [found.limit_file for found in limiting([v2])] == ["memory.max"]
 
 
-def test_process_outside_the_mounted_part_has_no_limit_but_the_nodes() -> None:
-    mounts = "41 31 0:38 /job_7 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
-    assert find_memory_cgroups("0::/job_77\n", mounts) == []
-    assert find_memory_cgroups("0::/../other\n", mounts) == []
+def test_process_outside_every_mount_has_no_limit_but_the_nodes() -> None:
+    assert limiting([]) == []
 
 
 def test_nodes_memory_is_in_bytes() -> None:
