@@ -31,13 +31,15 @@ class Settings:
     idle_class: bool = True  # CPU devices: workers in the kernel's idle class, behind the flags
     grace_ms: float = 10.0  # device time after a close before a worker is stopped
     arrival_s: float = 120.0  # how long a gang waits for a lent lane's primary to come up
+    leave_s: float = 20.0  # for a worker's last checkpoint, then its end comes without it
+    patience_s: float = 10.0  # how long memory has been free before a bundle grows
 
     def __post_init__(self) -> None:
         if not 0 < self.guard_bound < 1:
             raise ValueError(f"guard_bound is {self.guard_bound}; give a fraction between 0 and 1")
-        for name in ("guard_dense_steps", "margin_us", "unit_us", "grace_ms", "arrival_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more")
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; give 0 or more")
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:

@@ -16,7 +16,6 @@ from typing import Final
 
 MARGIN: Final = 0.1  # of a footprint, kept free beyond it when a size is chosen
 SHRINK_MARGIN: Final = 0.05  # and what is left of it when a running bundle has to shrink
-PATIENCE_NS: Final = 10_000_000_000  # how long there must be room before a bundle grows
 PATIENCE_MAX_NS: Final = 1_280_000_000_000
 
 
@@ -73,8 +72,8 @@ class Size:
     """How many slots the bundle has (0: bubbles are skipped), and since when more would fit."""
 
     slots: int
+    patience_ns: int  # how long there must be room before it grows
     roomy_since_ns: int | None = None
-    patience_ns: int = PATIENCE_NS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,9 +33,12 @@ class Room:
         *,
         spare_bytes: Callable[[], int | None],
         page: Page,
+        patience_ns: int,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`spare_bytes`: what the lender leaves, None if it has not said. `page`: the trial's."""
+        """`spare_bytes`: what the lender leaves, None if it has not said. `page`: the trial's.
+        `patience_ns`: how long there must be room before a bundle grows that has never shrunk.
+        """
         self._memory = memory
         self._spare_bytes = spare_bytes
         self._page = page
@@ -43,7 +46,7 @@ class Room:
         self._now_ns = now_ns
         self._idle_bytes = 0
         self._built_bytes: dict[int, int] = {}  # peaks of builds, by slots
-        self._size = Size(slots=0)
+        self._size = Size(slots=0, patience_ns=patience_ns)
         self._next_look_ns = 0
         self.slots_to_grow_to = 0  # more than there are: there has been room for a while
 

@@ -38,7 +38,6 @@ TRUSTING_LOOK_S: Final = 4.0  # at a worker that keeps to its windows, when nobo
 QUIET_S: Final = 3.0  # without a message
 STOPPED_LOOK_S: Final = 0.002  # a stopped worker is continued in the next window
 ARRIVAL_LOOK_S: Final = 0.1
-LEAVE_NS: Final = 20_000_000_000  # for the last checkpoint, then the end comes without it
 SETTLE_S: Final = 20.0
 WORKER_RESTARTS: Final = 3
 
@@ -266,7 +265,7 @@ class Supervisor:
             worker.process,
             self._lane,
             grace_ns=int(self._settings.grace_ms * 1e6),
-            leave_ns=LEAVE_NS,
+            leave_ns=int(self._settings.leave_s * 1e9),
             is_gated=is_gated,
         )
 

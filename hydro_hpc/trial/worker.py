@@ -290,7 +290,12 @@ def main() -> int:
         lane = TenantLane(arguments.lane)
         page = lane.trial_page()
         page.set("state", TrialState.STARTING)
-        room = Room(CpuMemory(), spare_bytes=lane.spare_bytes, page=page)
+        room = Room(
+            CpuMemory(),
+            spare_bytes=lane.spare_bytes,
+            page=page,
+            patience_ns=int(settings.patience_s * 1e9),
+        )
         gate = lane.gate(settings, trial=page, look=room.look)
         signal.signal(signal.SIGTERM, lambda *_: gate.leave())
         study = load_study(arguments.study)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,22 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> tuple[int,
 
 
 def read_results(study: Path) -> Results:
+    with _search(study) as search:
+        return search.results()
+
+
+def read_outcomes(study: Path, count: int) -> list[str]:
+    """Returns how each of the first trials ended, with the reason."""
+    with _search(study) as search:
+        return [search.outcome(number) for number in range(count)]
+
+
+@contextlib.contextmanager
+def _search(study: Path) -> Iterator[Search]:
     description = load_study(study).description
     search = Search(description, StudyFolder(study.parent, description.name))
     try:
-        return search.results()
+        yield search
     finally:
         search.close()
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hydro_hpc.trial.footprint import (
     MARGIN,
     PATIENCE_MAX_NS,
-    PATIENCE_NS,
     Footprint,
     Look,
     Size,
@@ -24,6 +23,7 @@ from hydro_hpc.trial.footprint import (
 
 MB = 1_000_000
 SECOND_NS = 1_000_000_000
+PATIENCE_NS = 10 * SECOND_NS
 BUILT = {1: 399, 2: 461, 4: 554, 8: 780, 16: 1170}  # MB, an MLP of 0.7 M parameters, idle 324
 
 sizes_bytes = st.integers(min_value=0, max_value=10**12)
@@ -104,33 +104,37 @@ def follow(size: Size, seen: list[Look]) -> list[int]:
 
 
 def test_bundle_shrinks_at_once_to_what_can_be_built() -> None:
-    assert follow(Size(slots=16), looks([1000, 415])) == [16, 1]
-    assert decide(Size(slots=16), looks([415])[0]).slots == choose_slots(415 * MB, FOOTPRINT, 16)
+    assert follow(Size(slots=16, patience_ns=PATIENCE_NS), looks([1000, 415])) == [16, 1]
+    assert decide(Size(slots=16, patience_ns=PATIENCE_NS), looks([415])[0]).slots == choose_slots(
+        415 * MB, FOOTPRINT, 16
+    )
 
 
 def test_bubbles_are_skipped_when_no_slot_fits() -> None:
-    assert follow(Size(slots=16), looks([340])) == [0]
+    assert follow(Size(slots=16, patience_ns=PATIENCE_NS), looks([340])) == [0]
 
 
 def test_bundle_that_runs_keeps_its_slots_though_it_could_not_be_built_again() -> None:
     room = 1.05 * 400 + 1
     assert choose_slots(int(room * MB), FOOTPRINT, 16) < 16
-    assert follow(Size(slots=16), looks([room])) == [16]
+    assert follow(Size(slots=16, patience_ns=PATIENCE_NS), looks([room])) == [16]
 
 
 def test_bundle_grows_only_after_memory_has_been_there_for_a_while() -> None:
     seconds = PATIENCE_NS // SECOND_NS
-    slots = follow(Size(slots=2), looks([2000] * (seconds + 1)))
+    slots = follow(Size(slots=2, patience_ns=PATIENCE_NS), looks([2000] * (seconds + 1)))
     assert slots == [2] * seconds + [16]
     interrupted = [2000] * seconds + [430] + [2000] * seconds
-    assert follow(Size(slots=2), looks(interrupted)) == [2] * (2 * seconds + 1)
+    assert follow(Size(slots=2, patience_ns=PATIENCE_NS), looks(interrupted)) == [2] * (
+        2 * seconds + 1
+    )
 
 
 @given(st.lists(st.tuples(st.floats(0, 3000), st.integers(1, 90)), max_size=40))
 @settings(deadline=None)  # a busy machine
 def test_size_does_not_flap_however_memory_comes_and_goes(phases: list[tuple[float, int]]) -> None:
     rooms = [room for room, seconds in phases for _ in range(seconds)]
-    slots = [16, *follow(Size(slots=16), looks(rooms))]
+    slots = [16, *follow(Size(slots=16, patience_ns=PATIENCE_NS), looks(rooms))]
     changes = [after - before for before, after in itertools.pairwise(slots) if after != before]
     turns = sum(before > 0 > after for before, after in itertools.pairwise(changes))
     # A bundle that grew and has to shrink waits twice as long the next time.
@@ -145,7 +149,7 @@ def test_noise_within_the_margin_moves_nothing(noise: float) -> None:
         room = FOOTPRINT.bytes_for(slots) * (1 + MARGIN) / MB
         running = FOOTPRINT.bytes_for(slots) // MB
         seen = looks([room * noise] * 30, running_mb=running, wanted=slots)
-        assert set(follow(Size(slots=slots), seen)) == {slots}
+        assert set(follow(Size(slots=slots, patience_ns=PATIENCE_NS), seen)) == {slots}
 
 
 def test_patience_has_an_end() -> None:

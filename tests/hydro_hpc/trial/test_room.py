@@ -10,11 +10,11 @@ from hydro_hpc.devices.memory import InMemoryDevice
 from hydro_hpc.errors import LaneError
 from hydro_hpc.page import Page, page_path
 from hydro_hpc.page_layout import PageKind
-from hydro_hpc.trial.footprint import PATIENCE_NS
 from hydro_hpc.trial.room import LOOK_NS, LookingWaiter, MemoryShortError, Room
 from tests.hydro_hpc.lanes import make_lane
 
 MB = 1_000_000
+PATIENCE_NS = 10_000_000_000
 IDLE, SLOT_BUILT, SLOT_RUNS = 300 * MB, 50 * MB, 15 * MB
 
 
@@ -31,6 +31,7 @@ class Process:
             self.memory,
             spare_bytes=lambda: self.spare_bytes,
             page=self.page,
+            patience_ns=PATIENCE_NS,
             now_ns=lambda: self.now_ns,
         )
         self.room.wanted = 16

@@ -16,6 +16,7 @@ from tests.hydro_hpc.tiny_study import write_study
 from tests.hydro_hpc.trial.solo import (
     PlayedPrimary,
     finish,
+    read_outcomes,
     read_results,
     start,
 )
@@ -24,28 +25,31 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 
 @pytest.mark.usefixtures("primary")
-def test_trial_that_raises_fails_alone_with_its_traceback_in_its_log(
-    tmp_path: Path, lane: str
-) -> None:
+def test_trials_fail_alone_and_say_why(tmp_path: Path, lane: str) -> None:
+    """Some cannot be built, which is in a log of their own; some have a loss that is not finite."""
     before = """
-        count = 0
-        def model():
-            global count
-            count += 1
-            if torch.initial_seed() % 2:
-                raise RuntimeError("this one cannot be built")
-            return Net()
+        class Net2(Net):
+            def __init__(self):
+                super().__init__()
+                if torch.initial_seed() % 3 == 1:
+                    raise RuntimeError("this one cannot be built")
+                if torch.initial_seed() % 3 == 2:
+                    with torch.no_grad():
+                        self.layers[0].weight.fill_(float("inf"))
     """
-    study = write_study(tmp_path, trials=8, model="model", before=before)
-    odd = [s for s in _seeds(study, 8) if s % 2]
-    assert 0 < len(odd) < 8
+    study = write_study(tmp_path, trials=10, model="Net2", before=before)
+    kinds = [seed % 3 for seed in _seeds(study, 10)]
+    assert set(kinds) == {0, 1, 2}
     code, errors = finish(start(study, lane))
     assert code == EXIT_DONE, errors
     results = read_results(study)
-    assert (results.completed, results.failed) == (8 - len(odd), len(odd))
-    logs = list((tmp_path / "tiny.hydro/trials").iterdir())
-    assert len(logs) == len(odd)
-    assert "RuntimeError: this one cannot be built" in logs[0].read_text()
+    assert (results.completed, results.failed) == (kinds.count(0), 10 - kinds.count(0))
+    for kind, outcome in zip(kinds, read_outcomes(study, 10), strict=True):
+        reason = ("", "fail: RuntimeError", "fail: its loss was")[kind]
+        assert outcome.startswith(reason) if kind else float(outcome) > 0
+    logs = [path.read_text() for path in (tmp_path / "tiny.hydro/trials").iterdir()]
+    assert len(logs) == kinds.count(1)
+    assert all("RuntimeError: this one cannot be built" in log for log in logs)
 
 
 def _seeds(study: Path, count: int) -> list[int]:
@@ -62,24 +66,6 @@ def test_study_of_which_nothing_completed_has_failed(tmp_path: Path, lane: str) 
     assert process.returncode == EXIT_FAILED
     assert errors == "hydro-trial: the study is over, and no trial of it completed\n"
     assert "3 failed; trial 0: fail: its loss was nan in epoch 0, step 1" in output
-
-
-@pytest.mark.usefixtures("primary")
-def test_loss_that_is_not_finite_fails_that_trial_alone(tmp_path: Path, lane: str) -> None:
-    before = """
-        class Net2(Net):
-            def __init__(self):
-                super().__init__()
-                if torch.initial_seed() % 2:
-                    with torch.no_grad():
-                        self.layers[0].weight.fill_(float("inf"))
-    """
-    study = write_study(tmp_path, trials=8, model="Net2", before=before)
-    odd = [s for s in _seeds(study, 8) if s % 2]
-    code, errors = finish(start(study, lane))
-    assert code == EXIT_DONE, errors
-    results = read_results(study)
-    assert (results.completed, results.failed) == (8 - len(odd), len(odd))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hydro_hpc.errors import EXIT_DONE, EXIT_TRY_LATER
 from hydro_hpc.page import Page, page_path
 from hydro_hpc.page_layout import GATE_OPEN, PageKind, RecordKind, Word
 from hydro_hpc.study import load_study
-from tests.hydro_hpc.lanes import set_site_word
+from tests.hydro_hpc.lanes import make_lane, set_site_word
 from tests.hydro_hpc.tiny_study import write_study
 from tests.hydro_hpc.trial.solo import (
     PlayedPrimary,
@@ -28,23 +29,45 @@ from tests.hydro_hpc.trial.solo import (
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 
-@pytest.mark.usefixtures("primary")
-def test_study_completes_in_windows_with_the_values_of_unfused_trials(
-    tmp_path: Path, lane: str
-) -> None:
-    study = write_study(tmp_path)
-    code, errors = finish(start(study, lane))
-    assert (code, errors) == (EXIT_DONE, "")
-    results = read_results(study)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What a study of 6 trials has left."""
+
+    study: Path
+    folder: Path
+    page: Page
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    directory = tmp_path_factory.mktemp("finished")
+    lane = make_lane(directory / "lanes", core=min(os.sched_getaffinity(0)), tenant_job=1)
+    study = write_study(directory)
+    primary = PlayedPrimary(lane)
+    try:
+        assert finish(start(study, lane)) == (EXIT_DONE, "")
+    finally:
+        primary.stop()
+    page = Page.read_copy(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
+    return Finished(study=study, folder=directory / "tiny.hydro", page=page)
+
+
+def test_study_completes_in_windows_with_the_values_of_unfused_trials(finished: Finished) -> None:
+    results = read_results(finished.study)
     assert (results.completed, results.failed) == (6, 0)
     assert results.best is not None
-    alone = load_study(study).run_alone(results.best.params, results.best.seed)
+    alone = load_study(finished.study).run_alone(results.best.params, results.best.seed)
     assert alone == pytest.approx(results.best.value, rel=1e-4)
-    trial = Page.read_copy(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
-    assert trial.get("trials_done") == 6
-    assert trial.get("num_samples") == 6 * 3 * 192
-    assert any(record.kind == RecordKind.RUN for _, record in trial.records())
-    assert list((tmp_path / "tiny.hydro/checkpoints").iterdir()) == []
+    assert finished.page.get("trials_done") == 6
+    assert finished.page.get("num_samples") == 6 * 3 * 192
+    assert any(record.kind == RecordKind.RUN for _, record in finished.page.records())
+    assert list((finished.folder / "checkpoints").iterdir()) == []
+
+
+def test_journal_is_optunas(finished: Finished) -> None:
+    lines = (finished.folder / "journal.log").read_text().splitlines()
+    assert lines
+    assert all("op_code" in json.loads(line) for line in lines)
 
 
 def test_no_training_happens_while_the_gate_is_closed(
@@ -70,7 +93,7 @@ def test_no_training_happens_while_the_gate_is_closed(
 def test_lane_that_goes_away_ends_with_75_and_the_next_run_loses_nothing(
     tmp_path: Path, lane: str
 ) -> None:
-    study = write_study(tmp_path, trials=5, epochs=60)
+    study = write_study(tmp_path, trials=5, epochs=30)
     process = start(study, lane)
     trial = Page.map_for_reading(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
     wait_until(lambda: trial.get("num_samples") > 0)
@@ -92,7 +115,7 @@ def test_lane_that_goes_away_ends_with_75_and_the_next_run_loses_nothing(
 
 @pytest.mark.usefixtures("primary")
 def test_killed_worker_is_started_again_and_no_result_is_lost(tmp_path: Path, lane: str) -> None:
-    study = write_study(tmp_path, trials=5, epochs=100)
+    study = write_study(tmp_path, trials=5, epochs=30)
     process = start(study, lane)
     trial = Page.map_for_reading(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
     wait_until(lambda: trial.get("num_samples") > 0)
@@ -131,15 +154,6 @@ def test_says_how_the_study_ended_and_what_was_not_fused(tmp_path: Path, lane: s
     assert fused.startswith("hydro-trial: trials are exact but not fused: ")
     assert last.startswith("hydro-trial: 3 trials completed, 0 failed; best: ")
     assert last.endswith(f"kept in {tmp_path / 'tiny.hydro'}")
-
-
-@pytest.mark.usefixtures("primary")
-def test_journal_is_optunas(tmp_path: Path, lane: str) -> None:
-    study = write_study(tmp_path, trials=2, epochs=1)
-    code, errors = finish(start(study, lane))
-    assert code == EXIT_DONE, errors
-    lines = (tmp_path / "tiny.hydro/journal.log").read_text().splitlines()
-    assert all("op_code" in json.loads(line) for line in lines)
 
 
 @pytest.mark.usefixtures("primary")

@@ -138,8 +138,8 @@ def test_primary_that_grows_gets_the_memory_and_no_trial_notices(tmp_path: Path,
 def test_bubbles_are_skipped_while_no_slot_fits_and_used_again_after(
     tmp_path: Path, lane: str, primary: PlayedPrimary
 ) -> None:
-    study = write_study(tmp_path, trials=5, epochs=150)
-    process = start(study, lane)
+    study = write_study(tmp_path, trials=5, epochs=80)
+    process = start(study, lane, HYDRO_PATIENCE_S="0.5")
     page = trial_page(lane)
     wait_until(lambda: page.get("num_samples") > 0)
     primary.page.set("memory_peak_bytes", 1)

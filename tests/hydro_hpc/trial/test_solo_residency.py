@@ -33,7 +33,14 @@ class Gang:
     branch, so they are not fused: their own forward runs.
     """
 
-    def __init__(self, directory: Path, lane: str, primary: PlayedPrimary, what: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lane: str,
+        primary: PlayedPrimary,
+        what: str,
+        settings: dict[str, str],
+    ) -> None:
         self._flag = directory / "misbehave"
         self._is_there = directory / "misbehaves"
         before = f"""
@@ -46,8 +53,8 @@ class Gang:
                     return self.layers(x) * (1.0 if x.sum().item() else 2.0)
         """
         self._primary = primary
-        study = write_study(directory, trials=5, epochs=100, model="Bad", before=before)
-        self.process = start(study, lane, HYDRO_GRACE_MS=str(GRACE_MS))
+        study = write_study(directory, trials=5, epochs=40, model="Bad", before=before)
+        self.process = start(study, lane, HYDRO_GRACE_MS=str(GRACE_MS), **settings)
         page = Page.map_for_reading(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
         wait_until(lambda: page.get("num_samples") > 0)
         [self.worker] = [pid for pid, line in children(self.process.pid) if "trial.worker" in line]
@@ -71,14 +78,15 @@ class Gang:
 def gang(
     tmp_path: Path, lane: str, primary: PlayedPrimary, request: pytest.FixtureRequest
 ) -> Iterator[Gang]:
-    started = Gang(tmp_path, lane, primary, getattr(request, "param", "pass"))
+    what, settings = getattr(request, "param", ("pass", {}))
+    started = Gang(tmp_path, lane, primary, what, settings)
     yield started
     if not started.is_over():
         started.process.kill()
         started.process.communicate()
 
 
-@pytest.mark.parametrize("gang", [SPIN], ids=["spins"], indirect=True)
+@pytest.mark.parametrize("gang", [(SPIN, {})], ids=["spins"], indirect=True)
 def test_worker_that_never_returns_from_c_is_stopped_continued_and_ended_in_the_end(
     gang: Gang,
 ) -> None:
@@ -101,7 +109,7 @@ def test_worker_that_never_returns_from_c_is_stopped_continued_and_ended_in_the_
     assert not Path(f"/proc/{gang.worker}").exists()
 
 
-@pytest.mark.parametrize("gang", [BLOCK], ids=["blocks"], indirect=True)
+@pytest.mark.parametrize("gang", [(BLOCK, {"HYDRO_LEAVE_S": "2"})], ids=["blocks"], indirect=True)
 def test_worker_that_sleeps_in_a_system_call_is_left_alone_and_leaves_with_a_lane_that_goes(
     gang: Gang, lane: str
 ) -> None:

@@ -95,6 +95,12 @@ class OpenLane:
         self.primary.set("open_ns", time.monotonic_ns())
         self.primary.set("gate_word", 1 << 8 | GATE_OPEN)
         self.num_looks = 0
+        self.slept_ns = 0
+
+    def wait_change(self, seen: int, timeout_s: float) -> None:
+        """The waiter: nobody wakes it, since the gate word never changes; only the clock moves."""
+        assert seen == self.primary.get("gate_word")
+        self.slept_ns += int(timeout_s * 1e9) + 1
 
     def gate(self, then: Callable[[LaneGate], None] | None = None, *, at: int = -1) -> LaneGate:
         self.num_looks = 0
@@ -103,25 +109,17 @@ class OpenLane:
             self.num_looks += 1
             if then is not None and self.num_looks == at:
                 then(gate)
-            return time.monotonic_ns()
+            return time.monotonic_ns() + self.slept_ns
 
         gate = LaneGate(
             stage=Page.map_for_reading(page_path(self.lane, PageKind.STAGE), PageKind.STAGE),
             site=Page.map_for_reading(page_path(self.lane, PageKind.SITE), PageKind.SITE),
-            waiter=Sleeper(),
+            waiter=self,
             trial=None,
             margin_ns=0,
             now_ns=now_ns,
         )
         return gate
-
-
-class Sleeper:
-    """Nobody wakes it: the gate word never changes."""
-
-    def wait_change(self, seen: int, timeout_s: float) -> None:
-        del seen
-        time.sleep(timeout_s)
 
 
 def new_folder(parent: Path, name: str) -> StudyFolder:
