@@ -14,6 +14,7 @@ from hydro_hpc.devcluster import Cluster, ClusterSpec
 from hydro_hpc.devcluster.requirements import check_host
 from hydro_hpc.errors import HydroError
 from hydro_hpc.identity import own_identity, read_start_ticks
+from tests.hydro_hpc.warm_python import WarmPython
 
 DIRECTORY_PREFIX: Final = "hydro-test"  # then "-<pid>-<start ticks>-<name>" of the test run
 PARENT: Final = Path("/tmp")
@@ -60,6 +61,16 @@ def cluster() -> Iterator[Cluster]:
         yield shared
     finally:
         shared.down()
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """One Python for all training scripts that need none of their own."""
+    python = WarmPython(tmp_path_factory.mktemp("warm"))
+    try:
+        yield python
+    finally:
+        python.close()
 
 
 @pytest.fixture

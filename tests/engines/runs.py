@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,16 @@ def run_script(
     page_dir: Path | None,
     ranks: int = 2,
     environment: Mapping[str, str] | None = None,
+    run: Callable[..., list[str]] = run_ranks,
 ) -> Run:
-    """Runs a script of `scripts/`, with lanes in `page_dir` or with the hooks off."""
+    """Runs a script of `scripts/`, with lanes in `page_dir` or with the hooks off.
+
+    `run`: as run_ranks, which gives each rank a Python of its own.
+    """
     if page_dir is not None:
         make_lanes(page_dir, ranks)
     with _watched(page_dir, ranks) as states:
-        outputs = run_ranks(
+        outputs = run(
             str(SCRIPTS / f"{name}.py"),
             *(str(argument) for argument in arguments),
             page_dir=page_dir,

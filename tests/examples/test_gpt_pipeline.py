@@ -6,85 +6,75 @@ import ast
 import importlib.util
 import json
 import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.hydro_hpc.ranks import run_ranks
+from tests.hydro_hpc.warm_python import WarmPython
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "gpt_pipeline" / "train.py"
 SMALL = ["--width", "32", "--layers", "2", "--seq", "32", "--lr", "0.01"]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+class Training:
+    """Runs of the example in a folder, one process per stage."""
 
+    def __init__(self, directory: Path, run: Callable[..., list[str]]) -> None:
+        self._directory = directory
+        self._run = run
 
-def train(directory: Path, *arguments: str, stages: int = 2) -> list[float]:
-    """Runs the example, one process per stage, and returns the losses of its steps."""
-    loss_file = directory / "losses.jsonl"
-    loss_file.unlink(missing_ok=True)
-    common = os.environ | {
-        "WORLD_SIZE": str(stages),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(SCRIPT), *SMALL, "--loss-file", str(loss_file), *arguments]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    def losses(self, *arguments: str, stages: int = 2) -> list[float]:
+        """Returns the losses of a run's steps."""
+        loss_file = self._directory / "losses.jsonl"
+        loss_file.unlink(missing_ok=True)
+        self._run(
+            *(str(SCRIPT), *SMALL, f"--loss-file={loss_file}", *arguments),
+            page_dir=None,
+            ranks=stages,
+            environment={"DS_ACCELERATOR": "cpu"},
         )
-        for rank in range(stages)
-    ]
-    try:
-        outputs = [process.communicate(timeout=100)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * stages, "\n".join(outputs)
-    return [json.loads(line)["loss"] for line in loss_file.read_text().splitlines()]
+        return [json.loads(line)["loss"] for line in loss_file.read_text().splitlines()]
+
+    def checkpoints(self) -> list[str]:
+        return [f"--checkpoint-dir={self._directory / 'checkpoints'}", "--save-every=2"]
 
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """Four steps of two stages."""
-    return train(tmp_path_factory.mktemp("whole"), "--steps", "4")
+    """Four steps of two stages, each in a Python of its own."""
+    return Training(tmp_path_factory.mktemp("whole"), run_ranks).losses("--steps=4")
+
+
+@pytest.fixture
+def training(tmp_path: Path, warm: WarmPython) -> Training:
+    return Training(tmp_path, warm.run_ranks)
 
 
 @pytest.mark.deepspeed
 def test_the_loss_falls_and_two_runs_are_the_same_bit_by_bit(
-    losses: list[float], tmp_path: Path
+    losses: list[float], training: Training
 ) -> None:
     assert len(losses) == 4
     assert losses == sorted(losses, reverse=True)
-    assert train(tmp_path, "--steps", "4") == losses
-    assert train(tmp_path, "--steps", "4", "--seed", "1") != losses
+    assert training.losses("--steps=4") == losses
+    assert training.losses("--steps=4", "--seed=1") != losses
 
 
 @pytest.mark.deepspeed
-def test_one_stage_and_two_train_the_same_model(losses: list[float], tmp_path: Path) -> None:
+def test_one_stage_and_two_train_the_same_model(losses: list[float], training: Training) -> None:
     """So nothing is lost between stages: weights, batches, clipping by the norm of all stages."""
-    assert train(tmp_path, "--steps", "4", stages=1) == pytest.approx(losses, rel=1e-6)
+    assert training.losses("--steps=4", stages=1) == pytest.approx(losses, rel=1e-6)
 
 
 @pytest.mark.deepspeed
 def test_a_run_resumed_from_a_checkpoint_goes_on_bit_by_bit(
-    losses: list[float], tmp_path: Path
+    losses: list[float], training: Training
 ) -> None:
-    checkpoints = ["--checkpoint-dir", "checkpoints", "--save-every", "2"]
-    assert train(tmp_path, "--steps", "2", *checkpoints) == losses[:2]
-    assert train(tmp_path, "--steps", "4", *checkpoints) == losses[2:]
+    assert training.losses("--steps=2", *training.checkpoints()) == losses[:2]
+    assert training.losses("--steps=4", *training.checkpoints()) == losses[2:]
 
 
 def test_it_imports_nothing_of_ours() -> None:

@@ -13,6 +13,8 @@ from hydro_hpc.page import Page, lane_dir, page_path
 from hydro_hpc.page_layout import PageKind
 from tests.hydro_hpc.lanes import make_lane
 
+LIMIT_S = 90
+
 
 def free_port() -> int:
     with socket.socket() as listener:
@@ -37,6 +39,29 @@ def run_ranks(
 
     They lend the lanes of `page_dir`, as under the Slurm plugin; without it they are left alone.
     """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=own,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for own in rank_environments(page_dir=page_dir, ranks=ranks, environment=environment)
+    ]
+    try:
+        outputs = [process.communicate(timeout=LIMIT_S)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(outputs)
+    return outputs
+
+
+def rank_environments(
+    *, page_dir: Path | None, ranks: int, environment: Mapping[str, str] | None
+) -> list[dict[str, str]]:
+    """Returns each rank's environment, all of it."""
     common = os.environ | {
         "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
@@ -48,23 +73,7 @@ def run_ranks(
         common["HYDRO_PAGE_DIR"] = str(page_dir)
         common["HYDRO_LANES"] = ",".join(str(index) for index in range(ranks))
         common["HYDRO_ROLE"] = "lend"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        outputs = [process.communicate(timeout=90)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(outputs)
-    return outputs
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def read_stage(page_dir: Path, index: int) -> Page:
