@@ -1,9 +1,9 @@
 """The settings of the part that runs inside jobs: one dataclass, read from `hydro.toml` and the
 environment.
 
-Precedence: environment (`HYDRO_<KEY>`) over the site's file over the default. The file is named
-by `HYDRO_CONFIG`, else /etc/hydro/hydro.toml, and need not exist. Root's part has its own file
-(lanes.conf), which no user can name.
+Precedence: an option of sbatch over the environment (`HYDRO_<KEY>`) over the site's file over the
+default. The file is named by `HYDRO_CONFIG`, else /etc/hydro/hydro.toml, and need not exist. Root's
+part has its own file (lanes.conf), which no user can name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from hydro_hpc.errors import ConfigError
 
 DEFAULT_FILE: Final = "/etc/hydro/hydro.toml"
 
+OPTIONS: Final = {"guard_bound": "SLURM_HYDRO_GUARD_BOUND"}  # --hydro-bubble=bound=0.5%
+Share = float  # 0.01, or in text `1%`
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every key of hydro.toml, with its unit in its name and its default."""
 
-    guard_bound: float = 0.01  # slowdown of the primary over which bubbles are shut; 0.01 = 1%
+    guard_bound: Share = 0.01  # slowdown of the primary over which bubbles are shut; 0.01 = 1%
     guard_dense_steps: int = 400  # steps from the job's first in which every second block is shut
     margin_us: float = 200.0  # a trial stops this long before a window's predicted end
     unit_us: float = 100.0  # profiled work of a trial between two looks at the gate
@@ -52,7 +55,8 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
     elif "HYDRO_CONFIG" in environment:
         problems.append(f"{path}: no such file; correct HYDRO_CONFIG or unset it")
     for field in dataclasses.fields(Settings):
-        name = f"HYDRO_{field.name.upper()}"
+        name = OPTIONS.get(field.name, "")
+        name = name if name in environment else f"HYDRO_{field.name.upper()}"
         if name in environment:
             try:
                 values[field.name] = _parse(environment[name], field.type)
@@ -92,8 +96,11 @@ def _parse(text: str, kind: Any) -> float | int | bool:
         if text.lower() in ("0", "false", "no", "off"):
             return False
         raise ValueError(text)
+    if kind == "Share" and text.endswith("%"):
+        return float(text[:-1]) / 100
     return int(text) if kind == "int" else float(text)
 
 
 def _wanted(kind: Any) -> str:
-    return {"bool": "1 or 0", "int": "a whole number"}.get(kind, "a number")
+    wanted = {"bool": "1 or 0", "int": "a whole number", "Share": "a share such as 0.5% or 0.005"}
+    return wanted.get(kind, "a number")

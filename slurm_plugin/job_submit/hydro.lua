@@ -29,7 +29,7 @@ local UNSET = { -- what Slurm's "not given" numbers look like in Lua, by size
 }
 
 local function refuse(message)
-    slurm.log_user("hydro: " .. message)
+    slurm.log_user("hydro: %s", message) -- it formats
     return slurm.ERROR
 end
 
@@ -95,7 +95,18 @@ local function parse_range(text)
     if low >= 1 and low <= high then return low, high end
 end
 
+-- "bound=0.5%", alone or with ",STUDY" behind it: the slowdown over which the job's guard shuts bubbles.
+local function is_bound(text)
+    local digits, rest = text:match("^bound=([%d.]+)%%(.*)$")
+    local share = digits and #digits <= 10 and not digits:match("%..*%.") and tonumber(digits)
+    return share and share > 0 and share < 100 and (rest == "" or rest:match("^,.") ~= nil)
+end
+
 local function submit_lender(job, options)
+    if options.hydro_bubble:match("^bound=") and not is_bound(options.hydro_bubble) then
+        return refuse(("--hydro-bubble=%s names no slowdown; write --hydro-bubble=bound=0.5%%, or any other "
+            .. "percentage below 100%%, and ,STUDY behind it for a study"):format(options.hydro_bubble))
+    end
     if not asks_for(job, "gpu") then
         return refuse("--hydro-bubble lends the bubbles of GPUs, and this job asks for none; "
             .. "add --gres=gpu:N or --gpus=N, or leave --hydro-bubble out")

@@ -5,11 +5,12 @@
 #include <slurm/spank.h>
 #include <stdbool.h>
 
-enum { HYDRO_PATH = 1024, HYDRO_TEXT = 512, HYDRO_MAX_BUBBLES = 65535, HYDRO_MAX_LANES = 64 };
+enum { HYDRO_PATH = 1024, HYDRO_TEXT = 512, HYDRO_BOUND = 16, HYDRO_MAX_BUBBLES = 65535, HYDRO_MAX_LANES = 64 };
 
 /* hydro_parse.c: text that others wrote, taken apart by a grammar; no Slurm, no files. */
 bool hydro_parse_bubbles(const char *text, unsigned *min, unsigned *max);
 bool hydro_parse_numbers(const char *text, unsigned numbers[HYDRO_MAX_LANES], size_t *count);
+const char *hydro_cut_bound(const char *argument, char bound[HYDRO_BOUND]);
 bool hydro_is_safe_path(const char *text);
 bool hydro_is_trial(int argc, char *const argv[]);
 
@@ -37,9 +38,11 @@ void hydro_study_start(const struct hydro_config *config, const char *study, cha
 
 /* hydro_client.c: the options; in sbatch, salloc and srun, as the user. */
 int hydro_client_init(spank_t spank);
-int hydro_client_register(spank_t spank);
 int hydro_client_post_opt(spank_t spank);
-const char *hydro_client_study(void); /* in a step: as the user typed it; "": none; NULL: no --hydro-bubble */
+extern struct hydro_choice {
+    bool lends;                                /* --hydro-bubble was given */
+    char study[HYDRO_PATH], bound[HYDRO_BOUND]; /* in a step as the user typed them; "": none */
+} hydro_choice;
 
 /* hydro_step.c: in slurmstepd. Always 0: anything else can drain a node. */
 int hydro_step_init(spank_t spank, int argc, char *argv[]);

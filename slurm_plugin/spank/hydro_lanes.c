@@ -15,12 +15,9 @@
 /* After fork in a program with threads: only calls that are safe there. */
 static void exec_program(char *const argv[], char *const environment[], unsigned first_fd)
 {
-    sigset_t none;
-
     for (int number = 1; number < NSIG; ++number)
         signal(number, SIG_DFL);
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL); /* blocks none */
     if (syscall(SYS_close_range, first_fd, ~0U, 0) < 0)
         for (unsigned fd = first_fd; fd < 65536; ++fd)
             close((int)fd);

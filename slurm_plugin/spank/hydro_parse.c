@@ -36,6 +36,18 @@ bool hydro_parse_numbers(const char *text, unsigned numbers[HYDRO_MAX_LANES], si
     return true;
 }
 
+/* "bound=0.5%,study.py": copies the bound and returns what is behind it. hydro.lua refuses what is no share. */
+const char *hydro_cut_bound(const char *argument, char bound[HYDRO_BOUND])
+{
+    size_t length = strcspn(argument, ",");
+
+    bound[0] = '\0';
+    if (strncmp(argument, "bound=", 6) != 0)
+        return argument;
+    strncat(bound, argument + 6, length - 6 < HYDRO_BOUND ? length - 6 : HYDRO_BOUND - 1);
+    return argument + length + (argument[length] == ',');
+}
+
 /* What may stand in a prolog's environment, an admin_comment and a command line without quoting. */
 bool hydro_is_safe_path(const char *text)
 {

@@ -10,11 +10,10 @@ static bool is_configured;
 static struct hydro_task task; /* this and the rest: from the privileged to the user's part of a task */
 static struct hydro_answer granted;
 static enum hydro_role role;
-static const char *study = ""; /* of --hydro-bubble=STUDY */
 
 int hydro_step_init(spank_t spank, int argc, char *argv[])
 {
-    hydro_client_register(spank); /* Slurm wants the options in the step, too */
+    hydro_client_init(spank); /* Slurm wants the options in the step, too */
     is_configured = hydro_config_read(&config, argc, argv);
     return 0;
 }
@@ -51,10 +50,9 @@ int hydro_step_privileged(spank_t spank)
         spank_unsetenv(spank, names[i]); /* what another job's shell left behind */
     role = read_role(spank);
     if (role == HYDRO_LENDER) {
-        study = hydro_client_study() ? hydro_client_study() : "";
-        spank_setenv(spank, "HYDRO_BUBBLE", study[0] ? study : "1", 1);
+        spank_setenv(spank, "HYDRO_BUBBLE", hydro_choice.study[0] ? hydro_choice.study : "1", 1);
         ask(spank, "lend");
-    } else if (hydro_client_study() && task.step_id == SLURM_BATCH_SCRIPT) {
+    } else if (hydro_choice.lends && task.step_id == SLURM_BATCH_SCRIPT) {
         slurm_spank_log("hydro: no bubble is lent on this node: its prolog did not note this job; tell your admin");
     }
     if (role != HYDRO_NOT_OURS && spank_get_item(spank, S_JOB_ARGV, &argc, &argv) == ESPANK_SUCCESS &&
@@ -74,9 +72,9 @@ int hydro_step_task(spank_t spank)
         CPU_SET(granted.cores[i], &set);
     if (granted.num_cores > 0 && sched_setaffinity(0, sizeof set, &set) < 0)
         slurm_spank_log("hydro: this task could not be pinned to its devices' cores: %m");
-    if (role == HYDRO_LENDER && task.step_id == SLURM_BATCH_SCRIPT && hydro_client_study()[0] &&
+    if (role == HYDRO_LENDER && task.step_id == SLURM_BATCH_SCRIPT && hydro_choice.study[0] &&
         spank_get_item(spank, S_JOB_ENV, &environment) == ESPANK_SUCCESS)
-        hydro_study_start(&config, study, environment);
+        hydro_study_start(&config, hydro_choice.study, environment);
     return 0;
 }
 

@@ -23,7 +23,7 @@ ROOT, ALICE = 0, 60700
 
 HARNESS = """
 slurm = { SUCCESS = 0, ERROR = -1, ESLURM_ACCESS_DENIED = 2002 }
-function slurm.log_user(message) print("user: " .. message) end
+function slurm.log_user(format, ...) print("user: " .. string.format(format, ...)) end
 function slurm.log_info(format, ...) print("info: " .. string.format(format, ...)) end
 function slurm.log_error(format, ...) print("error: " .. string.format(format, ...)) end
 package.path = SOURCES .. "/?.lua;" .. package.path
@@ -131,6 +131,25 @@ def test_a_forged_study_path_is_refused(path: str) -> None:
     outcome = submit(LENDER, f"HYDRO_BUBBLE={path}", gres="gpu:1")
     assert outcome.code != 0
     assert "characters other than" in outcome.message
+
+
+@pytest.mark.parametrize("text", ["0.5%", "2%", "99.9%", "0.25%,study.py", "1%,a,b.py"])
+def test_a_lender_may_choose_its_bound(text: str) -> None:
+    outcome = submit(f"_SLURM_SPANK_OPTION_hydro_hydro_bubble=bound={text}", gres="gpu:1")
+    assert (outcome.code, outcome.changed) == (0, {"admin_comment": "hydro:lend"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x%", "0.5", "0%", "100%", "-1%", "1.2.3%", "1e1%", ".%", "%", "0.5%,", "0.5%x", "1" * 99],
+)
+def test_what_is_no_bound_is_refused(text: str) -> None:
+    outcome = submit(f"_SLURM_SPANK_OPTION_hydro_hydro_bubble=bound={text}", gres="gpu:1")
+    assert (outcome.code, outcome.changed) == (-1, {})
+    assert outcome.message == (
+        f"hydro: --hydro-bubble=bound={text} names no slowdown; write --hydro-bubble=bound=0.5%, "
+        "or any other percentage below 100%, and ,STUDY behind it for a study"
+    )
 
 
 @pytest.mark.parametrize("asked", [{}, {"gres": "nvme:1"}, {"tres_per_node": "gres:gpux:1"}])
@@ -292,7 +311,7 @@ def test_the_sample_hands_both_calls_to_the_module() -> None:
         f"package.path = {as_lua(str(SOURCES))} .. '/?.lua;' .. package.path\n"
         "slurm = {SUCCESS = 0, ERROR = -1, ESLURM_ACCESS_DENIED = 2002}\n"
         "function slurm.log_info() end\n"
-        "function slurm.log_user(text) print(text) end\n"
+        "function slurm.log_user(...) print(string.format(...)) end\n"
         f"print(dofile({as_lua(str(SOURCES / 'job_submit.lua'))}))\n"
         "print(slurm_job_submit({partition = 'bubble'}, {}, 1))\n"
         "print(slurm_job_modify({priority = 1}, {admin_comment = 'hydro:want=1-1'}, {}, 12345))\n"

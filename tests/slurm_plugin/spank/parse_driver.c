@@ -29,6 +29,15 @@ static void numbers(const char *text)
     putchar('\n');
 }
 
+static void bound(const char *text)
+{
+    char *found = malloc(HYDRO_BOUND); /* the sanitizer sees every overrun */
+    const char *study = hydro_cut_bound(text, found);
+
+    printf("%s|%s\n", found, study);
+    free(found);
+}
+
 static void trial(char *text)
 {
     char *argv[16], *rest = NULL;
@@ -53,6 +62,8 @@ int main(void)
             bubbles(text);
         else if (strncmp(line, "numbers", 7) == 0)
             numbers(text);
+        else if (strncmp(line, "bound", 5) == 0)
+            bound(text);
         else if (strncmp(line, "trial", 5) == 0)
             trial(text);
         else

@@ -132,6 +132,27 @@ def test_a_path_needs_no_quoting(driver: Path, path: str, answer: str) -> None:
     assert ask(driver, "path", path) == [answer]
 
 
+@pytest.mark.parametrize(
+    ("argument", "bound", "study"),
+    [
+        ("study.py", "", "study.py"),
+        ("./bound=1.py", "", "./bound=1.py"),
+        ("bound=0.5%", "0.5%", ""),
+        ("bound=0.5%,study.py", "0.5%", "study.py"),
+        ("bound=0.5%,a,b=1.py", "0.5%", "a,b=1.py"),
+        ("bound=", "", ""),
+        ("bound=,study.py", "", "study.py"),
+        ("bound=" + "9" * 100, "9" * 15, ""),
+        ("bound", "", "bound"),
+        ("", "", ""),
+    ],
+)
+def test_a_bound_stands_before_the_study(
+    driver: Path, argument: str, bound: str, study: str
+) -> None:
+    assert ask(driver, "bound", argument) == [f"{bound}|{study}"]
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.text("0123456789-,x ", max_size=40), min_size=40, max_size=40))
 def test_any_text_reads_as_the_grammar_says(driver: Path, texts: list[str]) -> None:
