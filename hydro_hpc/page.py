@@ -21,6 +21,7 @@ from hydro_hpc.page_layout import (
     LAYOUTS,
     LINE_BYTES,
     MAGIC,
+    OWNER_LINES,
     RECORD,
     RING_OFFSET,
     RING_RECORDS,
@@ -52,14 +53,17 @@ class Page:
 
     @staticmethod
     def map_for_writing(path: str, kind: PageKind) -> Page:
-        """Maps a page that root made, and makes this process its writer.
+        """Maps a page that root made, and makes this process its writer; what the primary's owner
+        wrote outlives the writers.
 
         Raises BadPageError if the file is missing, of another size, or not ours to write.
         """
         page = Page(_map(path, kind, mmap.PROT_READ | mmap.PROT_WRITE), kind)
         identity = own_identity()
         page._bytes[RING_OFFSET:] = bytes(len(page._bytes) - RING_OFFSET)
-        page._bytes[LINE_BYTES:RING_OFFSET] = bytes(RING_OFFSET - LINE_BYTES)
+        for offset in range(LINE_BYTES, RING_OFFSET, LINE_BYTES):
+            if offset not in OWNER_LINES[kind]:
+                page._bytes[offset : offset + LINE_BYTES] = bytes(LINE_BYTES)
         page.set("version", VERSION)
         page.set("kind", int(kind))
         page.set("boot_id", identity.boot_id)

@@ -21,6 +21,7 @@ NUM_LABELS = 64  # rows of the window tables, in microseconds after the opening
 RING_RECORDS = 16384
 RECORD = struct.Struct("<Qqq IIIi qq II")  # 64 bytes, see Record
 TEXT_BYTES = 128
+OWNER = "primary's owner"  # a writer of his own, beside the page's: `hydro pause`
 
 
 class PageKind(enum.IntEnum):
@@ -153,7 +154,7 @@ LAYOUTS: dict[PageKind, dict[str, Field]] = {
         "open_ns": Field(2 * LINE_BYTES, "Q", "ns", "primary"),
         "close_ns": Field(2 * LINE_BYTES + 8, "Q", "ns", "primary"),  # of the last window
         "guard_word": Field(3 * LINE_BYTES, "I", "Word", "primary"),
-        "owner_word": Field(4 * LINE_BYTES, "I", "Word", "primary's owner"),
+        "owner_word": Field(4 * LINE_BYTES, "I", "Word", OWNER),
         **_sequence(
             5 * LINE_BYTES,
             "primary",
@@ -226,6 +227,12 @@ LAYOUTS: dict[PageKind, dict[str, Field]] = {
         ),
         "ring_head": Field(1024 + 8 * NUM_LABELS, "Q", "count", "worker"),
     },
+}
+
+# Where the lines are that a page's writer must leave as they are.
+OWNER_LINES = {
+    kind: {field.offset for field in fields.values() if field.writer == OWNER}
+    for kind, fields in LAYOUTS.items()
 }
 
 RING_OFFSET = 4096

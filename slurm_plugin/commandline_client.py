@@ -72,6 +72,13 @@ class CommandLineSlurm:
     def requeue_held(self, job_id: int) -> None:
         self._scontrol("requeuehold", str(job_id))
 
+    def suspend(self, job_id: int) -> None:
+        """Stops a running job's processes; beside the port, for an admin's switch."""
+        self._scontrol("suspend", str(job_id))
+
+    def resume(self, job_id: int) -> None:
+        self._scontrol("resume", str(job_id))
+
     def mark(self, job_id: int, mark: str) -> None:
         self._update(job_id, f"AdminComment={mark}")
 

@@ -80,7 +80,8 @@ class Publisher:
         self._is_shut = False
         self.microbatch = -1  # set by an engine's labels
         self._words[self._gate] = GATE_CLOSED
-        page.set("owner_word", Word.RUN)
+        if page.get("owner_word") != Word.HOLD:  # it outlives a step: `hydro pause`
+            page.set("owner_word", Word.RUN)
         page.set("guard_word", Word.RUN)
         page.set("guard_bound_ppm", int(guard.settings.bound * 1e6))
         self._publish_memory_limit()

@@ -7,12 +7,10 @@ import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from hydro_hpc.devcluster.spec import PAGE_DIR
 from hydro_hpc.devcluster.state import ClusterState
-
-DEFAULT_PAGE_DIR: Final = "/run/hydro"  # of a site; HYDRO_PAGE_DIR names another one
+from hydro_hpc.owner_word import DEFAULT_PAGE_DIR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

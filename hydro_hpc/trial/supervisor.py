@@ -32,6 +32,7 @@ from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves, St
 from hydro_hpc.trial.pausing import KILL_S
 from hydro_hpc.trial.process_tree import BySignals, ProcessTree
 from hydro_hpc.trial.resident import Resident
+from hydro_hpc.trial.suspension import suspend
 
 LOOK_S: Final = 0.05
 TRUSTING_LOOK_S: Final = 4.0  # at a worker that keeps to its windows, when nobody sends messages
@@ -75,6 +76,7 @@ class Supervisor:
         """Runs this rank until the study is over, or the gang has to leave."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note_signal)
+        signal.signal(signal.SIGTSTP, suspend)
         try:
             with self._lane.lease():
                 if isinstance(self._job, StudyJob):

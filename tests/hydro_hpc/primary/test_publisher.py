@@ -72,6 +72,13 @@ def lane(tmp_path: Path) -> str:
     return make_lane(tmp_path)
 
 
+def test_a_pause_holds_for_the_jobs_next_training_process(lane: str) -> None:
+    first = Rank(lane)
+    assert first.page.get("owner_word") == Word.RUN
+    first.page.set("owner_word", Word.HOLD)  # hydro pause
+    assert Rank(lane).page.get("owner_word") == Word.HOLD
+
+
 def test_gate_opens_only_once_waits_are_learned(lane: str) -> None:
     rank = Rank(lane)
     rank.run(NUM_NEEDED, 5 * MS)
