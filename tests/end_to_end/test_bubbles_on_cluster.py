@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from hydro_hpc.study import load_study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.search import Results, Search
 from tests.hydro_hpc.tiny_study import write_study
+from tests.hydro_hpc.warm_python import WarmPython
 from tests.slurm_plugin.cluster.slurm_jobs import Jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -65,6 +65,7 @@ class Road:
     def __init__(self, cluster: Cluster, jobs: Jobs) -> None:
         self.cluster = cluster
         self.jobs = jobs
+        self.primary = 0  # the job that lends, of the tests that share one
         state = load_state(cluster.spec.directory)
         assert state is not None
         self.places = cluster_lanes(state)
@@ -127,6 +128,11 @@ class Road:
         ]
         return "\n".join(texts)
 
+    def wait_for_workers(self) -> None:
+        wait_until(
+            lambda: all(self.samples()), lambda: f"both workers train: {self.outputs('bob')}"
+        )
+
     def wait_for_end(self, job: int, user: str, timeout_s: float = 150) -> None:
         wait_until(
             lambda: self.jobs.state(job) in ("COMPLETED", "FAILED", "CANCELLED"),
@@ -136,56 +142,137 @@ class Road:
         assert self.jobs.state(job) == "COMPLETED", self.outputs(user)
 
 
-@pytest.fixture
-def road(cluster: Cluster) -> Iterator[Road]:
-    for user in cluster.users:
+def empty_homes(cluster: Cluster, *users: str) -> None:
+    for user in users:
         for path in cluster.home(user).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture
+def road(cluster: Cluster) -> Iterator[Road]:
+    empty_homes(cluster, *cluster.users)
     jobs = Jobs(cluster)
     yield Road(cluster, jobs)
     jobs.end_all()
 
 
-def test_study_of_another_user_completes_in_the_bubbles_of_both_stages(road: Road) -> None:
-    primary = road.train()
-    road.study("bob", trials=8, epochs=60)  # long enough for both workers to be seen
-    gang = road.submit("bob", GANG, "--bubbles=2")
-    wait_until(lambda: all(road.samples()), lambda: f"both workers train: {road.outputs('bob')}")
-    road.wait_for_end(gang, "bob")
-    results = road.results("bob")
-    assert (results.completed, results.failed) == (8, 0)
-    assert results.best is not None
-    alone = load_study(road.cluster.home("bob") / "study.py")
-    value = alone.run_alone(results.best.params, results.best.seed)
-    assert value == pytest.approx(results.best.value, rel=1e-4)
-    assert road.jobs.state(primary) == "RUNNING"
-    stages = [road.page(node, PageKind.STAGE) for node in range(2)]
-    assert [page.get("stage") for page in stages if page is not None] == [0, 1]
+@pytest.fixture(scope="class")
+def road_of_class(cluster: Cluster) -> Iterator[Road]:
+    empty_homes(cluster, *cluster.users)
+    jobs = Jobs(cluster)
+    yield Road(cluster, jobs)
+    jobs.end_all()
 
 
-def test_owner_pauses_and_resumes_what_his_job_lends(road: Road) -> None:
-    primary = road.train()
-    road.study("bob", trials=8, epochs=100_000)  # four for each worker
-    gang = road.submit("bob", GANG, "--bubbles=2")
-    wait_until(lambda: all(road.samples()), lambda: f"both workers train: {road.outputs('bob')}")
+@pytest.fixture
+def lent(road_of_class: Road) -> Iterator[Road]:
+    """A road whose primary trains: the one of the test before, if that left it running."""
+    road = road_of_class
+    empty_homes(road.cluster, "bob")
+    if not road.primary or road.jobs.state(road.primary) != "RUNNING":
+        road.primary = road.train()
+    yield road
+    road.jobs.end_tenants()
 
-    def switch(verb: str, user: str) -> subprocess.CompletedProcess[str]:
-        home = road.cluster.home(user)
-        command = ["hydro", verb, str(primary)]
-        return road.cluster.run(command, user=user, cwd=home, timeout_s=60)
 
-    assert switch("pause", "bob").returncode == 1
-    paused = switch("pause", "alice")
-    assert (paused.returncode, paused.stdout.count("1 device of job")) == (0, 2), paused.stderr
-    before, steps = road.samples(), len(road.steps())
-    wait_until(lambda: len(road.steps()) > steps + 10, "the primary goes on")
-    assert road.samples() == before
-    assert switch("resume", "alice").returncode == 0
-    wait_until(
-        lambda: all(now > then for now, then in zip(road.samples(), before, strict=True)),
-        lambda: f"both workers train again: {road.outputs('bob')}",
-    )
-    assert road.jobs.state(gang) == "RUNNING"
+class TestBesideOnePrimary:
+    """Studies that come and go beside one training; only the last test ends it."""
+
+    def test_study_of_another_user_completes_in_the_bubbles_of_both_stages(
+        self, lent: Road
+    ) -> None:
+        lent.study("bob", trials=8, epochs=30)  # long enough for both workers to be seen
+        gang = lent.submit("bob", GANG, "--bubbles=2")
+        lent.wait_for_workers()
+        lent.wait_for_end(gang, "bob")
+        results = lent.results("bob")
+        assert (results.completed, results.failed) == (8, 0)
+        assert results.best is not None
+        alone = load_study(lent.cluster.home("bob") / "study.py")
+        value = alone.run_alone(results.best.params, results.best.seed)
+        assert value == pytest.approx(results.best.value, rel=1e-4)
+        assert lent.jobs.state(lent.primary) == "RUNNING"
+        stages = [lent.page(node, PageKind.STAGE) for node in range(2)]
+        assert [page.get("stage") for page in stages if page is not None] == [0, 1]
+
+    def test_owner_pauses_and_resumes_what_his_job_lends(self, lent: Road) -> None:
+        lent.study("bob", trials=8, epochs=100_000)  # four for each worker
+        gang = lent.submit("bob", GANG, "--bubbles=2")
+        lent.wait_for_workers()
+
+        def switch(verb: str, user: str) -> subprocess.CompletedProcess[str]:
+            home = lent.cluster.home(user)
+            command = ["hydro", verb, str(lent.primary)]
+            return lent.cluster.run(command, user=user, cwd=home, timeout_s=60)
+
+        assert switch("pause", "bob").returncode == 1
+        paused = switch("pause", "alice")
+        assert (paused.returncode, paused.stdout.count("1 device of job")) == (0, 2), paused.stderr
+        before, steps = lent.samples(), len(lent.steps())
+        wait_until(lambda: len(lent.steps()) > steps + 10, "the primary goes on")
+        assert lent.samples() == before
+        assert switch("resume", "alice").returncode == 0
+        wait_until(
+            lambda: all(now > then for now, then in zip(lent.samples(), before, strict=True)),
+            lambda: f"both workers train again: {lent.outputs('bob')}",
+        )
+        assert lent.jobs.state(gang) == "RUNNING"
+
+    def test_study_in_an_own_allocation_by_srun(self, lent: Road) -> None:
+        study = lent.study("alice")
+        wait_until(lambda: len(lent.steps()) > 5, "the primary makes steps")
+        command = ["srun", f"--jobid={lent.primary}", "--overlap", "--mpi=pmix", "--nodes=2"]
+        command += ["--ntasks-per-node=1", "--kill-on-bad-exit=0", "hydro-trial", str(study)]
+        done = lent.cluster.run(
+            command, user="alice", cwd=study.parent, environment=SETTINGS, timeout_s=150
+        )
+        assert done.returncode == 0, done.stderr
+        assert lent.results("alice").completed == 6
+
+    def test_primary_goes_on_when_everything_of_ours_is_stopped_in_mid_bubble(
+        self, lent: Road
+    ) -> None:
+        lent.study("bob", trials=50, epochs=10_000)
+        lent.submit("bob", GANG, "--bubbles=2")
+        lent.wait_for_workers()
+        coordinator = lent.cluster.status().processes["coordinator"]
+        ours = [coordinator, *processes_of("hydro-trial"), *processes_of("hydro_hpc.trial")]
+        assert len(ours) >= 6  # coordinator, two supervisors, two workers, the search
+        stage = lent.page(1, PageKind.STAGE)
+        assert stage is not None
+        path = page_path(lent.places[1].path, PageKind.STAGE)
+        wait_until(
+            lambda: Page.read_copy(path, PageKind.STAGE).get("gate_word") & 3 == GATE_OPEN,
+            "an open gate",
+        )
+        for pid in ours:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            before = len(lent.steps())
+            wait_until(lambda: len(lent.steps()) >= before + 30, "30 steps", timeout_s=60)
+            check_calls_of_rank(stage.get("pid"))
+        finally:
+            for pid in ours:
+                os.kill(pid, signal.SIGCONT)
+
+    def test_gang_whose_primary_is_killed_waits_and_loses_nothing(self, lent: Road) -> None:
+        lent.study("bob", trials=5, epochs=50)
+        gang = lent.submit("bob", GANG, "--bubbles=2")
+        lent.wait_for_workers()
+        for pid in lent.pids(PageKind.STAGE):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(
+            lambda: lent.jobs.state(gang) == "PENDING",
+            lambda: f"the gang waits again: {lent.jobs.fields(gang)} {lent.outputs('bob')}",
+        )
+        wait_until(lambda: lent.jobs.state(lent.primary) == "FAILED", "the first primary ended")
+        assert re.fullmatch(r"hydro:failed=\S+;count=1", lent.jobs.fields(gang)["Comment"])
+        for node in ("n1", "n2"):
+            assert lent.jobs.step_processes(node, "bob") == []
+        lent.train(losses="second.jsonl")
+        lent.wait_for_end(gang, "bob", timeout_s=200)
+        results = lent.results("bob")
+        assert (results.completed, results.failed, results.in_work) == (5, 0, 0)
 
 
 def test_study_beside_its_own_job_starts_and_ends_with_it(road: Road) -> None:
@@ -198,44 +285,6 @@ def test_study_beside_its_own_job_starts_and_ends_with_it(road: Road) -> None:
         lambda: f"6 trials complete: {road.outputs('alice')}",
     )
     assert road.jobs.state(primary) == "RUNNING"
-
-
-def test_study_in_an_own_allocation_by_srun(road: Road) -> None:
-    primary = road.train()
-    study = road.study("alice")
-    wait_until(lambda: len(road.steps()) > 5, "the primary makes steps")
-    command = ["srun", f"--jobid={primary}", "--overlap", "--mpi=pmix", "--nodes=2"]
-    command += ["--ntasks-per-node=1", "--kill-on-bad-exit=0", "hydro-trial", str(study)]
-    done = road.cluster.run(
-        command,
-        user="alice",
-        cwd=study.parent,
-        environment=SETTINGS,
-        timeout_s=150,
-    )
-    assert done.returncode == 0, done.stderr
-    assert road.results("alice").completed == 6
-
-
-def test_gang_whose_primary_is_killed_waits_and_loses_nothing(road: Road) -> None:
-    first = road.train()
-    road.study("bob", trials=5, epochs=150)
-    gang = road.submit("bob", GANG, "--bubbles=2")
-    wait_until(lambda: all(road.samples()), lambda: f"both workers train: {road.outputs('bob')}")
-    for pid in road.pids(PageKind.STAGE):
-        os.kill(pid, signal.SIGKILL)
-    wait_until(
-        lambda: road.jobs.state(gang) == "PENDING",
-        lambda: f"the gang waits again: {road.jobs.fields(gang)} {road.outputs('bob')}",
-    )
-    wait_until(lambda: road.jobs.state(first) == "FAILED", "the first primary has ended")
-    assert re.fullmatch(r"hydro:failed=\S+;count=1", road.jobs.fields(gang)["Comment"])
-    for node in ("n1", "n2"):
-        assert road.jobs.step_processes(node, "bob") == []
-    road.train(losses="second.jsonl")
-    road.wait_for_end(gang, "bob", timeout_s=200)
-    results = road.results("bob")
-    assert (results.completed, results.failed, results.in_work) == (5, 0, 0)
 
 
 def test_opted_in_job_that_never_pipelines_sends_the_gang_away(road: Road) -> None:
@@ -265,9 +314,9 @@ while True:
 
 
 def test_losses_of_the_primary_are_bit_identical_with_and_without_trials(
-    road: Road, tmp_path: Path
+    road: Road, warm: WarmPython, tmp_path: Path
 ) -> None:
-    alone = train_here(tmp_path, steps=40)
+    alone = train_here(warm, tmp_path, steps=40)
     primary = road.train(steps=120)
     road.study("bob", trials=50, epochs=1000)
     road.submit("bob", GANG, "--bubbles=2")
@@ -279,45 +328,12 @@ def test_losses_of_the_primary_are_bit_identical_with_and_without_trials(
     assert [step["loss"] for step in beside] == [step["loss"] for step in alone]
 
 
-def train_here(directory: Path, *, steps: int) -> list[dict[str, float]]:
+def train_here(python: WarmPython, directory: Path, *, steps: int) -> list[dict[str, float]]:
     """Trains the same job without Slurm and without us; returns its steps."""
-    ranks = []
-    for rank in range(2):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("HYDRO_")}
-        environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(25_000 + os.getpid() % 5000)}
-        environment["OMP_NUM_THREADS"] = "1"
-        command = [sys.executable, str(TRAIN), f"--steps={steps}", *SMALL.split()]
-        command.append("--loss-file=alone.jsonl")
-        ranks.append(subprocess.Popen(command, cwd=directory, env=environment))
-    assert [rank.wait(timeout=150) for rank in ranks] == [0, 0]
-    return [json.loads(line) for line in (directory / "alone.jsonl").read_text().splitlines()]
-
-
-def test_primary_goes_on_when_everything_of_ours_is_stopped_in_mid_bubble(road: Road) -> None:
-    road.train()
-    road.study("bob", trials=50, epochs=10_000)
-    road.submit("bob", GANG, "--bubbles=2")
-    wait_until(lambda: all(road.samples()), lambda: f"both workers train: {road.outputs('bob')}")
-    coordinator = road.cluster.status().processes["coordinator"]
-    ours = [coordinator, *processes_of("hydro-trial"), *processes_of("hydro_hpc.trial")]
-    assert len(ours) >= 6  # coordinator, two supervisors, two workers, the search
-    stage = road.page(1, PageKind.STAGE)
-    assert stage is not None
-    path = page_path(road.places[1].path, PageKind.STAGE)
-    wait_until(
-        lambda: Page.read_copy(path, PageKind.STAGE).get("gate_word") & 3 == GATE_OPEN,
-        "an open gate",
-    )
-    for pid in ours:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        before = len(road.steps())
-        wait_until(lambda: len(road.steps()) >= before + 30, "30 steps", timeout_s=60)
-        check_calls_of_rank(stage.get("pid"))
-    finally:
-        for pid in ours:
-            os.kill(pid, signal.SIGCONT)
+    losses = directory / "alone.jsonl"
+    arguments = (f"--steps={steps}", *SMALL.split(), f"--loss-file={losses}")
+    python.run_ranks(str(TRAIN), *arguments, page_dir=None)
+    return [json.loads(line) for line in losses.read_text().splitlines()]
 
 
 def processes_of(word: str) -> list[int]:

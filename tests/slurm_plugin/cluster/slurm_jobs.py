@@ -20,6 +20,9 @@ for file in $(find /sys/fs/cgroup -path '*/step_[0-9]*' -name cgroup.procs); do
 done | sort -u
 """
 
+# Steps, batch scripts, then the jobs: who is only cancelled has Slurm's KillWait to end by itself.
+KILL = "scancel -s KILL -p PARTITION; scancel -s KILL -b -p PARTITION; scancel -p PARTITION"
+
 
 class Jobs:
     """Submits, watches and ends jobs; every wait has a limit and says what it saw last."""
@@ -100,9 +103,17 @@ class Jobs:
     def _queue(self) -> str:
         return self.on_node("login", "squeue -o '%i %P %u %T %r %N'")
 
+    def end_tenants(self) -> None:
+        """Kills all gangs and waits until their lanes are free; whoever lends goes on."""
+        self.on_node("login", KILL.replace("PARTITION", "bubble"))
+        self.wait(lambda: " bubble " not in self._queue(), what="all gangs end")
+        nodes = self.cluster.spec.node_names
+        self.wait(lambda: not any("tenant" in self.lane(node) for node in nodes), what="lanes")
+
     def end_all(self) -> None:
-        """Cancels everything and waits until the nodes are clean."""
-        self.on_node("login", "scancel -s KILL -b -p main; scancel -p main; scancel -p bubble")
+        """Kills everything and waits until the nodes are clean."""
+        for partition in ("main", "bubble"):
+            self.on_node("login", KILL.replace("PARTITION", partition))
         self.wait(lambda: len(self._queue().splitlines()) == 1, what="all jobs end")
         self.wait(self._epilogs_are_done, what="epilogs")
 
