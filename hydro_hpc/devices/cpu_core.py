@@ -61,10 +61,10 @@ class PrimaryThread:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._fd = -1
+        self.fd = -1  # of its /proc file
         with contextlib.suppress(OSError):
-            self._fd = os.open(f"/proc/{pid}/task/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, self._fd)
+            self.fd = os.open(f"/proc/{pid}/task/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self.fd)
 
     def let_block(self) -> None:
         """Sleeps while the thread runs or could run, for about 2 ms at most.
@@ -75,17 +75,18 @@ class PrimaryThread:
         opens; this is the same for a core.
         """
         for _ in range(_NUM_NAPS):
-            if not self.could_run():
+            if not could_run(self.fd):
                 return
             time.sleep(_NAP_S)
 
-    def could_run(self) -> bool:
-        """Says whether the thread runs or waits for its core; 2 us."""
-        try:
-            fields = os.pread(self._fd, 80, 0)
-        except OSError:  # it has ended, or was never there
-            return False
-        return fields[fields.rfind(b")") + 2 :][:1] == b"R"
+
+def could_run(fd: int) -> bool:
+    """Says whether the thread with this `/proc` stat file runs or waits for a core; 2 us."""
+    try:
+        fields = os.pread(fd, 80, 0)
+    except OSError:  # it has ended, or was never there
+        return False
+    return fields[fields.rfind(b")") + 2 :][:1] == b"R"
 
 
 def enter_batch_class(tid: int = 0) -> None:

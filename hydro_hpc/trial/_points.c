@@ -27,6 +27,52 @@ static int64_t clock_ns(clockid_t id)
     return at.tv_sec * SECOND_NS + at.tv_nsec;
 }
 
+/* ---- ThreadLook ------------------------------------------------------------------------------ */
+
+typedef struct {
+    PyObject_HEAD
+    int fd; /* of /proc/<pid>/task/<tid>/stat; -1: nobody */
+} ThreadLook;
+
+/* Returns whether the thread has a core or waits for one: its state, the third field, is R. */
+static int could_run(const ThreadLook *self)
+{
+    char text[80];
+    ssize_t length = self->fd < 0 ? -1 : pread(self->fd, text, sizeof text, 0);
+    for (ssize_t i = length - 3; i >= 0; i--)
+        if (text[i] == ')')
+            return text[i + 2] == 'R';
+    return 0;
+}
+
+static PyObject *look_call(PyObject *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    return PyBool_FromLong(could_run((ThreadLook *)self));
+}
+
+static PyObject *look_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    ThreadLook *self = (ThreadLook *)type->tp_alloc(type, 0);
+    if (self != NULL)
+        self->fd = -1;
+    return (PyObject *)self;
+}
+
+static PyMemberDef look_members[] = {
+    {"fd", T_INT, offsetof(ThreadLook, fd), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyTypeObject look_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "hydro_hpc.trial._points.ThreadLook",
+    .tp_basicsize = sizeof(ThreadLook),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = look_new,
+    .tp_call = look_call,
+    .tp_members = look_members,
+};
+
 /* ---- Passage --------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -38,7 +84,7 @@ typedef struct {
     PyObject *ask;   /* (need_ns): the slow way */
     PyObject *wants; /* () -> bool: the primary waits for the device */
     unsigned int word;
-    long long first_sleep_ns, deadline_ns, careful_ns, late_ns;
+    long long first_sleep_ns, look_every_ns, looked_ns, deadline_ns, careful_ns, late_ns;
     long long ended_ns, ended_device_ns, closed_ns;
     char has_ended, was_closed, is_leaving;
 } Passage;
@@ -82,8 +128,11 @@ static int may_pass(Passage *self, int64_t now_ns, int64_t need_ns)
     int64_t end_ns = now_ns + need_ns;
     if (*self->gate != self->word || end_ns > self->deadline_ns)
         return 0;
-    if (end_ns <= self->careful_ns)
+    if (end_ns <= self->careful_ns && now_ns - self->looked_ns < self->look_every_ns)
         return 1;
+    self->looked_ns = now_ns;
+    if (Py_TYPE(self->wants) == &look_type)
+        return !could_run((ThreadLook *)self->wants);
     PyObject *answer = PyObject_CallNoArgs(self->wants);
     if (answer == NULL)
         return -1;
@@ -139,12 +188,12 @@ static PyObject *passage_note_end(PyObject *self, PyObject *Py_UNUSED(ignored))
 static PyObject *passage_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"page",  "gate_index", "closed_index", "first_sleep_ns",
-                             "ask",   "wants",      NULL};
+                             "look_every_ns", "ask", "wants", NULL};
     Py_ssize_t gate_index, closed_index;
-    long long first_sleep_ns;
+    long long first_sleep_ns, look_every_ns;
     PyObject *page, *ask, *wants;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$nnLOO:Passage", names, &page, &gate_index,
-                                     &closed_index, &first_sleep_ns, &ask, &wants))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$nnLLOO:Passage", names, &page, &gate_index,
+                                     &closed_index, &first_sleep_ns, &look_every_ns, &ask, &wants))
         return NULL;
     Passage *self = (Passage *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -163,6 +212,7 @@ static PyObject *passage_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->gate = (const volatile uint32_t *)self->view.buf + gate_index;
     self->closed = (const volatile uint64_t *)self->view.buf + closed_index;
     self->first_sleep_ns = first_sleep_ns;
+    self->look_every_ns = look_every_ns;
     self->ask = Py_NewRef(ask);
     self->wants = Py_NewRef(wants);
     self->late_ns = INT64_MAX;
@@ -447,7 +497,8 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__points(void)
 {
     PyObject *made = PyModule_Create(&module);
-    if (made == NULL || PyModule_AddType(made, &passage_type) < 0 || PyType_Ready(&point_type) < 0 ||
+    if (made == NULL || PyModule_AddType(made, &look_type) < 0 ||
+        PyModule_AddType(made, &passage_type) < 0 || PyType_Ready(&point_type) < 0 ||
         PyModule_AddType(made, &points_type) < 0) {
         Py_XDECREF(made);
         return NULL;

@@ -1,6 +1,11 @@
 from collections.abc import Callable, Sequence
 from mmap import mmap
 
+class ThreadLook:
+    fd: int
+    def __init__(self) -> None: ...
+    def __call__(self) -> bool: ...
+
 class Passage:
     word: int
     deadline_ns: int
@@ -19,6 +24,7 @@ class Passage:
         gate_index: int,
         closed_index: int,
         first_sleep_ns: int,
+        look_every_ns: int,
         ask: Callable[[int], None],
         wants: Callable[[], bool],
     ) -> None: ...

@@ -87,7 +87,7 @@ class LaneGate:
 
         `let_primary_block` is called when a window has opened, before it is used: on a device that
         both sides share by time, the primary still has to begin the wait that it announced.
-        `primary_wants_device` is asked late in a window: a primary that is kept from a shared
+        `primary_wants_device` is asked every now and then: a primary that is kept from a shared
         device cannot say CLOSED.
         """
         self._stage = stage
@@ -168,7 +168,7 @@ class LaneGate:
             and self._is_permitted()
             and end_ns <= self._until_ns
             and not passage.is_leaving
-            and (end_ns <= passage.careful_ns or not self._primary_wants_device())
+            and not self._primary_wants_device()
         )
 
     @contextmanager

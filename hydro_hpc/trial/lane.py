@@ -23,7 +23,7 @@ from hydro_hpc.page_layout import (
 )
 from hydro_hpc.trial.events import GateSeen
 from hydro_hpc.trial.gate import LaneGate
-from hydro_hpc.trial.points import fast_passage
+from hydro_hpc.trial.points import fast_passage, fast_thread_look
 from hydro_hpc.trial.room import LookingWaiter
 from hydro_hpc.wait import FutexWord, Waiter
 
@@ -38,6 +38,7 @@ class TenantLane:
         self._trial = _map(path, PageKind.TRIAL)
         self._pid_at = self.stage.word_index("pid")
         self._primary = PrimaryThread(0)
+        self._look = fast_thread_look()
 
     @staticmethod
     def granted(environment: Mapping[str, str]) -> TenantLane:
@@ -173,7 +174,7 @@ class TenantLane:
             trial=trial,
             margin_ns=int(settings.margin_us * 1000),
             let_primary_block=no_wait if is_gpu else self.let_primary_block,
-            primary_wants_device=never if is_gpu else self.primary_wants_device,
+            primary_wants_device=never if is_gpu else self._look,
             make_passage=fast_passage,
         )
 
@@ -182,11 +183,8 @@ class TenantLane:
         pid = self.stage.words[self._pid_at]
         if pid != self._primary.pid:
             self._primary = PrimaryThread(pid)
+            self._look.fd = self._primary.fd
         self._primary.let_block()
-
-    def primary_wants_device(self) -> bool:
-        """On a core: says whether the primary is kept from it, or has it."""
-        return self._primary.could_run()
 
     def trial_page(self) -> Page:
         """Maps the trial page for writing: one process per lane, the worker."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from hydro_hpc.devices.cpu_core import could_run
 from hydro_hpc.page import Page
 from hydro_hpc.page_layout import GATE_OPEN
 from hydro_hpc.wait import Waiter
@@ -22,13 +23,15 @@ except ImportError:  # no C compiler where this was installed
 
 HAS_C: Final = _points is not None
 FIRST_SLEEP_NS: Final = 500_000_000  # then whoever is asked sleeps in his own way
+LOOK_EVERY_NS: Final = 500_000  # at whether the primary wants its device
 NEVER_NS: Final = 2**63 - 1
 
 
 class Passage(Protocol):
     """The fast half of a gate. The slow half (`ask`) says what is admitted, in nanoseconds of
-    CLOCK_MONOTONIC: until `deadline_ns` while the gate word is `word`, from `careful_ns` on only if
-    the primary does not want the device. With `deadline_ns` 0 every call goes to `ask`.
+    CLOCK_MONOTONIC: until `deadline_ns` while the gate word is `word` and the primary does not want
+    the device, which is looked at every LOOK_EVERY_NS, and each time from `careful_ns` on. With
+    `deadline_ns` 0 every call goes to `ask`.
     """
 
     word: int
@@ -69,6 +72,25 @@ class Points(Protocol):
     def end(self) -> None: ...
 
 
+class ThreadLook(Protocol):
+    """Says whether the thread whose `/proc/<pid>/task/<tid>/stat` is open as `fd` has a core or
+    waits for one; -1: there is no thread."""
+
+    fd: int
+
+    def __call__(self) -> bool: ...
+
+
+class PlainThreadLook:
+    """`ThreadLook` in Python."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+
+    def __call__(self) -> bool:
+        return could_run(self.fd)
+
+
 class PlainPassage:
     """`Passage` in Python, with any clocks and waiter."""
 
@@ -90,6 +112,7 @@ class PlainPassage:
         self._gate, self._closed = stage.word_index("gate_word"), stage.quad_index("close_ns")
         self._ask, self._wants = ask, wants
         self._waiter = waiter
+        self._looked_ns = 0
         self._now_ns, self._device_ns = now_ns, device_ns
 
     def __call__(self, need_ns: int, /) -> None:
@@ -100,13 +123,19 @@ class PlainPassage:
             is_over = seen & 3 != GATE_OPEN
         else:
             is_over = end_ns > self.deadline_ns
-            if not is_over and (end_ns <= self.careful_ns or not self._wants()):
+            if not is_over and not self._primary_wants(now_ns, end_ns):
                 return
         if self.deadline_ns and is_over:
             self.note_end()
             if not self.is_leaving:
                 self._sleep_outside(seen, now_ns)
         self._ask(need_ns)
+
+    def _primary_wants(self, now_ns: int, end_ns: int) -> bool:
+        if end_ns <= self.careful_ns and now_ns - self._looked_ns < LOOK_EVERY_NS:
+            return False
+        self._looked_ns = now_ns
+        return self._wants()
 
     def _sleep_outside(self, seen: int, now_ns: int) -> None:
         late_in_ns = self.late_ns - now_ns
@@ -165,6 +194,10 @@ class PlainPoints:
         self._is_silent = True
 
 
+def fast_thread_look() -> ThreadLook:
+    return _points.ThreadLook() if HAS_C else PlainThreadLook()
+
+
 def fast_passage(
     stage: Page,
     *,
@@ -184,6 +217,7 @@ def fast_passage(
         gate_index=stage.word_index("gate_word"),
         closed_index=stage.quad_index("close_ns"),
         first_sleep_ns=FIRST_SLEEP_NS,
+        look_every_ns=LOOK_EVERY_NS,
         ask=ask,
         wants=wants,
     )

@@ -18,6 +18,7 @@ from hydro_hpc.trial.gate import (
     LeaveRequested,
     StarvedError,
 )
+from hydro_hpc.trial.points import LOOK_EVERY_NS
 from hydro_hpc.trial.runs import OVERRUN_NS
 from tests.hydro_hpc.lanes import make_lane, set_site_word, stage_page
 
@@ -146,7 +147,7 @@ def test_window_that_outlasts_its_prediction_is_used_again_from_its_late_start_o
     assert primary.epoch == 2
 
 
-def test_primary_that_wants_its_device_back_ends_the_run_late_in_a_window(
+def test_primary_that_wants_its_device_back_ends_the_run(
     primary: FakePrimary,
 ) -> None:
     wants = [False]
@@ -157,10 +158,11 @@ def test_primary_that_wants_its_device_back_ends_the_run_late_in_a_window(
     )
     primary.open(10 * MS)
     gate.admit(MS)
+    primary.work(3 * MS)
+    gate.admit(MS)
     wants[0] = True
-    primary.work(3 * MS)
-    gate.admit(MS)  # early in the window nobody asks: it costs a trial too much
-    primary.work(3 * MS)
+    gate.admit(MS)  # looked at a moment ago
+    primary.work(LOOK_EVERY_NS)
 
     def next_window() -> None:
         wants[0] = False
@@ -171,7 +173,7 @@ def test_primary_that_wants_its_device_back_ends_the_run_late_in_a_window(
     assert primary.epoch == 2
     assert trial_page(primary).get("num_runs") == 0
     gate.admit(MS)
-    assert trial_page(primary).get("run_ns") == 6 * MS
+    assert trial_page(primary).get("run_ns") == 3 * MS + LOOK_EVERY_NS
 
 
 def test_windows_with_a_late_start_only_starve_nobody(primary: FakePrimary) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import shutil
+import subprocess
 import threading
 import time
 import weakref
@@ -14,10 +16,20 @@ from typing import Any
 
 import pytest
 
+from hydro_hpc.devices.cpu_core import PrimaryThread
 from hydro_hpc.page import Page, page_path
 from hydro_hpc.page_layout import GATE_CLOSED, GATE_OPEN, PageKind
 from hydro_hpc.trial import points
-from hydro_hpc.trial.points import FIRST_SLEEP_NS, PlainPassage, PlainPoints, fast_passage
+from hydro_hpc.trial.points import (
+    FIRST_SLEEP_NS,
+    LOOK_EVERY_NS,
+    PlainPassage,
+    PlainPoints,
+    PlainThreadLook,
+    ThreadLook,
+    fast_passage,
+    fast_thread_look,
+)
 from hydro_hpc.wait import FutexWord
 from tests.hydro_hpc.lanes import make_lane, stage_page
 
@@ -38,7 +50,7 @@ class Asked(Exception):  # noqa: N818
 class Lane:
     """A stage page, a passage to its gate, and what that asked."""
 
-    def __init__(self, directory: Path, *, in_c: bool) -> None:
+    def __init__(self, directory: Path, *, in_c: bool, wants: ThreadLook | None = None) -> None:
         lane = make_lane(directory)
         self.page = stage_page(lane)
         read = Page.map_for_reading(page_path(lane, PageKind.STAGE), PageKind.STAGE)
@@ -47,10 +59,11 @@ class Lane:
         self.num_wants = 0
         self.wants: bool | Exception = False
         make: Callable[..., Any] = fast_passage if in_c else PlainPassage
+        self.look = wants or PlainThreadLook()
         self.passage = make(
             read,
             ask=self.asked.append,
-            wants=self._wants,
+            wants=self._wants if wants is None else wants,
             waiter=FutexWord(read, "gate_word"),
             now_ns=time.monotonic_ns,
             device_ns=time.thread_time_ns,
@@ -169,16 +182,61 @@ def test_nobody_sleeps_who_is_to_leave(lane: Lane) -> None:
     assert lane.asked == [10 * MS]
 
 
-def test_primary_is_looked_at_late_in_a_window_only(lane: Lane) -> None:
+def test_primary_is_looked_at_each_time_late_in_a_window(lane: Lane) -> None:
     lane.admit_for(1000 * MS)
     lane.passage(MS)
-    assert lane.num_wants == 0
+    seen = lane.num_wants
     lane.passage.careful_ns = time.monotonic_ns()
     lane.passage(MS)
-    assert (lane.num_wants, lane.asked) == (1, [])
+    assert (lane.num_wants, lane.asked) == (seen + 1, [])
     lane.wants = True
     lane.passage(MS)
-    assert (lane.num_wants, lane.asked) == (2, [MS])
+    assert (lane.num_wants, lane.asked) == (seen + 2, [MS])
+
+
+def test_primary_is_looked_at_every_half_millisecond(lane: Lane) -> None:
+    lane.admit_for(1000 * MS)
+    before_ns = time.monotonic_ns()
+    lane.passage(MS)
+    while time.monotonic_ns() < before_ns + LOOK_EVERY_NS:
+        lane.passage(MS)
+    lane.wants = True
+    while not lane.asked:
+        lane.passage(MS)
+    assert lane.num_wants >= 2
+    assert time.monotonic_ns() >= before_ns + LOOK_EVERY_NS
+
+
+@pytest.mark.parametrize("make", [fast_thread_look, PlainThreadLook])
+def test_look_at_a_thread_says_whether_it_could_run(make: Callable[[], ThreadLook]) -> None:
+    look = make()
+    assert not look()
+    own = PrimaryThread(os.getpid())
+    look.fd = own.fd
+    assert threading.current_thread() is threading.main_thread()
+    assert look()
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        try:
+            other = PrimaryThread(sleeper.pid)
+            look.fd = other.fd
+            give_up = time.monotonic() + 10
+            while look():  # until it has begun to sleep
+                assert time.monotonic() < give_up
+        finally:
+            sleeper.kill()
+    assert not look()
+
+
+def test_passage_looks_at_a_thread(tmp_path: Path) -> None:
+    lane = Lane(tmp_path, in_c=points.HAS_C, wants=fast_thread_look())
+    own = PrimaryThread(os.getpid())
+    lane.admit_for(1000 * MS)
+    lane.passage.careful_ns = 0
+    lane.passage(MS)
+    assert lane.asked == []
+    lane.look.fd = own.fd
+    lane.passage(MS)
+    assert lane.asked == [MS]
 
 
 def test_what_a_look_at_the_primary_raises_comes_through(lane: Lane) -> None:
@@ -212,6 +270,7 @@ def test_field_outside_of_the_page_is_refused(tmp_path: Path) -> None:
             gate_index=10**9,
             closed_index=0,
             first_sleep_ns=0,
+            look_every_ns=0,
             ask=lambda _: None,
             wants=lambda: False,
         )
