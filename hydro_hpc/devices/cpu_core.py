@@ -19,10 +19,9 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_TIMERSLACK: Final = 29
 _SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}.get(platform.machine(), -1)
 _SHORTEST_SLICE_NS: Final = 100_000
-_NAP_S: Final = 60e-6  # and up to 50 us that the kernel adds
-_NUM_NAPS: Final = 20
 _libc = ctypes.CDLL(None)
 
 
@@ -57,7 +56,7 @@ def adopt_orphans() -> None:
 
 
 class PrimaryThread:
-    """The main thread of a core's primary, looked at through `/proc` by a file that stays open."""
+    """The main thread of a core's primary: its `/proc` file, which stays open as long as this."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -65,19 +64,6 @@ class PrimaryThread:
         with contextlib.suppress(OSError):
             self.fd = os.open(f"/proc/{pid}/task/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self.fd)
-
-    def let_block(self) -> None:
-        """Sleeps while the thread runs or could run, for about 2 ms at most.
-
-        A primary opens the gate right before it waits, and on a core it still has to get there: a
-        trial that starts at once was measured to keep it from its core for up to 6 ms
-        (docs/decisions/0006-sharing-a-core.md). A GPU's stream has reached its wait when the gate
-        opens; this is the same for a core.
-        """
-        for _ in range(_NUM_NAPS):
-            if not could_run(self.fd):
-                return
-            time.sleep(_NAP_S)
 
 
 def could_run(fd: int) -> bool:
@@ -119,6 +105,11 @@ def enter_idle_class() -> None:
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError):  # absent without CONFIG_SCHED_AUTOGROUP
         Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+
+
+def sleep_exactly() -> None:
+    """Makes short sleeps of this process (and of what it starts) end within 1 us, not 50."""
+    _libc.prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
 
 
 def used_ns(pid: int) -> int:

@@ -29,8 +29,13 @@ static int64_t clock_ns(clockid_t id)
 
 /* ---- ThreadLook ------------------------------------------------------------------------------ */
 
+#define NAP_NS 60000
+#define NUM_NAPS 20
+
 typedef struct {
     PyObject_HEAD
+    Py_buffer view;
+    const volatile uint32_t *gate;
     int fd; /* of /proc/<pid>/task/<tid>/stat; -1: nobody */
 } ThreadLook;
 
@@ -50,13 +55,51 @@ static PyObject *look_call(PyObject *self, PyObject *Py_UNUSED(args), PyObject *
     return PyBool_FromLong(could_run((ThreadLook *)self));
 }
 
-static PyObject *look_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+static PyObject *look_let_block(ThreadLook *self, PyObject *Py_UNUSED(ignored))
 {
+    const struct timespec nap = {0, NAP_NS};
+    uint32_t seen = *self->gate;
+    Py_BEGIN_ALLOW_THREADS
+    for (int i = 0; i < NUM_NAPS && *self->gate == seen && could_run(self); i++)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &nap, NULL);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *look_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"page", "gate_index", NULL};
+    Py_ssize_t gate_index;
+    PyObject *page;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$n:ThreadLook", names, &page, &gate_index))
+        return NULL;
     ThreadLook *self = (ThreadLook *)type->tp_alloc(type, 0);
-    if (self != NULL)
-        self->fd = -1;
+    if (self == NULL)
+        return NULL;
+    if (PyObject_GetBuffer(page, &self->view, PyBUF_SIMPLE) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    if (gate_index < 0 || (gate_index + 1) * 4 > self->view.len) {
+        Py_DECREF(self);
+        PyErr_SetString(PyExc_IndexError, "gate_index lies outside of the page");
+        return NULL;
+    }
+    self->gate = (const volatile uint32_t *)self->view.buf + gate_index;
+    self->fd = -1;
     return (PyObject *)self;
 }
+
+static void look_dealloc(ThreadLook *self)
+{
+    PyBuffer_Release(&self->view);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyMethodDef look_methods[] = {
+    {"let_block", (PyCFunction)look_let_block, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyMemberDef look_members[] = {
     {"fd", T_INT, offsetof(ThreadLook, fd), 0, NULL},
@@ -69,6 +112,8 @@ static PyTypeObject look_type = {
     .tp_basicsize = sizeof(ThreadLook),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = look_new,
+    .tp_dealloc = (destructor)look_dealloc,
+    .tp_methods = look_methods,
     .tp_call = look_call,
     .tp_members = look_members,
 };

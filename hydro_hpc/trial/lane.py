@@ -38,7 +38,7 @@ class TenantLane:
         self._trial = _map(path, PageKind.TRIAL)
         self._pid_at = self.stage.word_index("pid")
         self._primary = PrimaryThread(0)
-        self._look = fast_thread_look()
+        self._look = fast_thread_look(self.stage)
 
     @staticmethod
     def granted(environment: Mapping[str, str]) -> TenantLane:
@@ -147,6 +147,7 @@ class TenantLane:
         if core is None:
             return
         cpu_core.pin(core)
+        cpu_core.sleep_exactly()
         if settings.idle_class:
             cpu_core.enter_idle_class()
         else:
@@ -184,7 +185,7 @@ class TenantLane:
         if pid != self._primary.pid:
             self._primary = PrimaryThread(pid)
             self._look.fd = self._primary.fd
-        self._primary.let_block()
+        self._look.let_block()
 
     def trial_page(self) -> Page:
         """Maps the trial page for writing: one process per lane, the worker."""

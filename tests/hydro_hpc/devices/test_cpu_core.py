@@ -78,26 +78,3 @@ time.sleep(60)
     while os.path.exists(f"/proc/{child}"):
         assert time.monotonic() < give_up, "the child outlived its parent"
         time.sleep(0.01)
-
-
-def test_waits_for_the_primary_only_while_it_could_run() -> None:
-    sleeper = subprocess.Popen(["sleep", "60"])
-    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        time.sleep(0.5)
-        assert count_naps(sleeper.pid) == 0
-        assert count_naps(spinner.pid) > 10
-    finally:
-        for process in (sleeper, spinner):
-            process.kill()
-            process.wait()
-    assert count_naps(spinner.pid) == 0  # it is gone: nothing to wait for
-
-
-def count_naps(pid: int) -> int:
-    naps = []
-    sleep = time.sleep
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "sleep", lambda s: (naps.append(s), sleep(s)))
-        cpu_core.PrimaryThread(pid).let_block()
-    return len(naps)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from hydro_hpc.trial import points
 from hydro_hpc.trial.points import (
     FIRST_SLEEP_NS,
     LOOK_EVERY_NS,
+    NAP_S,
+    NUM_NAPS,
     PlainPassage,
     PlainPoints,
     PlainThreadLook,
@@ -59,7 +63,7 @@ class Lane:
         self.num_wants = 0
         self.wants: bool | Exception = False
         make: Callable[..., Any] = fast_passage if in_c else PlainPassage
-        self.look = wants or PlainThreadLook()
+        self.look = wants or PlainThreadLook(self.page)
         self.passage = make(
             read,
             ask=self.asked.append,
@@ -207,9 +211,13 @@ def test_primary_is_looked_at_every_half_millisecond(lane: Lane) -> None:
     assert time.monotonic_ns() >= before_ns + LOOK_EVERY_NS
 
 
-@pytest.mark.parametrize("make", [fast_thread_look, PlainThreadLook])
-def test_look_at_a_thread_says_whether_it_could_run(make: Callable[[], ThreadLook]) -> None:
-    look = make()
+MakeLook = Callable[[Page], ThreadLook]
+LOOKS = pytest.mark.parametrize("make", [fast_thread_look, PlainThreadLook])
+
+
+@LOOKS
+def test_look_at_a_thread_says_whether_it_could_run(tmp_path: Path, make: MakeLook) -> None:
+    look = make(stage_page(make_lane(tmp_path)))
     assert not look()
     own = PrimaryThread(os.getpid())
     look.fd = own.fd
@@ -227,8 +235,67 @@ def test_look_at_a_thread_says_whether_it_could_run(make: Callable[[], ThreadLoo
     assert not look()
 
 
+@LOOKS
+def test_primary_is_let_block_for_two_milliseconds_at_most(tmp_path: Path, make: MakeLook) -> None:
+    page = stage_page(make_lane(tmp_path))
+    look = make(page)
+    nobody_ns = shortest_ns(look.let_block)
+    with spinning() as pid:
+        spinner = PrimaryThread(pid)
+        look.fd = spinner.fd
+        spinner_ns = shortest_ns(look.let_block)
+        with changing(page):
+            changed_ns = shortest_ns(look.let_block)
+    assert nobody_ns < changed_ns < spinner_ns
+    assert spinner_ns >= NUM_NAPS * NAP_S * 1e9
+
+
+def shortest_ns(call: Callable[[], None]) -> int:
+    def taken_ns() -> int:
+        before_ns = time.monotonic_ns()
+        call()
+        return time.monotonic_ns() - before_ns
+
+    return min(taken_ns() for _ in range(30))
+
+
+@contextlib.contextmanager
+def spinning() -> Iterator[int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def changing(page: Page) -> Iterator[None]:
+    """The gate word changes every now and then."""
+    is_over = threading.Event()
+
+    def change() -> None:
+        word = 0
+        while not is_over.wait(0.0003):
+            word += 1
+            page.set("gate_word", word)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def test_passage_looks_at_a_thread(tmp_path: Path) -> None:
-    lane = Lane(tmp_path, in_c=points.HAS_C, wants=fast_thread_look())
+    page = stage_page(make_lane(tmp_path / "other"))
+    lane = Lane(tmp_path, in_c=points.HAS_C, wants=fast_thread_look(page))
     own = PrimaryThread(os.getpid())
     lane.admit_for(1000 * MS)
     lane.passage.careful_ns = 0
