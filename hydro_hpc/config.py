@@ -33,7 +33,7 @@ class Settings:
     unit_us: float = 100.0  # profiled work of a trial between two looks at the gate
     idle_class: bool = True  # CPU devices: workers in the kernel's idle class, behind the flags
     grace_ms: float = 10.0  # device time after a close before a worker is stopped
-    arrival_s: float = 120.0  # how long a gang waits for a lent lane's primary to come up
+    arrival_s: float = 120.0  # how long a gang waits for a primary to come up, or to go on
     leave_s: float = 20.0  # for a worker's last checkpoint, then its end comes without it
     patience_s: float = 10.0  # how long memory has been free before a bundle grows
 

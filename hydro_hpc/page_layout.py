@@ -63,6 +63,11 @@ class PrimaryState(enum.IntEnum):
     NOT_PIPELINED = 4  # several steps without one bubble worth opening
     ENDED = 5
 
+    @classmethod
+    def _missing_(cls, value: object) -> PrimaryState:  # noqa: ARG003
+        """A page may hold anything: what is no state reads as ABSENT."""
+        return cls.ABSENT
+
 
 class TrialState(enum.IntEnum):
     ABSENT = 0
@@ -70,6 +75,11 @@ class TrialState(enum.IntEnum):
     TRAINING = 2
     ENDED = 3
     SKIPPING = 4  # no slot fits into the memory that is left: bubbles pass unused
+
+    @classmethod
+    def _missing_(cls, value: object) -> TrialState:  # noqa: ARG003
+        """See PrimaryState."""
+        return cls.ABSENT
 
 
 class RecordKind(enum.IntEnum):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
@@ -19,26 +21,39 @@ from hydro_hpc.page_layout import (
     Gate,
     PageKind,
     PrimaryState,
+    TrialState,
     Word,
 )
 from hydro_hpc.trial.events import GateSeen
 from hydro_hpc.trial.gate import LaneGate
+from hydro_hpc.trial.page_head import PageHead
 from hydro_hpc.trial.points import fast_passage, fast_thread_look
 from hydro_hpc.trial.room import LookingWaiter
 from hydro_hpc.wait import FutexWord, Waiter
 
+READ: Final = (PageKind.SITE, PageKind.STAGE, PageKind.TRIAL)  # by a supervisor
+
 
 class TenantLane:
-    """The lane of one rank of a gang; pages are mapped when they are first needed."""
+    """The lane of one rank of a gang. Worker, search and pauser map its pages for their gates; what
+    a supervisor asks is read (`page_head`), and raises LaneError if a page was truncated.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._heads = {kind: _head(path, kind) for kind in READ}
         self.site = _map(path, PageKind.SITE)
         self.stage = _map(path, PageKind.STAGE)
-        self._trial = _map(path, PageKind.TRIAL)
+        self._lender = self._read(PageKind.SITE)
         self._pid_at = self.stage.word_index("pid")
         self._primary = PrimaryThread(0)
         self._look = fast_thread_look(self.stage)
+
+    def _read(self, kind: PageKind) -> Page:
+        try:
+            return self._heads[kind].read()
+        except BadPageError as error:
+            raise LaneError(f"the lane cannot be used: {error}") from None
 
     @staticmethod
     def granted(environment: Mapping[str, str]) -> TenantLane:
@@ -60,23 +75,24 @@ class TenantLane:
         return TenantLane(lane_dir(environment["HYDRO_PAGE_DIR"], int(lanes[local])))
 
     def lender_job(self) -> int:
-        return self.site.get("job_id")
+        return self._lender.get("job_id")
 
     def cpu_core(self) -> int | None:
         """Returns the core that this device is, None for a GPU."""
-        is_core = self.site.get("device_kind") == DeviceKind.CPU_CORE
-        return self.site.get("cpu_core") if is_core else None
+        is_core = self._lender.get("device_kind") == DeviceKind.CPU_CORE
+        return self._lender.get("cpu_core") if is_core else None
 
-    def not_ready(self) -> str:
+    def not_ready(self, *, still_ns: int) -> str:
         """Says why no bubble can be used yet, or returns an empty text. Raises LaneError if none
-        ever will.
+        ever will. `still_ns`: see `why_gone`.
         """
-        if self.site.get("site_word") == Word.GONE:
+        if self._read(PageKind.SITE).get("site_word") == Word.GONE:
             raise LaneError("the lane is gone: the job that lent it has ended")
-        problem = self.stage.writer_problem()
+        stage = self._read(PageKind.STAGE)
+        problem = stage.writer_problem() or _why_still(stage, still_ns=still_ns)
         if problem:
             return problem
-        state = PrimaryState(self.stage.get("state"))
+        state = stage.get("state")
         if state == PrimaryState.NOT_PIPELINED:
             raise LaneError("no bubbles: the job that lends this device never waits 2 ms in a step")
         if state == PrimaryState.ENDED:
@@ -85,9 +101,10 @@ class TenantLane:
 
     def look(self, now_ns: int) -> GateSeen:
         """Returns what gate, guard, owner and site say now."""
-        word = self.stage.get("gate_word")
-        says = {self.stage.get("guard_word"), self.stage.get("owner_word")}
-        is_held = says | {self.site.get("site_word")} != {Word.RUN}
+        stage = self._read(PageKind.STAGE)
+        word = stage.get("gate_word")
+        says = {stage.get("guard_word"), stage.get("owner_word")}
+        is_held = says | {self._read(PageKind.SITE).get("site_word")} != {Word.RUN}
         is_open = Gate.unpack(word).is_open
         return GateSeen(at_ns=now_ns, word=word, is_open=is_open, is_held=is_held)
 
@@ -100,29 +117,54 @@ class TenantLane:
 
     def open_ns(self, now_ns: int) -> int:
         """Returns how long all windows have been open so far, the present one too."""
-        before_ns = self.stage.get("open_until_now_ns")
-        if not Gate.unpack(self.stage.get("gate_word")).is_open:
+        before_ns = self._read(PageKind.STAGE).get("open_until_now_ns")
+        stage = self._read(PageKind.STAGE)  # again: a window that has closed meanwhile counts once
+        if not Gate.unpack(stage.get("gate_word")).is_open:
             return before_ns
-        return before_ns + max(0, now_ns - self.stage.get("open_ns"))
+        return before_ns + max(0, now_ns - stage.get("open_ns"))
 
-    def why_gone(self) -> str:
-        """Says why a lane that was ready will not open again, or returns an empty text."""
-        if self.site.get("site_word") == Word.GONE:
+    def why_gone(self, *, still_ns: int) -> str:
+        """Says why a lane that was ready will not open again, or returns an empty text.
+
+        `still_ns`: after so long without a step or a window its primary counts as stopped.
+        """
+        try:
+            for kind in READ:
+                self._heads[kind].check_in_place()
+            stage = self._heads[PageKind.STAGE].read()
+            site = self._heads[PageKind.SITE].read()
+        except BadPageError as error:
+            return f"the lane cannot be used: {error}"
+        if site.get("site_word") == Word.GONE:
             return "the lane is gone: the job that lent it has ended"
-        problem = self.stage.writer_problem()
-        return f"the lane's stage page cannot be used: {problem}" if problem else ""
+        if problem := stage.writer_problem():
+            return f"the lane's stage page cannot be used: {problem}"
+        return _why_still(stage, still_ns=still_ns)
 
-    def trial_state(self) -> int:
-        """Returns the worker's TrialState, as it says itself."""
-        return self._trial.get("state")
+    def trial_state(self, pid: int) -> int:
+        """Returns the TrialState of the worker `pid`, as it says itself; ABSENT until it has: what
+        stands there is of one that was killed.
+        """
+        trial = self._read(PageKind.TRIAL)
+        return trial.get("state") if trial.get("pid") == pid else TrialState.ABSENT
 
     def has_used_device(self) -> bool:
-        """Says whether a command of this rank has run in any window here."""
-        return self._trial.get("run_ns") > 0
+        """Says whether a command of this rank has run in any window here, as far as its page
+        tells.
+        """
+        return self._last_said("run_ns") > 0
 
     def has_trained(self) -> bool:
-        """Says whether the worker of this rank has trained anything here."""
-        return self._trial.get("num_samples") > 0
+        """Says whether the worker of this rank has trained anything here, as far as its page
+        tells.
+        """
+        return self._last_said("num_samples") > 0
+
+    def _last_said(self, name: str) -> int:
+        try:
+            return self._read(PageKind.TRIAL).get(name)
+        except LaneError:
+            return 0
 
     def lease(self) -> FileLock:
         """Returns the held lock on this lane. Raises LaneError if another process of ours holds
@@ -202,6 +244,21 @@ def never() -> bool:
 
 def no_wait() -> None:
     """On a GPU the stream itself has reached the wait when the gate opens."""
+
+
+def _why_still(stage: Page, *, still_ns: int) -> str:
+    """Says that a primary which has made steps makes none, or returns an empty text."""
+    last_ns = max(stage.get(name) for name in ("heartbeat_ns", "open_ns", "close_ns"))
+    if not stage.get("heartbeat_ns") or time.monotonic_ns() - last_ns < still_ns:
+        return ""
+    return f"its primary has stood still for {still_ns / 1e9:.0f} s"
+
+
+def _head(lane: str, kind: PageKind) -> PageHead:
+    try:
+        return PageHead(page_path(lane, kind), kind)
+    except BadPageError as error:
+        raise LaneError(f"the lane cannot be used: {error}") from None
 
 
 def _map(lane: str, kind: PageKind) -> Page:

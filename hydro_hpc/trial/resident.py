@@ -45,12 +45,16 @@ class Resident:
         *,
         grace_ns: int,
         leave_ns: int,
+        still_ns: int,
         is_gated: bool,
     ) -> None:
-        """`is_gated`: its device time is held against the lane's windows."""
+        """`is_gated`: its device time is held against the lane's windows. `still_ns`: a primary
+        that stands still for so long is gone.
+        """
         self._process = process
         self._lane = lane
         self._is_gated = is_gated
+        self._still_ns = still_ns
         self._primary_seen_ns = 0
         self._since_ns = time.monotonic_ns()
         self._state = Residency(grace_ns=grace_ns, leave_ns=leave_ns, pauses_itself=True)
@@ -79,7 +83,7 @@ class Resident:
         now_ns = time.monotonic_ns()
         yield self._lane.look(now_ns)
         pid = self._process.pid
-        if self._is_gated and self._lane.trial_state() == TrialState.TRAINING:
+        if self._is_gated and self._lane.trial_state(pid) == TrialState.TRAINING:
             with contextlib.suppress(ProcessLookupError):
                 used_ns = cpu_core.used_ns(pid)
                 open_ns = self._lane.open_ns(time.monotonic_ns())
@@ -87,7 +91,7 @@ class Resident:
         yield StopSeen(at_ns=now_ns, is_stopped=is_stopped(pid))
         if now_ns - self._primary_seen_ns > PRIMARY_LOOK_NS:
             self._primary_seen_ns = now_ns
-            if reason := self._lane.why_gone():
+            if reason := self._lane.why_gone(still_ns=self._still_ns):
                 yield PrimaryGone(at_ns=now_ns, reason=reason)
 
     def _happened(self, event: Event) -> tuple[Action, ...]:

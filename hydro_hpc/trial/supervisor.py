@@ -59,6 +59,7 @@ class Supervisor:
         self._lane = lane
         self._job = job
         self._settings = settings
+        self._still_ns = int(settings.arrival_s * 1e9)
         self._worker: Child | None = None
         self._search: Child | None = None
         self._resident: Resident | None = None  # the worker, watched
@@ -100,7 +101,7 @@ class Supervisor:
     def _why_signalled(self) -> RankLeaves:
         """A lane that is gone sends the gang elsewhere; otherwise somebody wants the job to end."""
         try:
-            self._lane.not_ready()
+            self._lane.not_ready(still_ns=self._still_ns)
         except LaneError as error:
             return RankLeaves(reason=str(error), exit_code=error.exit_code)
         name = signal.Signals(self._signalled).name
@@ -115,7 +116,7 @@ class Supervisor:
     def _wait_for_primary(self) -> None:
         """Waits for a writer that shows bubbles, while the gang may change its mind."""
         give_up_s = time.monotonic() + self._settings.arrival_s
-        while self._leaving is None and (problem := self._lane.not_ready()):
+        while self._leaving is None and (problem := self._lane.not_ready(still_ns=self._still_ns)):
             self._look_at_children()
             if time.monotonic() > give_up_s:
                 waited = f"{self._settings.arrival_s:.0f} s"
@@ -268,6 +269,7 @@ class Supervisor:
             self._lane,
             grace_ns=int(self._settings.grace_ms * 1e6),
             leave_ns=int(self._settings.leave_s * 1e9),
+            still_ns=self._still_ns,
             is_gated=is_gated,
         )
 
@@ -307,8 +309,7 @@ class Supervisor:
         if search is not None and (code := search.process.poll()) is not None:
             self._drain(search)
             self._search = None
-            reason = f"the search ended with {code}"
-            self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
+            self._report_death("the search", code)
 
     def _drain(self, child: Child) -> None:
         """Passes on a dead child's last words, its reason for going among them."""
@@ -341,13 +342,28 @@ class Supervisor:
             self._report(RankDone())
         elif code == 0:
             self._report(RankDone())
-        elif isinstance(self._job, StudyJob) and code < 0 and self._restarts < WORKER_RESTARTS:
+        elif (
+            isinstance(self._job, StudyJob)
+            and code < 0
+            and self._restarts < WORKER_RESTARTS
+            and not self._lane.why_gone(still_ns=self._still_ns)
+        ):
             self._restarts += 1
             self._start_worker(self._job)
         else:
             name = self._job.module.rpartition(".")[2]
-            reason = f"the {name} of rank {self._gang.rank} ended with {code}"
-            self._report(RankLeaves(reason=reason, exit_code=code if code > 0 else EXIT_FAILED))
+            self._report_death(f"the {name} of rank {self._gang.rank}", code)
+
+    def _report_death(self, who: str, code: int) -> None:
+        """A child that was killed because its lane went away (a page that somebody truncates kills
+        who has it mapped) sends the gang elsewhere.
+        """
+        gone = self._lane.why_gone(still_ns=self._still_ns) if code < 0 else ""
+        if gone:
+            self._report(RankLeaves(reason=gone, exit_code=EXIT_TRY_LATER))
+        else:
+            exit_code = code if code > 0 else EXIT_FAILED
+            self._report(RankLeaves(reason=f"{who} ended with {code}", exit_code=exit_code))
 
     def _end_children(self) -> None:
         for child in (self._worker, self._search):
