@@ -8,6 +8,7 @@ the new owner. Standard library only, any Python from 3.9: it runs as root in pr
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -210,6 +211,13 @@ class Lane:
     def admit(self, tenant: Tenant, *, uid: int) -> None:
         """Gives the lane to a tenant: his fresh lease and trial page, then root's note of him."""
         self.vacate()
+        try:
+            self._admit(tenant, uid)
+        except LaneFileError:
+            self.vacate()
+            raise
+
+    def _admit(self, tenant: Tenant, uid: int) -> None:
         self._make_file(LEASE_FILE_NAME, b"", uid, 0o600)
         self._make_file(FILE_NAMES[PageKind.TRIAL], bytes(SIZES[PageKind.TRIAL]), uid, 0o644)
 
@@ -225,10 +233,14 @@ class Lane:
         self._make_page(PageKind.TENANT, fill)
 
     def vacate(self) -> None:
-        """Takes the lane from its ended tenant; `lease.lock` exists exactly while there is one."""
+        """Takes the lane from its ended tenant; `lease.lock` exists exactly while there is one.
+
+        Also what a program of root's left unfinished when it was killed.
+        """
         for name in (FILE_NAMES[PageKind.TENANT], FILE_NAMES[PageKind.TRIAL], LEASE_FILE_NAME):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._fd)
+            for left in (name, f"{name}.new"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(left, dir_fd=self._fd)
 
     def set_gone(self) -> None:
         """Tells everyone who maps the site page that its lender is gone: one aligned store."""
@@ -259,7 +271,12 @@ class Lane:
         """Puts a new file in place, whole or not at all; LaneFileError if there is no room."""
         fresh = f"{name}.new"
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(fresh, flags, 0o600, dir_fd=self._fd)
+        try:
+            fd = os.open(fresh, flags, 0o600, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise self._no_room(name, error) from None
         try:
             if data:
                 os.posix_fallocate(fd, 0, len(data))
@@ -269,11 +286,14 @@ class Lane:
             os.rename(fresh, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError as error:
             os.unlink(fresh, dir_fd=self._fd)
-            raise LaneFileError(
-                f"{self.name}/{name}: {error.strerror}; enlarge the tmpfs of the page directory"
-            ) from None
+            raise self._no_room(name, error) from None
         finally:
             os.close(fd)
+
+    def _no_room(self, name: str, error: OSError) -> LaneFileError:
+        return LaneFileError(
+            f"{self.name}/{name}: {error.strerror}; enlarge the tmpfs of the page directory"
+        )
 
 
 def _try_lock(fd: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -311,6 +312,32 @@ def test_a_forged_role_file_reads_as_not_ours(page_dir: PageDir) -> None:
     (Path(page_dir.path) / "jobs/98").symlink_to(Path(page_dir.path) / f"jobs/{LENDER}")
     with pytest.raises(OSError, match="symbolic links"):
         page_dir.read_role(98)
+
+
+def test_a_tenant_for_whom_there_is_no_room_leaves_nothing_behind(
+    page_dir: PageDir, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lend(page_dir, settings, LENDER, 0)
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    with pytest.raises(LaneFileError, match="enlarge the tmpfs"):
+        lanes.take(page_dir, request(TENANT), [0])
+    assert files(page_dir, 0) == {"site", "stage"}
+
+
+def test_what_a_killed_program_of_roots_left_unfinished_goes_with_the_tenant(
+    page_dir: PageDir, settings: Settings, sleeper: subprocess.Popen[bytes]
+) -> None:
+    lend(page_dir, settings, LENDER, 0)
+    lanes.take(page_dir, request(TENANT, sleeper.pid), [0])
+    (Path(page_dir.path) / "gpu0/trial.new").touch()
+    sleeper.kill()
+    sleeper.wait()
+    lanes.leave(page_dir, request(TENANT))
+    assert files(page_dir, 0) == {"site", "stage"}
 
 
 def test_the_log_does_not_grow_without_bound(page_dir: PageDir) -> None:
