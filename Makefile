@@ -1,12 +1,14 @@
 # `make demo` and `make test` do all of their own set-up; nothing else has to be run before.
 #   make demo [KEEP=1] [OUT=DIR]   a training job lends its bubbles to a study, on a private Slurm cluster
 #   make test                      lint, types, unit and integration tests
+#   make soak [REPEATS=50]         faults of tenant, node and primary, at random moments, again and again
 #   make clean                     removes what the others made here
 
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= hydro-demo
+REPEATS ?= 50
 
 # A Python that users of the embedded cluster can run too: the system's, if it is new enough.
 PYTHON ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.13 /usr/bin/python3.12 \
@@ -16,13 +18,17 @@ PYTHON ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.13 /usr/bin/python3
 # The embedded cluster needs root.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 
-.PHONY: demo test lint setup debian clean
+.PHONY: demo test soak lint setup debian clean
 
 demo: setup
 	$(SUDO) $(BIN)/hydro demo --out "$(OUT)" $(if $(KEEP),--keep)
 
 test: setup lint
 	$(SUDO) $(BIN)/python -m pytest
+
+# A failure says with which HYDRO_SOAK_SEED it comes again.
+soak: setup
+	HYDRO_SOAK_REPEATS=$(REPEATS) $(SUDO) $(BIN)/python -m pytest tests/soak
 
 lint: setup
 	$(BIN)/ruff check
