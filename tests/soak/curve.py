@@ -8,7 +8,7 @@ from typing import Final
 from tests.soak.jobs import run_ranks
 from tests.soak.node import Node
 
-FIRST_STEPS: Final = 1_500
+FIRST_STEPS: Final = 800
 MORE_STEPS: Final = 1_500  # at most 10 s of it
 
 

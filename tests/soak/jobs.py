@@ -18,7 +18,7 @@ from tests.hydro_hpc.trial.solo import children
 from tests.soak.node import NUM_DEVICES, TENANT_LANE, Node
 
 SCRIPT: Final = Path(__file__).parent / "scripts/pipeline.py"
-WORK_MS: Final = "10,2"  # of each stage: the tenant's device is free for most of the time
+WORK_MS: Final = "20,4"  # of each stage: the tenant's device is free for most of the time
 ENDLESS: Final = 10**9
 SETTINGS: Final = {
     "HYDRO_GUARD_BOUND": "0.9",  # a busy machine trips no guard

@@ -88,9 +88,15 @@ def both_go_on(world: World) -> None:
 
 FAULTS = (
     Fault(name="stop_rank_briefly", whom="rank", do=stop_rank_briefly, holds=both_go_on),
-    Fault(name="kill_rank", whom="rank", do=kill_rank, holds=restarts_with_the_same_curve),
+    Fault(
+        name="kill_rank",
+        whom="rank",
+        do=kill_rank,
+        holds=restarts_with_the_same_curve,
+        in_make_test=False,
+    ),
     Fault(name="cut_stage", whom="stage", do=truncate_page, holds=restarts_with_the_same_curve),
-    Fault(name="stop_rank", whom="rank", do=stop_rank, holds=primary_goes_on),
+    Fault(name="stop_rank", whom="rank", do=stop_rank, holds=primary_goes_on, in_make_test=False),
 )
 
 

@@ -115,9 +115,21 @@ FAULTS = (
     Fault(name="stop_worker", whom="worker", do=stop_worker, holds=gang_goes_on),
     Fault(name="stop_supervisor", whom="supervisor", do=stop_supervisor, holds=gang_goes_on),
     Fault(name="delete_lease", whom="lease", do=delete_lease, holds=gang_goes_on),
-    Fault(name="corrupt_page", whom="trial", do=corrupt_page, holds=gang_finds_more),
+    Fault(
+        name="corrupt_page",
+        whom="trial",
+        do=corrupt_page,
+        holds=gang_finds_more,
+        in_make_test=False,
+    ),
     Fault(name="truncate_page", whom="trial", do=truncate_page, holds=gang_is_gone),
-    Fault(name="restart_supervisor", whom="supervisor", do=restart_supervisor, holds=gang_goes_on),
+    Fault(
+        name="restart_supervisor",
+        whom="supervisor",
+        do=restart_supervisor,
+        holds=gang_goes_on,
+        in_make_test=False,
+    ),
     Fault(
         name="kill_supervisor",
         whom="supervisor",

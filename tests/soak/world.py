@@ -17,7 +17,7 @@ from tests.soak.study_log import Result, StudyLog
 
 TRIALS: Final = 1_000_000  # it is never done
 EPOCHS: Final = 8
-GOES_ON_STEPS: Final = 10
+GOES_ON_STEPS: Final = 5
 SLOWER_FRAC: Final = 0.25  # open steps against shut ones; on a busy machine less would be noise
 JUDGED_STEPS: Final = 200  # of each kind, in all
 
@@ -31,6 +31,7 @@ class World:
         self.losses = LossFile(directory)
         self._directory = directory
         self._reference = Reference(self.node, self.node.alice.folder("reference"))
+        self._reference.loss(0)  # before anybody needs the cores
         self.study = write_study(self.node.bob.home, trials=TRIALS, epochs=EPOCHS)
         self._journal = self.node.bob.home / "tiny.hydro/journal.log"
         self._log = StudyLog(self._journal)
