@@ -83,10 +83,12 @@ class GroupedExecutor:
         model = self.state.slot_models[slot]
         present = _flags(model)
         try:
-            for number, flags in enumerate(self._runnable):
-                between(f"trace {number}")
+            for flags in self._runnable:
+                between("trace")
                 _set_flags(model, flags)
-                if _text(trace_model(model, self.num_inputs)) != _text(self._traced[flags]):
+                graph = trace_model(model, self.num_inputs, between=between)
+                between("compare")
+                if _text(graph) != _text(self._traced[flags]):
                     raise Refused(f"slot {slot}'s new trial makes other calls than the rest")
         finally:
             _set_flags(model, present)

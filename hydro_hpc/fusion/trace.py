@@ -47,15 +47,25 @@ class CallTracer(fx.Tracer):
         return root_fn, [self.root, *inputs] if is_module else inputs
 
 
-def trace_model(model: nn.Module, num_inputs: int, *, with_lines: bool = False) -> fx.Graph:
+def trace_model(
+    model: nn.Module,
+    num_inputs: int,
+    *,
+    with_lines: bool = False,
+    between: Callable[[str], None] = lambda _: None,
+) -> fx.Graph:
     """The graph of `model(input_0, ...)` under its present training flags, without hooks or other
     effects; `Refused` otherwise. The model is not changed. `with_lines` adds the source lines of
-    calls, at four times the cost."""
+    calls, at four times the cost. `between` is called, with the name of what follows, where tracing
+    may pause."""
     refuse_hidden_behaviour(model)
     specimen = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+    between("state before")
     alive = [dict(vars(module)) for module in specimen.modules()]  # no id is used twice
     before, randomness = _python_state(specimen), _random_state()
+    between("calls")
     graph = _traced(specimen, num_inputs, with_lines)
+    between("state after")
     if _random_state() != randomness:
         raise Refused("forward draws random numbers outside dropout modules")
     changed = sorted(set(before.items()) ^ set(_python_state(specimen).items()))

@@ -24,7 +24,7 @@ from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.trial import Outcome, Trial
 from hydro_hpc.trial.evaluation import Evaluation
-from hydro_hpc.trial.gate import Gate
+from hydro_hpc.trial.gate import Cut, Gate
 from hydro_hpc.trial.meter import Meter
 from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun
 
@@ -171,17 +171,21 @@ class BundleTraining:
             self._note_positions()
             self._place_batches()
             for slot in self._slots_in_work():
-                with self._gate.work("checkpoint"):
-                    self._store(slot)
+                with self._gate.work("checkpoint") as cut:
+                    self._store(slot, cut)
 
-    def _store(self, slot: int) -> None:
+    def _store(self, slot: int, cut: Cut = nothing) -> None:
         run = self._run(slot)
+        model = self._bundle.unbind(slot).state_dict()
+        cut("checkpoint optimizer")
+        optimizer = self._optimizer.slot_state(slot)
+        cut("checkpoint file")
         SlotCheckpoint(
             number=run.trial.number,
             epoch=run.epoch,
             position=run.position,
-            model=self._bundle.unbind(slot).state_dict(),
-            optimizer=self._optimizer.slot_state(slot),
+            model=model,
+            optimizer=optimizer,
         ).save(self._folder.checkpoints)
 
     def _slots_in_work(self) -> list[int]:
