@@ -51,16 +51,16 @@ from hydro_hpc.report.lanes import cluster_lanes
 from hydro_hpc.report.recording import LaneRecording
 from tests.hydro_hpc.lanes import make_lane
 
-FLAGS_STEPS: Final = 64
+FLAGS_STEPS: Final = 128
 LENT_STEPS: Final = 32
-CONTROL_STEPS: Final = 24
+CONTROL_STEPS: Final = 32
 ORACLE_STEPS: Final = 12
 NAIVE_STEPS: Final = 16
 PLAIN_STEPS: Final = 4
 DIRECT_STEPS: Final = 4
 ALONE_S: Final = 1.0
-CYCLES: Final = 26
-QUICK_CYCLES: Final = 4
+CYCLES: Final = 22
+QUICK_CYCLES: Final = 3
 SLOTS: Final = 16
 STUDY: Final = Path(__file__).parent / "digits_endless.py"
 DIRECTORY: Final = Path("/tmp/hydro-benchmark-cluster")
