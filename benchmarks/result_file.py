@@ -34,14 +34,19 @@ class NotTaken:
     why: str
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
-    """Returns `quick` and `out`, the options that every benchmark has."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Returns a parser of `quick` and `out`, the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--quick", action="store_true", help="the same figures in under five minutes"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: benchmarks/results/")
-    return parser.parse_args()
+    return parser
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    """Returns the options of a benchmark that has no others."""
+    return make_parser(description).parse_args()
 
 
 def write_result(

@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,10 +134,12 @@ def local_primary(
     *,
     name: str = "plain",
     lanes: Path | None = None,
+    settings: Mapping[str, str] = UNGUARDED,
 ) -> Iterator[Primary]:
     """A primary without Slurm, one rank per core: `command` takes the options of the example.
 
-    `lanes` is the directory of the lanes that it lends; without it, it runs without us.
+    `lanes` is the directory of the lanes that it lends, with these settings; without it, it runs
+    without us.
     """
     loss_file = directory / f"{name}.jsonl"
     port = str(random.randrange(20_000, 40_000))
@@ -152,7 +154,7 @@ def local_primary(
         if lanes is not None:
             numbers = ",".join(str(number) for number in range(len(cores)))
             environment |= {"HYDRO_PAGE_DIR": str(lanes), "HYDRO_LANES": numbers}
-            environment |= {"HYDRO_ROLE": "lend", **UNGUARDED}
+            environment |= {"HYDRO_ROLE": "lend", **settings}
         pinned = ["taskset", "-c", str(core), sys.executable, *command, "--steps", STEPS]
         with (directory / f"{name}{rank}.log").open("w") as log:
             ranks.append(
