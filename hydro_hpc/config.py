@@ -9,6 +9,7 @@ part has its own file (lanes.conf), which no user can name.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,8 +42,11 @@ class Settings:
         if not 0 < self.guard_bound < 1:
             raise ValueError(f"guard_bound is {self.guard_bound}; give a fraction between 0 and 1")
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 0:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}; give 0 or more")
+            value = getattr(self, field.name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{field.name} is {value}; give 0 or more")
+        if not self.arrival_s:
+            raise ValueError("arrival_s is 0; give the seconds that a gang waits for a primary")
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:

@@ -270,7 +270,9 @@ class Lane:
     def _make_file(self, name: str, data: bytes, uid: int, mode: int) -> None:
         """Puts a new file in place, whole or not at all; LaneFileError if there is no room."""
         fresh = f"{name}.new"
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(FileNotFoundError):  # a killed program's; its user may hold it
+            os.unlink(fresh, dir_fd=self._fd)
         try:
             fd = os.open(fresh, flags, 0o600, dir_fd=self._fd)
         except OSError as error:

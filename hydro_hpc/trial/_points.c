@@ -18,6 +18,7 @@
 
 #define STATE_MASK 3u
 #define STATE_OPEN 1u
+#define RUN 1u /* of the guard's, the owner's and the site's word */
 #define SECOND_NS 1000000000LL
 
 static int64_t clock_ns(clockid_t id)
@@ -123,8 +124,8 @@ static PyTypeObject look_type = {
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
-    Py_buffer view;
-    const volatile uint32_t *gate;
+    Py_buffer stage_view, site_view;
+    const volatile uint32_t *gate, *guard, *owner, *site;
     const volatile uint64_t *closed;
     PyObject *ask;   /* (need_ns): the slow way */
     PyObject *wants; /* () -> bool: the primary waits for the device */
@@ -153,18 +154,22 @@ static void sleep_while(Passage *self, uint32_t seen, int64_t length_ns)
     Py_END_ALLOW_THREADS
 }
 
-/* Sleeps until the window's late start if it has one, and on if it has closed by then. */
-static void sleep_outside(Passage *self, uint32_t seen, int64_t now_ns)
+/* Sleeps until the window's late start if it has one, and on if it has closed by then. Returns -1
+ * with an exception if a signal's handler raised. */
+static int sleep_outside(Passage *self, uint32_t seen, int64_t now_ns)
 {
     int64_t length_ns = self->late_ns - now_ns;
     if (seen == self->word && length_ns < self->first_sleep_ns) {
         if (length_ns > 0)
             sleep_while(self, seen, length_ns);
+        if (PyErr_CheckSignals() < 0)
+            return -1;
         seen = *self->gate;
         if (self->is_leaving || (seen & STATE_MASK) == STATE_OPEN)
-            return;
+            return 0;
     }
     sleep_while(self, seen, self->first_sleep_ns);
+    return 0;
 }
 
 /* Returns whether `need_ns` may begin at once; -1 with an exception if `wants` raised. */
@@ -172,6 +177,8 @@ static int may_pass(Passage *self, int64_t now_ns, int64_t need_ns)
 {
     int64_t end_ns = now_ns + need_ns;
     if (*self->gate != self->word || end_ns > self->deadline_ns)
+        return 0;
+    if (*self->guard != RUN || *self->owner != RUN || *self->site != RUN)
         return 0;
     if (end_ns <= self->careful_ns && now_ns - self->looked_ns < self->look_every_ns)
         return 1;
@@ -201,8 +208,8 @@ static PyObject *pass(Passage *self, int64_t need_ns)
         note_end(self);
         if (PyErr_CheckSignals() < 0)
             return NULL;
-        if (!self->is_leaving)
-            sleep_outside(self, seen, now_ns);
+        if (!self->is_leaving && sleep_outside(self, seen, now_ns) < 0)
+            return NULL;
     }
     PyObject *need = PyLong_FromLongLong(need_ns);
     if (need == NULL)
@@ -230,32 +237,41 @@ static PyObject *passage_note_end(PyObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Returns the address of a number of `size` bytes in a page, NULL with an exception if it is outside. */
+static const volatile void *field(const Py_buffer *view, Py_ssize_t index, Py_ssize_t size)
+{
+    if (index < 0 || index >= view->len / size) {
+        PyErr_SetString(PyExc_IndexError, "an index lies outside of the page");
+        return NULL;
+    }
+    return (const char *)view->buf + index * size;
+}
+
 static PyObject *passage_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"page",  "gate_index", "closed_index", "first_sleep_ns",
-                             "look_every_ns", "ask", "wants", NULL};
-    Py_ssize_t gate_index, closed_index;
+    static char *names[] = {"stage",          "site",          "gate_index", "guard_index",
+                            "owner_index",    "site_index",    "closed_index",
+                            "first_sleep_ns", "look_every_ns", "ask",        "wants", NULL};
+    Py_ssize_t gate, guard, owner, site, closed;
     long long first_sleep_ns, look_every_ns;
-    PyObject *page, *ask, *wants;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$nnLLOO:Passage", names, &page, &gate_index,
-                                     &closed_index, &first_sleep_ns, &look_every_ns, &ask, &wants))
+    PyObject *stage_page, *site_page, *ask, *wants;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO$nnnnnLLOO:Passage", names, &stage_page,
+                                     &site_page, &gate, &guard, &owner, &site, &closed,
+                                     &first_sleep_ns, &look_every_ns, &ask, &wants))
         return NULL;
     Passage *self = (Passage *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    if (PyObject_GetBuffer(page, &self->view, PyBUF_SIMPLE) < 0) {
+    if (PyObject_GetBuffer(stage_page, &self->stage_view, PyBUF_SIMPLE) < 0 ||
+        PyObject_GetBuffer(site_page, &self->site_view, PyBUF_SIMPLE) < 0 ||
+        (self->gate = field(&self->stage_view, gate, 4)) == NULL ||
+        (self->guard = field(&self->stage_view, guard, 4)) == NULL ||
+        (self->owner = field(&self->stage_view, owner, 4)) == NULL ||
+        (self->site = field(&self->site_view, site, 4)) == NULL ||
+        (self->closed = field(&self->stage_view, closed, 8)) == NULL) {
         Py_DECREF(self);
         return NULL;
     }
-    Py_ssize_t length = self->view.len;
-    if (gate_index < 0 || (gate_index + 1) * 4 > length || closed_index < 0 ||
-        (closed_index + 1) * 8 > length) {
-        Py_DECREF(self);
-        PyErr_SetString(PyExc_IndexError, "gate_index or closed_index lies outside of the page");
-        return NULL;
-    }
-    self->gate = (const volatile uint32_t *)self->view.buf + gate_index;
-    self->closed = (const volatile uint64_t *)self->view.buf + closed_index;
     self->first_sleep_ns = first_sleep_ns;
     self->look_every_ns = look_every_ns;
     self->ask = Py_NewRef(ask);
@@ -283,7 +299,8 @@ static void passage_dealloc(Passage *self)
 {
     PyObject_GC_UnTrack(self);
     passage_clear(self);
-    PyBuffer_Release(&self->view);
+    PyBuffer_Release(&self->stage_view);
+    PyBuffer_Release(&self->site_view);
     Py_TYPE(self)->tp_free(self);
 }
 

@@ -20,9 +20,13 @@ class Passage:
     closed_ns: int
     def __init__(
         self,
-        page: mmap,
+        stage: mmap,
+        site: mmap,
         *,
         gate_index: int,
+        guard_index: int,
+        owner_index: int,
+        site_index: int,
         closed_index: int,
         first_sleep_ns: int,
         look_every_ns: int,

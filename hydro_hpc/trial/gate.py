@@ -97,6 +97,7 @@ class LaneGate:
         self._notes = RunNotes(stage=stage, trial=trial, now_ns=now_ns, device_ns=device_ns)
         self._passage = make_passage(
             stage,
+            site,
             ask=functools.partial(self._admit, is_whole=False),
             wants=primary_wants_device,
             waiter=waiter,
@@ -159,6 +160,8 @@ class LaneGate:
         else:
             notes.begin(passage.word)
             passage.deadline_ns = 0 if notes.unwritten else self._until_ns
+        if passage.is_leaving or self._reason is not None:
+            passage.deadline_ns = 0
 
     def _may_go_on(self, need_ns: int) -> bool:
         passage = self._passage
@@ -312,7 +315,7 @@ class LaneGate:
         label = GateWord.unpack(word).label
         window_ns = self._words[self._until_us + label] * 1000
         late_ns = self._words[self._late_us + label] * 1000
-        if self._words[self._gate] != word:
+        if self._words[self._gate] != word or opened_ns > self._now_ns():  # torn, or nonsense
             self._until_ns, passage.late_ns = 0, NEVER_NS
             return
         passage.word = word

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -27,7 +27,7 @@ from hydro_hpc.page_layout import (
 from hydro_hpc.trial.events import GateSeen
 from hydro_hpc.trial.gate import LaneGate
 from hydro_hpc.trial.page_head import PageHead
-from hydro_hpc.trial.points import fast_passage, fast_thread_look
+from hydro_hpc.trial.points import Passage, fast_passage, fast_thread_look
 from hydro_hpc.trial.room import LookingWaiter
 from hydro_hpc.wait import FutexWord, Waiter
 
@@ -210,6 +210,10 @@ class TenantLane:
         """`look` is called every now and then while the gate is waited for."""
         is_gpu = self.cpu_core() is None
         waiter: Waiter = FutexWord(self.stage, "gate_word")
+
+        def make_passage(stage: Page, site: Page, **parts: Any) -> Passage:
+            return fast_passage(stage, site, **{**parts, "waiter": waiter})  # `look` may raise
+
         return LaneGate(
             stage=self.stage,
             site=self.site,
@@ -218,7 +222,7 @@ class TenantLane:
             margin_ns=int(settings.margin_us * 1000),
             let_primary_block=no_wait if is_gpu else self.let_primary_block,
             primary_wants_device=never if is_gpu else self._look,
-            make_passage=fast_passage,
+            make_passage=make_passage,
         )
 
     def let_primary_block(self) -> None:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from hydro_hpc.devices.cpu_core import could_run
 from hydro_hpc.page import Page
-from hydro_hpc.page_layout import GATE_OPEN
+from hydro_hpc.page_layout import GATE_OPEN, Word
 from hydro_hpc.wait import Waiter
 
 try:
@@ -32,9 +32,9 @@ NEVER_NS: Final = 2**63 - 1
 
 class Passage(Protocol):
     """The fast half of a gate. The slow half (`ask`) says what is admitted, in nanoseconds of
-    CLOCK_MONOTONIC: until `deadline_ns` while the gate word is `word` and the primary does not want
-    the device, which is looked at every LOOK_EVERY_NS, and each time from `careful_ns` on. With
-    `deadline_ns` 0 every call goes to `ask`.
+    CLOCK_MONOTONIC: until `deadline_ns` while the gate word is `word`, guard, owner and site say
+    RUN and the primary does not want the device, which is looked at every LOOK_EVERY_NS, and each
+    time from `careful_ns` on. With `deadline_ns` 0 every call goes to `ask`.
     """
 
     word: int
@@ -117,6 +117,7 @@ class PlainPassage:
     def __init__(
         self,
         stage: Page,
+        site: Page,
         *,
         ask: Callable[[int], None],
         wants: Callable[[], bool],
@@ -130,6 +131,8 @@ class PlainPassage:
         self.ended_ns = self.ended_device_ns = self.closed_ns = 0
         self._words, self._quads = stage.words, stage.quads
         self._gate, self._closed = stage.word_index("gate_word"), stage.quad_index("close_ns")
+        self._guard, self._owner = stage.word_index("guard_word"), stage.word_index("owner_word")
+        self._site_words, self._site = site.words, site.word_index("site_word")
         self._ask, self._wants = ask, wants
         self._waiter = waiter
         self._looked_ns = 0
@@ -143,13 +146,20 @@ class PlainPassage:
             is_over = seen & 3 != GATE_OPEN
         else:
             is_over = end_ns > self.deadline_ns
-            if not is_over and not self._primary_wants(now_ns, end_ns):
+            if not is_over and self._is_permitted() and not self._primary_wants(now_ns, end_ns):
                 return
         if self.deadline_ns and is_over:
             self.note_end()
             if not self.is_leaving:
                 self._sleep_outside(seen, now_ns)
         self._ask(need_ns)
+
+    def _is_permitted(self) -> bool:
+        return (
+            self._words[self._guard] == Word.RUN
+            and self._words[self._owner] == Word.RUN
+            and self._site_words[self._site] == Word.RUN
+        )
 
     def _primary_wants(self, now_ns: int, end_ns: int) -> bool:
         if end_ns <= self.careful_ns and now_ns - self._looked_ns < LOOK_EVERY_NS:
@@ -223,6 +233,7 @@ def fast_thread_look(stage: Page) -> ThreadLook:
 
 def fast_passage(
     stage: Page,
+    site: Page,
     *,
     ask: Callable[[int], None],
     wants: Callable[[], bool],
@@ -233,11 +244,15 @@ def fast_passage(
     """Returns the passage in C, which has the system's clocks and futex, where it was built."""
     if not HAS_C:
         return PlainPassage(
-            stage, ask=ask, wants=wants, waiter=waiter, now_ns=now_ns, device_ns=device_ns
+            stage, site, ask=ask, wants=wants, waiter=waiter, now_ns=now_ns, device_ns=device_ns
         )
     return _points.Passage(
         stage.mapping(),
+        site.mapping(),
         gate_index=stage.word_index("gate_word"),
+        guard_index=stage.word_index("guard_word"),
+        owner_index=stage.word_index("owner_word"),
+        site_index=site.word_index("site_word"),
         closed_index=stage.quad_index("close_ns"),
         first_sleep_ns=FIRST_SLEEP_NS,
         look_every_ns=LOOK_EVERY_NS,

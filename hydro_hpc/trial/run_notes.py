@@ -46,13 +46,14 @@ class RunNotes:
         self._ack_at = 0 if trial is None else trial.word_index("ack_word")
         self._now_ns = now_ns
         self._device_ns = device_ns
-        self._word = 0
+        self._word = self._step = 0
         self._started_ns = self._started_device_ns = 0
 
     def begin(self, word: int) -> None:
         """A run begins, in the window that `word` opened."""
         self.is_running = True
         self._word = word
+        self._step = self._stage_words[self._step_at]
         self._started_ns = self._now_ns()
         self._started_device_ns = self._device_ns()
         if self._trial_words is not None:
@@ -66,7 +67,7 @@ class RunNotes:
             (
                 self.kind,
                 self._word,
-                self._stage_words[self._step_at],
+                self._step,
                 self._started_ns,
                 ended.ended_ns,
                 ended.ended_device_ns - self._started_device_ns,

@@ -91,6 +91,7 @@ class Supervisor:
             self._settle()
         finally:
             self._end_children()
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # nothing of ours is left to stop
         assert self._leaving is not None
         if self._leaving.exit_code == EXIT_DONE and self._search_code == EXIT_FAILED:
             return EXIT_FAILED, "the study is over, and no trial of it completed"

@@ -117,6 +117,18 @@ def test_deadline_counts_from_the_opening_however_late_it_is_seen(primary: FakeP
     assert primary.num_sleeps == 1
 
 
+def test_opening_from_the_future_is_not_used(primary: FakePrimary) -> None:
+    """A page that its owner has spoilt: trials pause, whatever stands there."""
+    gate = make_gate(primary)
+    for nonsense_ns in (primary.now_ns + 1000 * MS, 2**64 - 1):
+        primary.open(10 * MS)
+        primary.page.set("open_ns", nonsense_ns)
+        primary.script = [lambda: primary.open(10 * MS)]
+        primary.num_sleeps = 0
+        gate.admit(MS)
+        assert primary.num_sleeps == 1
+
+
 def test_window_that_ended_early_is_noticed_at_the_next_look(primary: FakePrimary) -> None:
     gate = make_gate(primary)
     primary.open(10 * MS)

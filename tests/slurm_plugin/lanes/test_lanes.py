@@ -340,6 +340,20 @@ def test_what_a_killed_program_of_roots_left_unfinished_goes_with_the_tenant(
     assert files(page_dir, 0) == {"site", "stage"}
 
 
+def test_a_new_page_is_never_a_file_that_somebody_was_given_before(
+    page_dir: PageDir, settings: Settings
+) -> None:
+    """Root's program was killed between giving a new file to its owner and putting it in place."""
+    page_dir.lane(0)
+    lane = Path(page_dir.path) / "gpu0"
+    left = lane / "stage.new"
+    left.touch()
+    with left.open("r+b") as still_open:
+        assert lend(page_dir, settings, LENDER, 0) == (0,)
+        assert (lane / "stage").stat().st_ino != os.fstat(still_open.fileno()).st_ino
+    assert not left.exists()
+
+
 def test_the_log_does_not_grow_without_bound(page_dir: PageDir) -> None:
     for _ in range(40):
         page_dir.append_log("x" * 20_000)
