@@ -241,6 +241,7 @@ def main() -> None:
             train(engine, args, losses)
     else:
         train(engine, args, None)
+    torch.distributed.barrier()  # who leaves first would break the others' connections
     torch.distributed.destroy_process_group()
 
 
