@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hydro_hpc.report.recording import LaneRecording, Wait
+from hydro_hpc.report.recording import LaneRecording, Step, Wait
 
 SIZE_INCHES: Final = (11.0, 5.0)
 DPI: Final = 110
@@ -20,7 +20,8 @@ LINE: Final = "#3b5b92"
 HELD: Final = "#f6dfb8"
 SHOWN_NS: Final = 2_000_000  # waits that are drawn
 AROUND: Final = 45  # steps before the first change and after the last
-NUM_PAIRS: Final = 25  # of the running median of slowdowns
+BEFORE: Final = 120  # steps before the first slowed one
+NUM_PAIRS: Final = 9  # of the running median of slowdowns
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,10 @@ def draw_guard(lane: LaneRecording, guard: Sequence[GuardSeen], slow_from: int, 
     """Draws step times, what they say of the slowdown, and when bubbles were held."""
     figure, axes = _figure(2)
     above, below = axes
+    shown = [step for step in lane.steps if step.number >= slow_from - BEFORE]
+    guard = [seen for seen in guard if seen.step >= slow_from - BEFORE]
     for is_shut, color, label in ((False, OPEN, "open step"), (True, SHUT, "shut step")):
-        steps = [step for step in lane.steps if step.is_shut is is_shut]
+        steps = [step for step in shown if step.is_shut is is_shut]
         above.plot(
             [step.number for step in steps],
             [(step.end_ns - step.start_ns) / 1e6 for step in steps],
@@ -89,7 +92,7 @@ def draw_guard(lane: LaneRecording, guard: Sequence[GuardSeen], slow_from: int, 
             label=label,
         )
     above.set_ylabel("step, ms")
-    below.plot(*_running(lane), color=LINE, label=f"median of the last {NUM_PAIRS} pairs")
+    below.plot(*_running(shown), color=LINE, label=f"median of the last {NUM_PAIRS} pairs")
     below.axhline(0.0, color=INK, linewidth=0.8)
     below.axhline(1.0, color="#c0392b", linewidth=1.0, linestyle="--", label="bound")
     below.set_ylabel("slowdown, %")
@@ -104,19 +107,19 @@ def draw_guard(lane: LaneRecording, guard: Sequence[GuardSeen], slow_from: int, 
     _save(figure, path)
 
 
-def _running(lane: LaneRecording) -> tuple[list[int], list[float]]:
+def _running(steps: Sequence[Step]) -> tuple[list[int], list[float]]:
     """Returns (steps, running median of open / shut - 1 in percent) over pairs of blocks."""
     blocks = [
-        (is_shut, list(steps))
-        for is_shut, steps in itertools.groupby(lane.steps, key=lambda step: step.is_shut)
+        (is_shut, list(block))
+        for is_shut, block in itertools.groupby(steps, key=lambda step: step.is_shut)
     ]
     numbers, ratios, medians = [], list[float](), []
     for (first_shut, first), (_, second) in itertools.pairwise(blocks):
         if first_shut:
             continue
         open_ns, shut_ns = (
-            statistics.fmean(step.end_ns - step.start_ns for step in steps)
-            for steps in (first, second)
+            statistics.fmean(step.end_ns - step.start_ns for step in block)
+            for block in (first, second)
         )
         ratios.append(100 * (open_ns / shut_ns - 1))
         numbers.append(second[-1].number)
