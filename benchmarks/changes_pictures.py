@@ -71,7 +71,7 @@ def draw_prediction(lane: LaneRecording, changes: Mapping[int, str], path: Path)
     axes.set_xlabel("step")
     axes.set_ylabel("wait of stage 1, ms")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left", fontsize=8, frameon=False, ncols=2)
+    _legend(axes)
     _save(figure, path)
 
 
@@ -92,6 +92,8 @@ def draw_guard(lane: LaneRecording, guard: Sequence[GuardSeen], slow_from: int, 
             label=label,
         )
     above.set_ylabel("step, ms")
+    lengths_ms = [(step.end_ns - step.start_ns) / 1e6 for step in shown]
+    above.set_ylim(0.9 * min(lengths_ms), 1.1 * statistics.quantiles(lengths_ms, n=50)[-1])
     below.plot(*_running(shown), color=LINE, label=f"median of the last {NUM_PAIRS} pairs")
     below.axhline(0.0, color=INK, linewidth=0.8)
     below.axhline(1.0, color="#c0392b", linewidth=1.0, linestyle="--", label="bound")
@@ -101,9 +103,9 @@ def draw_guard(lane: LaneRecording, guard: Sequence[GuardSeen], slow_from: int, 
         for start, end in _held(guard):
             axis.axvspan(start, end, color=HELD, zorder=0)
         _mark(axis, slow_from, "10% slower whenever lent" if axis is above else "")
-    above.axvspan(0, 0, color=HELD, label="bubbles held by the guard")
-    above.legend(loc="upper left", fontsize=8, frameon=False, ncols=3)
-    below.legend(loc="upper left", fontsize=8, frameon=False, ncols=2)
+    above.bar(slow_from, 0, color=HELD, label="bubbles held by the guard")
+    _legend(above)
+    _legend(below)
     _save(figure, path)
 
 
@@ -153,8 +155,12 @@ def _figure(rows: int) -> tuple[Any, Any]:
 def _mark(axes: Any, step: int, text: str) -> None:
     axes.axvline(step - 0.5, color=INK, linewidth=1.0, linestyle=":")
     axes.text(
-        step, 0.02, text, transform=axes.get_xaxis_transform(), fontsize=8, color=INK, va="bottom"
+        step, 0.98, text, transform=axes.get_xaxis_transform(), fontsize=8, color=INK, va="top"
     )
+
+
+def _legend(axes: Any) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), fontsize=8, frameon=False, ncols=4)
 
 
 def _save(figure: Any, path: Path) -> None:
