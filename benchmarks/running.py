@@ -30,6 +30,7 @@ from hydro_hpc.page import Page, lane_dir, page_path
 from hydro_hpc.page_layout import PageKind, Word
 from hydro_hpc.report.lanes import LanePlace
 from hydro_hpc.report.recording import LaneRecorder, read_written
+from tests.hydro_hpc.growing_file import GrowingFile
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "examples/gpt_pipeline/train.py"
@@ -52,20 +53,12 @@ class LossFile:
     """A primary's loss file, read while it grows."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
+        self._file = GrowingFile(path)
         self.lines: list[Line] = []
 
     def read(self) -> list[Line]:
         """Returns the lines that have come since the last call."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        complete = data[: data.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        fresh = [_line(text) for text in complete.splitlines()]
+        fresh = [_line(text) for text in self._file.new_lines()]
         self.lines += fresh
         return fresh
 

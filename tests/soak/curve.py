@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from tests.hydro_hpc.growing_file import GrowingFile
 from tests.soak.jobs import run_ranks
 from tests.soak.node import Node
 
@@ -16,19 +17,11 @@ class LossFile:
     """Losses by step, as text, read while the file grows."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "losses"
-        self._offset = 0
+        self._file = GrowingFile(directory / "losses")
 
     def read(self) -> list[tuple[int, str]]:
         """Returns (step, loss) for each line that has come since the last call."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        complete = data[: data.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        pairs = (line.split() for line in complete.decode("ascii").splitlines())
+        pairs = (line.decode("ascii").split() for line in self._file.new_lines())
         return [(int(step), loss) for step, loss in pairs]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.hydro_hpc.growing_file import GrowingFile
+
 SET_PARAM: Final = 5  # Optuna's op codes
 SET_STATE: Final = 6
 RUNNING: Final = 0
@@ -26,20 +28,15 @@ class StudyLog:
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._offset = 0
+        self._file = GrowingFile(journal)
         self._rates: dict[int, float] = {}
         self.results: dict[int, Result] = {}
 
     def read(self) -> dict[int, Result]:
         """Returns all results; one that comes twice fails the test."""
-        if not self._journal.exists():
+        if not self._journal.exists():  # what it said before is lost
             return {}
-        with self._journal.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        complete = data[: data.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        for line in complete.splitlines():
+        for line in self._file.new_lines():
             self._take(json.loads(line))
         return self.results
 

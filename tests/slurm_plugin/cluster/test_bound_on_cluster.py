@@ -44,32 +44,3 @@ def test_a_bound_for_srun_and_salloc(cluster: Cluster, program: str) -> None:
     command = [program, "--hydro-bubble=bound=0.5%", "--gres=gpu:1", *inner, "sh", "-c", SHOW]
     done = cluster.run(command, timeout_s=60)
     assert (done.returncode, done.stdout) == (0, BOUND), done.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            ["--hydro-bubble=bound=0.5", "--gres=gpu:1"],
-            "hydro: --hydro-bubble=bound=0.5 names no slowdown; write --hydro-bubble=bound=0.5%, "
-            "or any other percentage below 100%, and ,STUDY behind it for a study",
-        ),
-        (
-            ["--hydro-bubble=bound=1%,/no/such.py", "--gres=gpu:1"],
-            "hydro: --hydro-bubble=/no/such.py: the study file cannot be read (No such file or "
-            "directory); give the path of a Python file",
-        ),
-        (
-            ["--hydro-bubble=/tmp", "--gres=gpu:1"],
-            "hydro: --hydro-bubble=/tmp: the study file cannot be read (Is a directory); "
-            "give the path of a Python file",
-        ),
-    ],
-)
-def test_sbatch_refuses_what_is_no_bound_or_no_file(
-    cluster: Cluster, options: list[str], message: str
-) -> None:
-    done = cluster.run(["sbatch", *options, "--wrap=true"], timeout_s=30)
-    assert done.returncode != 0
-    assert f"sbatch: error: {message}\n" in done.stderr
-    assert sum("hydro:" in line for line in done.stderr.splitlines()) == 1

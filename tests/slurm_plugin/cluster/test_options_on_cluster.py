@@ -79,6 +79,21 @@ BY_HAND = (
             "hydro: partition bubble is for studies that run in bubbles; use sbatch --bubbles=N, "
             "or another partition",
         ),
+        (
+            ["--hydro-bubble=bound=0.5", "--gres=gpu:1"],
+            "hydro: --hydro-bubble=bound=0.5 names no slowdown; write --hydro-bubble=bound=0.5%, "
+            "or any other percentage below 100%, and ,STUDY behind it for a study",
+        ),
+        (
+            ["--hydro-bubble=bound=1%,/no/such.py", "--gres=gpu:1"],
+            "hydro: --hydro-bubble=/no/such.py: the study file cannot be read (No such file or "
+            "directory); give the path of a Python file",
+        ),
+        (
+            ["--hydro-bubble=/tmp", "--gres=gpu:1"],
+            "hydro: --hydro-bubble=/tmp: the study file cannot be read (Is a directory); "
+            "give the path of a Python file",
+        ),
     ],
 )
 def test_sbatch_refuses_with_one_sentence(
