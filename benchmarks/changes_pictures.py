@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,22 +111,17 @@ def draw_guard(lane: LaneRecording, guard: Sequence[GuardSeen], slow_from: int, 
 
 
 def _running(steps: Sequence[Step]) -> tuple[list[int], list[float]]:
-    """Returns (steps, running median of open / shut - 1 in percent) over pairs of blocks."""
-    blocks = [
-        (is_shut, list(block))
-        for is_shut, block in itertools.groupby(steps, key=lambda step: step.is_shut)
-    ]
-    numbers, ratios, medians = [], list[float](), []
-    for (first_shut, first), (_, second) in itertools.pairwise(blocks):
-        if first_shut:
+    """Returns (steps, running median of open / shut - 1 in percent) over the shut steps that stand
+    between two open ones.
+    """
+    numbers, logs, medians = [], list[float](), []
+    for before, shut, after in zip(steps, steps[1:], steps[2:], strict=False):
+        if before.is_shut or not shut.is_shut or after.is_shut:
             continue
-        open_ns, shut_ns = (
-            statistics.fmean(step.end_ns - step.start_ns for step in block)
-            for block in (first, second)
-        )
-        ratios.append(100 * (open_ns / shut_ns - 1))
-        numbers.append(second[-1].number)
-        medians.append(statistics.median(ratios[-NUM_PAIRS:]))
+        lengths = [math.log(step.end_ns - step.start_ns) for step in (before, shut, after)]
+        logs.append((lengths[0] + lengths[2]) / 2 - lengths[1])
+        numbers.append(after.number)
+        medians.append(100 * math.expm1(statistics.median(logs[-NUM_PAIRS:])))
     return numbers, medians
 
 

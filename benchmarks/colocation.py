@@ -10,14 +10,15 @@ bundles by themselves). Whatever a block does not need is stopped. Within `lent`
 guard's schedule shuts every second pair of steps, so open and shut steps alternate every two
 steps.
 
-Estimator: trimmed mean with its 95% interval (Yuen), over pairs of two open and the two shut
-steps after them (`slowdown`, `slowdown_flags_only`), or over one ratio of block means per cycle
+Estimator: trimmed mean with its 95% interval (Yuen) of log(open / shut), one per shut step with the
+two open ones beside it (`slowdown`, `slowdown_flags_only`), or one of block means per cycle
 (`slowdown_vs_plain`, `slowdown_direct`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import sys
@@ -80,10 +81,10 @@ class Benchmark:
         plain_before_s = self._plain(PLAIN_STEPS // 2)
         self._gated("flags", is_idle=False)
         plain_s = statistics.fmean([plain_before_s, self._plain(PLAIN_STEPS // 2)])
-        self.vs_plain.append(lent_s / plain_s - 1)
+        self.vs_plain.append(math.log(lent_s / plain_s))
         self.ungated.group.go_on()
         direct_s = self._plain(DIRECT_STEPS)
-        self.direct.append(direct_s / plain_s - 1)
+        self.direct.append(math.log(direct_s / plain_s))
         before = self.ungated.samples()
         time.sleep(ALONE_S)
         gained = sum(self.ungated.samples()) - sum(before)
@@ -186,7 +187,7 @@ def run(cycles: int) -> tuple[dict[str, Figure | NotTaken], list[dict[str, Any]]
         for number in range(cycles):
             benchmark.cycle()
             if number % 5 == 4:
-                now = estimate(benchmark.seen["lent"].pairs)
+                now = estimate(benchmark.seen["lent"].logs)
                 print(f"cycle {number + 1}/{cycles}: slowdown {now.slowdown:+.2%}", flush=True)
         return figures(benchmark), rows(benchmark), version
 
@@ -195,10 +196,10 @@ def figures(benchmark: Benchmark) -> dict[str, Figure | NotTaken]:
     lent = harvests(benchmark, "lent")
     shares = [stage.harvest_share for stage in lent]
     return {
-        "slowdown": as_figure(benchmark.seen["lent"].pairs),
+        "slowdown": as_figure(benchmark.seen["lent"].logs),
         "slowdown_vs_plain": as_figure(benchmark.vs_plain),
         "slowdown_direct": as_figure(benchmark.direct),
-        "slowdown_flags_only": as_figure(benchmark.seen["flags"].pairs),
+        "slowdown_flags_only": as_figure(benchmark.seen["flags"].logs),
         "outside_share": share_figure(benchmark.shares["flags"]),
         "harvest_share_min": Figure(
             median=min(shares), low=min(shares), high=max(shares), n=len(shares), unit="1"
@@ -216,8 +217,8 @@ def rows(benchmark: Benchmark) -> list[dict[str, Any]]:
             "the rows beside it count every thread of the rank, gloo's own too",
         },
         {
-            "method": "pairs of two open and the next two shut steps; trimmed mean 10%, interval "
-            "of Yuen; ratios of block means for vs_plain and direct",
+            "method": "log of the two open steps over the shut one between them; trimmed mean 10%, "
+            "interval of Yuen; logs of block means for vs_plain and direct",
         },
         {"trial": "digits MLP 64-64-64-10, 16 slots, Adam, batch 32, float32"},
         {"primary": "examples/gpt_pipeline/train.py, defaults, two stages, 4 microbatches"},

@@ -14,7 +14,8 @@ from typing import Final
 from hydro_hpc.primary.windows import Window, Windows
 
 TRAIN: Final = Path(__file__).parents[1] / "examples/gpt_pipeline/train.py"
-ALWAYS: Final = Window(until_ns=3_600_000_000_000, late_ns=0, is_worth_opening=True)
+HOUR_NS: Final = 3_600_000_000_000
+ALWAYS: Final = Window(until_ns=HOUR_NS, open_by_ns=HOUR_NS, is_worth_opening=True)
 
 
 class NoPrediction(Windows):

@@ -49,10 +49,10 @@ def rows(blocks: int) -> list[dict[str, Any]]:
         {
             "engine": "torch.distributed.pipelining 1F1B",
             "variant": name,
-            "slowdown": as_figure(seen.pairs).median,
-            "low": as_figure(seen.pairs).low,
-            "high": as_figure(seen.pairs).high,
-            "pairs": len(seen.pairs),
+            "slowdown": as_figure(seen.logs).median,
+            "low": as_figure(seen.logs).low,
+            "high": as_figure(seen.logs).high,
+            "pairs": len(seen.logs),
             "step_open_ms": 1e3 * statistics.median(seen.open_means_s),
         }
         for name, seen in (("flags", flags), ("control", control))

@@ -12,13 +12,14 @@ Two real stages on two cores; every variant runs a block of a few steps per cycl
 - `naive`: flags at every communication call, without prediction; `direct`: no flags, no class;
 - `plain`: the same script without Slurm and without us; `alone`: the bundles by themselves.
 
-Estimator: trimmed mean with its 95% interval (Yuen), over pairs of two open and the two shut steps
-after them, or over one ratio of block means per cycle (`slowdown_direct`).
+Estimator: trimmed mean with its 95% interval (Yuen) of log(open / shut), one per shut step with the
+two open ones beside it, or one of block means per cycle (`slowdown_direct`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import sys
@@ -86,8 +87,8 @@ class Squeeze:
         self.ungated = ungated
         self.gated = gated
         self.seen = {name: Seen() for name in ("flags", "lent", "control", "oracle", "naive")}
-        self.direct: list[float] = []
-        self.vs_plain: list[float] = []
+        self.direct: list[float] = []  # log(direct / plain)
+        self.vs_plain: list[float] = []  # log(open / plain)
         self.alone_rates: list[list[float]] = []  # samples per second of each core
         self.events: dict[str, list[list[Event]]] = {"flags": [], "lent": [], "oracle": []}
         self.workers = job.workers()
@@ -98,7 +99,7 @@ class Squeeze:
         """One block of each variant."""
         plain_s = [run_plain(self.plain, PLAIN_STEPS)]
         self._lent("flags", FLAGS_STEPS)
-        self.vs_plain.append(self.seen["flags"].open_means_s[-1] / plain_s[0] - 1)
+        self.vs_plain.append(math.log(self.seen["flags"].open_means_s[-1] / plain_s[0]))
         self._lent("control", CONTROL_STEPS)
         self.ungated.set_class(is_idle=True)
         self.ungated.group.go_on()
@@ -109,7 +110,7 @@ class Squeeze:
         self.ungated.set_class(is_idle=False)
         self.ungated.group.go_on()
         direct_s = run_plain(self.plain, DIRECT_STEPS)
-        self.direct.append(direct_s / statistics.fmean(plain_s) - 1)
+        self.direct.append(math.log(direct_s / statistics.fmean(plain_s)))
         self._alone()
         self.ungated.group.stop()
         self.gated.group.go_on()
@@ -220,7 +221,7 @@ def worst(shares: Sequence[float]) -> Figure:
 
 
 def figures(done: Squeeze, *, quick: bool) -> dict[str, Figure | NotTaken]:
-    flags, lent = as_figure(done.seen["flags"].pairs), as_figure(done.seen["lent"].pairs)
+    flags, lent = as_figure(done.seen["flags"].logs), as_figure(done.seen["lent"].logs)
     shares = [stage.harvest_share for stage in done.harvests("flags")]
     oracle = [ours / theirs for ours, theirs in zip(shares, done.oracle_shares(), strict=True)]
     windows = [window for stage in done.windows("flags") for window in stage]
@@ -232,7 +233,7 @@ def figures(done: Squeeze, *, quick: bool) -> dict[str, Figure | NotTaken]:
         "slowdown_high": Figure(median=high, low=lent.high, high=flags.high, n=flags.n, unit="1"),
         "slowdown_flags_only": flags,
         "slowdown_direct": as_figure(done.direct),
-        "slowdown_naive": as_figure(done.seen["naive"].pairs),
+        "slowdown_naive": as_figure(done.seen["naive"].logs),
         "harvest_share_min": worst(shares),
         "oracle_share_min": worst(oracle),
         "throughput_share": worst(done.throughput_shares("flags")),
@@ -258,7 +259,7 @@ def rows(done: Squeeze, *, quick: bool) -> list[dict[str, Any]]:
             "steps of `control`, the slowdown multiplied into the open ones, a real guard. watch: "
             "real supervisors, simulated pages, workers that sleep",
         },
-        {"variant": "control", "slowdown": vars_of(as_figure(done.seen["control"].pairs))},
+        {"variant": "control", "slowdown": vars_of(as_figure(done.seen["control"].logs))},
         {"variant": "flags against plain", "slowdown": vars_of(as_figure(done.vs_plain))},
         {"oracle_share_by_stage": done.oracle_shares()},
         {
@@ -362,7 +363,7 @@ def run(cycles: int, *, quick: bool) -> tuple[dict[str, Figure | NotTaken], list
 
 
 def say(done: Squeeze, number: int, cycles: int) -> None:
-    now = as_figure(done.seen["flags"].pairs)
+    now = as_figure(done.seen["flags"].logs)
     shares = ", ".join(f"{stage.harvest_share:.2f}" for stage in done.harvests("flags"))
     print(
         f"cycle {number}/{cycles}: flags {now.median:+.2%} [{now.low:+.2%}, {now.high:+.2%}], "

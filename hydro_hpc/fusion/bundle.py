@@ -152,10 +152,12 @@ class Bundle(nn.Module):
         self.streams.restart(slot, seed, step)
         self._or_loop(lambda grouped: grouped.accept(slot, self.between))
 
-    def gradients(self) -> list[BlockGradient]:
-        """What backward has left since `zero_grad`, one per block of `state.blocks`."""
+    def gradients(self, between: Callable[[], None] = lambda: None) -> list[BlockGradient]:
+        """What backward has left since `zero_grad`, one per block of `state.blocks`; `between` is
+        called where gathering may pause.
+        """
         executors = self._used or [self._loop]
-        found = [gradients.gather(block, executors) for block in self.state.blocks]
+        found = [gradients.gather(block, executors, between) for block in self.state.blocks]
         return [gradients.without(one, self._without_gradient) for one in found]
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +22,13 @@ class BlockGradient:
     present: Tensor | None
 
 
-def gather(block: Block, executors: Sequence[Executor]) -> BlockGradient:
-    """The sum of what has gathered on the leaves of these executors."""
-    first, *others = [_gather_one(block, executor) for executor in executors]
+def gather(
+    block: Block, executors: Sequence[Executor], between: Callable[[], None] = lambda: None
+) -> BlockGradient:
+    """The sum of what has gathered on the leaves of these executors; `between` is called where that
+    may pause.
+    """
+    first, *others = [_gather_one(block, executor, between) for executor in executors]
     for other in others:
         present = None
         if first.present is not None and other.present is not None:
@@ -53,7 +57,7 @@ def clear(block: Block, executors: Sequence[Executor]) -> None:
                 tensor.grad = None
 
 
-def _gather_one(block: Block, executor: Executor) -> BlockGradient:
+def _gather_one(block: Block, executor: Executor, between: Callable[[], None]) -> BlockGradient:
     leaves = [executor.leaf(column.name) for column in block.columns]
     slots, width = block.values_FP.shape
     if all(isinstance(leaf, Tensor) for leaf in leaves):
@@ -62,6 +66,7 @@ def _gather_one(block: Block, executor: Executor) -> BlockGradient:
         rows = [[leaf[slot].grad for leaf in leaves] for slot in range(slots)]
     is_whole = all(grad is not None for row in rows for grad in row)
     lead = slots // len(rows)  # slots that one gradient tensor holds
+    between()
     parts = [
         torch.cat(
             [

@@ -14,6 +14,7 @@ from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.loop import split_slots
 
 LossFunction = Callable[[Any, Any], Tensor]
+IGNORED = -100  # the class that torch's function ignores unless told otherwise
 
 
 def losses(
@@ -22,6 +23,7 @@ def losses(
     targets: Any,
     *,
     failed: Callable[[int, Exception], None] | None = None,
+    between: Callable[..., None] | None = None,
 ) -> Tensor:
     """[slots] losses; call backward on their SUM, so that no trial's gradient depends on F.
 
@@ -30,7 +32,8 @@ def losses(
     [slots, ...]; for targets that all slots share give `targets.expand(slots, *targets.shape)`.
 
     `failed(slot, error)` is told what one slot's function raises, and that slot's loss is 0 then,
-    without a gradient; None: the first error comes through.
+    without a gradient; None: the first error comes through. `between` is called where the
+    calculation may pause, and its backward.
     """
     slots = _slots(outputs, targets)
     if isinstance(loss, Sequence):
@@ -38,7 +41,7 @@ def losses(
             raise FusionError(f"{len(loss)} loss functions were given for {slots} slots")
         return _one_by_one(loss, outputs, targets, slots, failed)
     if _is_plain_cross_entropy(loss) and _are_classes(outputs, targets):
-        return _cross_entropy(outputs, targets)
+        return _cross_entropy(outputs, targets, between)
     return _one_by_one([loss] * slots, outputs, targets, slots, failed)
 
 
@@ -71,7 +74,7 @@ def _is_plain_cross_entropy(loss: LossFunction) -> bool:
     return loss is F.cross_entropy or (
         type(loss) is nn.CrossEntropyLoss
         and loss.weight is None
-        and loss.ignore_index == -100
+        and loss.ignore_index == IGNORED
         and loss.reduction == "mean"
         and loss.label_smoothing == 0.0
         and "forward" not in vars(loss)
@@ -91,13 +94,22 @@ def _are_classes(outputs: Any, targets: Any) -> bool:
     )
 
 
-def _cross_entropy(outputs_FBC: Tensor, targets_FB: Tensor, ignored: int = -100) -> Tensor:
-    """The mean over each slot's own targets, without the ignored ones."""
+def _cross_entropy(
+    outputs_FBC: Tensor, targets_FB: Tensor, between: Callable[..., None] | None
+) -> Tensor:
+    """The mean over each slot's own targets, without the ignored ones. In the two parts that torch
+    has it from: each takes as long as a layer.
+    """
     slots = outputs_FBC.size(0)
-    per_target = F.cross_entropy(
-        outputs_FBC.flatten(0, 1), targets_FB.flatten(0, 1), reduction="none", ignore_index=ignored
+    logs = F.log_softmax(outputs_FBC.flatten(0, 1), dim=1)
+    if between is not None:
+        between()
+    per_target = F.nll_loss(
+        logs, targets_FB.flatten(0, 1), reduction="none", ignore_index=IGNORED
     ).view(slots, -1)
-    counted = (targets_FB != ignored).view(slots, -1).sum(1)
+    if between is not None and logs.grad_fn is not None:
+        logs.grad_fn.register_prehook(between)
+    counted = (targets_FB != IGNORED).view(slots, -1).sum(1)
     return per_target.sum(1) / counted
 
 

@@ -92,7 +92,8 @@ class SlotOptimizer(ABC):
     @torch.no_grad()
     def step(self) -> None:
         """One step of every active slot with the gradients that backward left."""
-        for moments, gradient in zip(self._moments, self.bundle.gradients(), strict=True):
+        gradients = self.bundle.gradients(self.between)
+        for moments, gradient in zip(self._moments, gradients, strict=True):
             self.between()
             stepping_FN = self._stepping(gradient)
             if stepping_FN is None:

@@ -8,7 +8,7 @@ worse than the model.
 The noise model is what shared machines show: mostly a narrow normal distribution, whose width is
 measured, and now and then a pair whose halves ran at different speeds of the machine, or in one of
 which the job stored a checkpoint or was stopped: a Cauchy distribution, whose heavy tails keep such
-a pair from acquitting. Nor may it convict: what one pair can say is capped, and a ratio far beyond
+a pair from acquitting. Nor may it convict: what one pair can say is capped, and one far beyond
 the slowdown looked for counts as one just beyond it. So three slow pairs in a row are needed, and
 are enough.
 """
@@ -20,14 +20,14 @@ import statistics
 from collections import deque
 from typing import Final
 
-PAIRS_BETWEEN_FALSE_ALARMS: Final = 500  # at least, on average, of both tests together
+PAIRS_BETWEEN_FALSE_ALARMS: Final = 1000  # at least, on average, of both tests together
 EXCESSES: Final = (0.09, 0.02)  # over the bound: what the two tests look for
 FAR_OUT_SHARE: Final = 0.15  # of pairs whose halves ran at different speeds
-FAR_OUT_SCALE: Final = 0.3  # half of their ratios are farther out than this
+FAR_OUT_SCALE: Final = 0.3  # half of them are farther out than this
 LEAST_SCALE: Final = 0.01  # of the other pairs
 FIRST_SCALE: Final = 0.04  # until `NUM_NEEDED` pairs have shown theirs
 MOST_PER_PAIR: Final = 0.35  # of the threshold
-BEYOND: Final = 2.0  # scales over the slowdown looked for; a ratio farther out counts as that
+BEYOND: Final = 2.0  # scales over the slowdown looked for; a pair farther out counts as that
 NUM_NEEDED: Final = 8
 NUM_REMEMBERED: Final = 40
 MAD_TO_DEVIATION: Final = 1.4826  # of a normal distribution
@@ -37,17 +37,18 @@ class Noise:
     """How much pairs differ from each other, from the median absolute deviation of the last."""
 
     def __init__(self) -> None:
-        self._ratios: deque[float] = deque(maxlen=NUM_REMEMBERED)
+        self._logs: deque[float] = deque(maxlen=NUM_REMEMBERED)
 
-    def observe(self, ratio: float) -> None:
-        self._ratios.append(ratio)
+    def observe(self, log: float) -> None:
+        """Takes one pair's log(open / shut)."""
+        self._logs.append(log)
 
     def scale(self) -> float:
         """Returns a standard deviation that single pairs far out do not move."""
-        if len(self._ratios) < NUM_NEEDED:
+        if len(self._logs) < NUM_NEEDED:
             return FIRST_SCALE
-        middle = statistics.median(self._ratios)
-        deviation = statistics.median(abs(ratio - middle) for ratio in self._ratios)
+        middle = statistics.median(self._logs)
+        deviation = statistics.median(abs(log - middle) for log in self._logs)
         return max(MAD_TO_DEVIATION * deviation, LEAST_SCALE)
 
 
@@ -55,14 +56,14 @@ class Alarm:
     """Takes pairs one by one, and says after each whether the slowdown is over the bound."""
 
     def __init__(self, bound: float) -> None:
-        self._bound = bound
+        self._bound = math.log1p(bound)
         self._threshold = math.log(PAIRS_BETWEEN_FALSE_ALARMS * len(EXCESSES))
         self._sums = [0.0] * len(EXCESSES)
 
-    def observe(self, ratio: float, scale: float) -> bool:
-        """Takes one pair's open / shut - 1, and how much pairs scatter; returns whether to stop."""
+    def observe(self, log: float, scale: float) -> bool:
+        """Takes one pair's log(open / shut) and how much pairs scatter; returns whether to stop."""
         for number, excess in enumerate(EXCESSES):
-            over = min(ratio - self._bound, excess + BEYOND * scale)
+            over = min(log - self._bound, excess + BEYOND * scale)
             gain = _log_likelihood(over - excess, scale) - _log_likelihood(over, scale)
             gain = min(gain, MOST_PER_PAIR * self._threshold)
             self._sums[number] = max(0.0, self._sums[number]) + gain

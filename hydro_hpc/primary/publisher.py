@@ -72,6 +72,7 @@ class Publisher:
         self._window = Window()  # of the call that this thread is in
         self._is_waiting = False
         self._opened_ns = 0  # 0: this wait did not open the gate
+        self._opened_until_ns = 0
         self._bubble: Record | None = None  # the last wait, while a near one may still follow
         self._step = 0
         self._step_started_ns = 0
@@ -102,18 +103,22 @@ class Publisher:
             return
         self._is_waiting = True
         self._wait_started_ns = now_ns = self._now_ns()
-        window = self._window
-        if not (window.is_worth_opening and self._may_open):
+        if not self._may_open:
             return
-        label = self._windows.position % NUM_LABELS
+        windows = self._windows
+        until_ns, late_ns = self._window.since(now_ns - windows.ended_ns)
+        if not (until_ns or late_ns):
+            return
+        label = windows.position % NUM_LABELS
         self._epoch = (self._epoch + 1) & EPOCH_MASK
         words = self._words
-        words[self._until_us + label] = window.until_ns // 1000
-        words[self._late_us + label] = window.late_ns // 1000
+        words[self._until_us + label] = until_ns // 1000
+        words[self._late_us + label] = late_ns // 1000
         self._quads[self._open_at] = now_ns
         words[self._gate] = self._epoch << 8 | label << 2 | GATE_OPEN
         self._wake_all()
         self._opened_ns = now_ns
+        self._opened_until_ns = until_ns
 
     def end_wait(self, name: str) -> None:
         """Called right after it: closes the gate first, then keeps the books."""
@@ -128,8 +133,8 @@ class Publisher:
         started_ns = self._wait_started_ns
         windows = self._windows
         label = windows.position
-        predicted_ns = self._window.until_ns
-        windows.observe(name, now_ns - started_ns)
+        predicted_ns = self._opened_until_ns if opened_ns else 0
+        windows.observe(name, started_ns=started_ns, ended_ns=now_ns)
         before = self._bubble
         if before is not None and started_ns - before.end_ns < MERGE_GAP_NS:
             self._bubble = before._replace(

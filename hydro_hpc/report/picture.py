@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SIZE_INCHES: Final = (12.0, 5.0)
 DPI: Final = 100
-NUM_STEPS: Final = 3  # two shared, one shut
+NUM_STEPS: Final = 3  # two shared, one shut between them
 INK: Final = "#333333"
 COMPUTE: Final = "#3b5b92"
 BUBBLE: Final = "#f6dfb8"
@@ -45,7 +45,7 @@ UNDONE_BAND: Final = (0.46, 0.04)  # a run that is not through when the training
 
 
 def choose_steps(lanes: Sequence[LaneRecording]) -> Interval | None:
-    """Returns a typical stretch of NUM_STEPS steps, the last of them shut, None if there is none.
+    """Returns a typical stretch of NUM_STEPS steps, the middle one shut, None if there is none.
 
     It lies in the steady state: where every lane trains and does nothing else, if that happens.
     There it is the one whose length and trials are the median's, not the one with most trials.
@@ -81,15 +81,13 @@ def _median_of(spans: Sequence[Interval], lanes: Sequence[LaneRecording]) -> Int
 
 
 def _stretches(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
-    """Returns the runs of NUM_STEPS steps in a row of which the last alone is shut."""
+    """Returns the runs of NUM_STEPS steps in a row of which the middle one alone is shut."""
     found = []
     for i in range(len(steps) - NUM_STEPS + 1):
         stretch = tuple(steps[i : i + NUM_STEPS])
         numbers = [step.number - stretch[0].number for step in stretch]
-        if numbers == list(range(NUM_STEPS)) and [step.is_shut for step in stretch] == [
-            *[False] * (NUM_STEPS - 1),
-            True,
-        ]:
+        shut = [step.number for step in stretch if step.is_shut]
+        if numbers == list(range(NUM_STEPS)) and shut == [stretch[NUM_STEPS // 2].number]:
             found.append(stretch)
     return found
 

@@ -115,6 +115,10 @@ class Meter:
         """A place where this step may pause; `key` names it."""
         self._points.pass_(key)
 
+    def named(self, key: str) -> Callable[..., None]:
+        """Returns the same place as a function of whatever a hook gets."""
+        return self._points.named(key)
+
     def end(self) -> None:
         """Ends a step; after enough of them, groups the points."""
         self._points.end()

@@ -84,6 +84,7 @@ class BundleTraining:
         self._place_batches()
         self._leaves: list[nn.Module] = []
         self._train_meter: Meter = Meter(gate, unit_ns=unit_ns)  # hooked below
+        self._loss_between = self._train_meter.named("loss between")
         self._evaluation = Evaluation(study, self._data, gate, self._bundle, unit_ns=unit_ns)
         self._hook_leaves()
         self.checkpoint()  # the first one imports for seconds: here, not in a window
@@ -252,7 +253,13 @@ class BundleTraining:
         point("forward")
         outputs = self._bundle(inputs)
         point("loss")
-        losses_F = losses(self._study.loss, outputs, targets, failed=self._note_failure)
+        losses_F = losses(
+            self._study.loss,
+            outputs,
+            targets,
+            failed=self._note_failure,
+            between=self._loss_between,
+        )
         point("sum")
         total = (losses_F * self._weights_F).sum()
         point("backward")

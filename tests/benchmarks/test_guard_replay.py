@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks.blocks import ALWAYS_DENSE
 from benchmarks.guard_replay import (
-    MOST_GROUPS,
+    MOST_PAIRS,
     false_trips,
-    groups_of,
     num_false_trips,
+    pairs_of,
     steps_to_shut,
     steps_until_shut,
 )
@@ -25,38 +25,38 @@ def block(count: int, scatter: float) -> list[Line]:
     return [Line(step, 0.0, 0.2 * (1 + noise.gauss(0, scatter))) for step in range(count)]
 
 
-def test_groups_are_two_open_and_two_shut_steps() -> None:
-    groups = groups_of([block(19, 0.0)[1:]])
-    assert len(groups) == 3
-    assert [is_shut(step, ALWAYS_DENSE) for step in range(4)] == [False, False, True, True]
+def test_pairs_are_an_open_and_the_next_shut_step() -> None:
+    pairs = pairs_of([block(19, 0.0)[1:]])
+    assert len(pairs) == 8
+    assert [is_shut(step, ALWAYS_DENSE) for step in range(4)] == [False, True, False, True]
 
 
 def test_a_large_slowdown_is_stopped_soon_and_a_small_one_later() -> None:
-    groups = groups_of([block(800, 0.01)])
-    large = steps_until_shut(groups, first=0, slowdown=0.2)
-    small = steps_until_shut(groups, first=0, slowdown=0.03)
+    pairs = pairs_of([block(800, 0.01)])
+    large = steps_until_shut(pairs, first=0, slowdown=0.2)
+    small = steps_until_shut(pairs, first=0, slowdown=0.03)
     assert large is not None
     assert small is not None
-    assert large <= 20 <= small
+    assert large <= 12 < small
 
 
 def test_slowdown_within_the_bound_is_not_stopped() -> None:
-    groups = groups_of([block(800, 0.01)])
-    assert steps_until_shut(groups, first=0, slowdown=0.002) is None
+    pairs = pairs_of([block(800, 0.01)])
+    assert steps_until_shut(pairs, first=0, slowdown=0.002) is None
     figure = steps_to_shut([block(400, 0.01)], 0.002)
     assert isinstance(figure, Figure)
-    assert figure.median == MOST_GROUPS * 4
+    assert figure.median == MOST_PAIRS * 2
 
 
 def test_steps_of_wild_machines_trip_now_and_then() -> None:
-    assert num_false_trips(groups_of([block(2000, 0.01)])) == 0
+    assert num_false_trips(pairs_of([block(2000, 0.01)])) == 0
     slow_open = [
         Line(line.step, 0.0, line.step_s * (1.0 if is_shut(line.step, ALWAYS_DENSE) else 1.1))
         for line in block(400, 0.01)
     ]
     figure = false_trips([slow_open])
     assert isinstance(figure, Figure)
-    assert figure.median == pytest.approx(1000 * num_false_trips(groups_of([slow_open])) / 400)
+    assert figure.median == pytest.approx(1000 * num_false_trips(pairs_of([slow_open])) / 400)
     assert figure.median > 10
 
 

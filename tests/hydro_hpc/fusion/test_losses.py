@@ -105,3 +105,16 @@ def test_a_loss_must_be_one_number() -> None:
     outputs, targets = outputs_and_targets()
     with pytest.raises(FusionError, match=r"returned \[5\], not one number per model"):
         losses(partial(F.cross_entropy, reduction="none"), outputs, targets)
+
+
+def test_cross_entropy_pauses_in_its_middle_forward_and_backward() -> None:
+    outputs, targets = torch.randn(2, 5, 3, requires_grad=True), torch.randint(0, 3, (2, 5))
+    places = []
+    values = losses(
+        nn.CrossEntropyLoss(), outputs, targets, between=lambda *_: places.append("pause")
+    )
+    assert places == ["pause"]
+    expected = [nn.functional.cross_entropy(outputs[slot], targets[slot]) for slot in range(2)]
+    assert torch.equal(values, torch.stack(expected))
+    values.sum().backward()
+    assert places == ["pause", "pause"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from hydro_hpc.primary.windows import (
     OPENING_NS,
     USED_FROM_NS,
     WORTH_OPENING_NS,
+    Call,
     Window,
     Windows,
     plan,
@@ -22,20 +25,33 @@ from hydro_hpc.primary.windows import (
 MS = 1_000_000
 
 
-def run_step(windows: Windows, waits: list[tuple[str, float]]) -> list[float]:
-    """Plays one step, waits in ms, and returns what was predicted for each call, in ms."""
+COMPUTING_NS = 3 * MS  # between two calls
+
+
+def run_step(
+    windows: Windows, waits: list[tuple[str, float]], *, computing_ns: int = COMPUTING_NS
+) -> list[float]:
+    """Plays one step, waits in ms, and returns what was predicted for each call's wait, in ms."""
     predicted = []
     for name, wait_ms in waits:
-        predicted.append(windows.expect(name).until_ns / MS)
-        windows.observe(name, int(wait_ms * MS))
+        started_ns = (windows.ended_ns or 1000 * MS) + computing_ns
+        until_ns, _ = windows.expect(name).since(computing_ns)
+        predicted.append(until_ns / MS)
+        windows.observe(name, started_ns=started_ns, ended_ns=started_ns + int(wait_ms * MS))
     windows.end_step()
     return predicted
+
+
+def calls(*waits_ms: float) -> list[Call]:
+    return [Call(0, int(ms * MS)) for ms in waits_ms]
 
 
 def test_nothing_is_predicted_before_enough_steps() -> None:
     windows = Windows()
     for _ in range(NUM_NEEDED):
         assert run_step(windows, [("recv", 10), ("all_reduce", 20)]) == [0, 0]
+    # the job's first call of all follows no other
+    assert run_step(windows, [("recv", 10), ("all_reduce", 20)]) == [0, 20]
     assert run_step(windows, [("recv", 10), ("all_reduce", 20)]) == [10, 20]
 
 
@@ -75,59 +91,92 @@ def test_one_step_unlike_the_others_changes_nothing() -> None:
 
 
 def test_even_waits_are_undercut_seldom_and_uneven_ones_often() -> None:
-    even = [int(ms * MS) for ms in (12.9, 13.3, 13.8, 14, 14.2, 14.5, 14.6, 14.8, 15)]
-    uneven = [int(ms * MS) for ms in (5.8, 8, 10.2, 12, 14.6, 17, 19.7, 22, 24.4)]
-    assert plan(even).until_ns == 13.8 * MS  # what a longer one adds is less than early ends cost
+    even = calls(12.9, 13.3, 13.8, 14, 14.2, 14.5, 14.6, 14.8, 15)
+    uneven = calls(*UNEVEN_MS)
+    assert plan(even).until_ns == 12.9 * MS  # what a longer one adds is less than early ends cost
     assert plan(uneven).until_ns == 22 * MS
 
 
+UNEVEN_MS = (5.8, 8, 10.2, 12, 14.6, 17, 19.7, 22, 24.4)
+
+
 def test_caution_makes_early_ends_rarer() -> None:
-    uneven = [int(ms * MS) for ms in (5.8, 8, 10.2, 12, 14.6, 17, 19.7, 22, 24.4)]
     deadlines = [
-        plan(uneven, early_end_ns=EARLY_END_NS << caution).until_ns for caution in range(4)
+        plan(calls(*UNEVEN_MS), early_end_ns=EARLY_END_NS << caution).until_ns
+        for caution in range(4)
     ]
     assert deadlines == sorted(deadlines, reverse=True)
     assert deadlines[3] < deadlines[0]
 
 
 def test_wait_that_outlasts_the_usual_is_used_again_after_it() -> None:
-    assert plan([10 * MS] * 9) == (10 * MS, 0, True)  # nothing that was seen is worth a wake-up
-    assert plan([10 * MS] * 7 + [40 * MS] * 2) == (10 * MS, 10 * MS + LATE_AFTER_NS, True)
+    even = plan(calls(*[10] * 9))
+    assert (even.until_ns, even.late_ns) == (10 * MS, 0)  # nothing that was seen is worth a wake-up
+    seldom = plan(calls(*[10] * 7, 40, 40))
+    assert (seldom.until_ns, seldom.late_ns) == (10 * MS, 10 * MS + LATE_AFTER_NS)
 
 
 def test_call_that_is_usually_short_is_opened_for_the_times_when_it_is_not() -> None:
-    seldom = plan([MS] * 7 + [20 * MS] * 2)
-    assert seldom == (0, MS + LATE_AFTER_NS, True)
-    assert not plan([MS] * 8 + [2 * MS]).is_worth_opening
-    assert not plan([MS // 10] * 9).is_worth_opening
+    seldom = plan(calls(*[1] * 6, 20, 20, 20))
+    assert seldom.since(0) == (0, MS + LATE_AFTER_NS)  # until 1 ms it is not worth it
+    assert seldom.is_worth_opening
+    assert not plan(calls(*[1] * 8, 2)).is_worth_opening
+    assert not plan(calls(*[0.1] * 9)).is_worth_opening
 
 
-@given(st.lists(st.integers(0, 50 * MS), min_size=NUM_NEEDED, max_size=9))
-def test_the_plan_is_the_best_of_all(waits_ns: list[int]) -> None:
+def test_wait_that_begins_late_ends_no_later() -> None:
+    """The peer does not know how long this rank has computed."""
+    windows = Windows()
+    for _ in range(9):
+        run_step(windows, [("recv", 20)])
+    slow_ns = COMPUTING_NS + 8 * MS
+    assert run_step(windows, [("recv", 12)], computing_ns=slow_ns) == [12]
+    assert run_step(windows, [("recv", 0)], computing_ns=COMPUTING_NS + 20 * MS) == [0]
+
+
+def test_call_that_usually_comes_too_late_to_wait_is_opened_when_it_comes_sooner() -> None:
+    windows = Windows()
+    for number in range(9):
+        run_step(windows, [("recv", 2 if number == 4 else 1)], computing_ns=20 * MS)
+    assert run_step(windows, [("recv", 1)], computing_ns=20 * MS) == [0]
+    assert run_step(windows, [("recv", 11)], computing_ns=10 * MS) == [11]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 50 * MS), st.integers(0, 50 * MS)),
+        min_size=NUM_NEEDED,
+        max_size=9,
+    )
+)
+def test_the_plan_is_the_best_of_all(seen: list[tuple[int, int]]) -> None:
     """Against the definition, computed anew for every pair of deadline and late start."""
+    began_ns = int(statistics.median(began for began, _ in seen))
+    ends = [began + wait for began, wait in seen]
 
     def worth(until_ns: int, late_ns: int) -> int:
-        used = [max(0, min(wait, until_ns) - USED_FROM_NS) for wait in waits_ns]
-        early = [wait for wait in waits_ns if USED_FROM_NS < wait < until_ns]
+        used = [max(0, min(end, until_ns) - began_ns - USED_FROM_NS) for end in ends]
+        early = [end for end in ends if began_ns + USED_FROM_NS < end < until_ns]
         worth_ns = sum(used) - EARLY_END_NS * len(early)
         if late_ns:
-            late = [wait - late_ns for wait in waits_ns if wait > late_ns]
+            late = [end - late_ns for end in ends if end > late_ns]
             worth_ns += sum(max(0, rest - USED_FROM_NS) - EARLY_END_NS for rest in late)
-            worth_ns -= LATE_WAKE_NS * (len(waits_ns) - len(late))
+            worth_ns -= LATE_WAKE_NS * (len(ends) - len(late))
         return worth_ns
 
-    deadlines = [0, *(wait for wait in sorted(waits_ns)[:-1] if wait >= WORTH_OPENING_NS)]
     best = max(
         worth(until_ns, late_ns)
-        for until_ns in deadlines
-        for late_ns in (0, *(wait + LATE_AFTER_NS for wait in waits_ns if wait >= until_ns))
+        for until_ns in (0, *sorted(ends)[:-1])
+        for late_ns in (0, *(end + LATE_AFTER_NS for end in ends if end >= until_ns))
     )
-    found = plan(waits_ns)
-    if max(waits_ns) < WORTH_OPENING_NS:
+    found = plan([Call(*one) for one in seen])
+    if max(wait for _, wait in seen) < WORTH_OPENING_NS:
         assert found == Window()
     else:
         assert worth(found.until_ns, found.late_ns) == best
-        assert found.is_worth_opening == (best >= EARLY_END_NS + OPENING_NS * len(waits_ns))
+        needed_ns = EARLY_END_NS + OPENING_NS * len(ends)
+        assert found.is_worth_opening == (best >= needed_ns)
+        assert found.open_by_ns == began_ns + (best - needed_ns) // len(ends)
         assert found.late_ns == 0 or found.late_ns >= found.until_ns + LATE_AFTER_NS
 
 

@@ -88,9 +88,9 @@ def shared_steps(stage: int) -> LaneRecording:
     numbers = range(6)
     return lane(
         stage=stage,
-        steps=[step(100 * n, 100 * n + 100, number=n, is_shut=n % 3 == 2) for n in numbers],
+        steps=[step(100 * n, 100 * n + 100, number=n, is_shut=n % 3 == 1) for n in numbers],
         waits=[
-            wait(100 * n + 40, 100 * n + 60, opened_ms=0 if n % 3 == 2 else 100 * n + 40)
+            wait(100 * n + 40, 100 * n + 60, opened_ms=0 if n % 3 == 1 else 100 * n + 40)
             for n in numbers
         ],
         runs=[

@@ -20,7 +20,7 @@ def test_shows_shared_steps_and_a_shut_one() -> None:
 def test_prefers_steps_in_which_every_stage_trains() -> None:
     def repeated(stage: int, busy_from_ms: int) -> LaneRecording:
         """Three stretches of two shared steps and a shut one; in all but one trials are stored."""
-        steps = [step(100 * n, 100 * n + 100, number=n, is_shut=n % 3 == 2) for n in range(9)]
+        steps = [step(100 * n, 100 * n + 100, number=n, is_shut=n % 3 == 1) for n in range(9)]
         runs = [
             run(100 * n + 10, 100 * n + 30, device_ms=20, is_training=100 * n >= busy_from_ms)
             for n in range(9)
