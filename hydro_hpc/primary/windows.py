@@ -24,8 +24,8 @@ WORTH_OPENING_NS: Final = 2_000_000  # shorter bubbles are neither opened nor co
 NUM_REMEMBERED: Final = 9
 NUM_NEEDED: Final = 2  # waits seen before a call is predicted at all
 USED_FROM_NS: Final = 300_000  # of a window: before that a trial is not awake
-EARLY_END_NS: Final = 4_000_000  # harvest that one window which ends too early must bring
-OPENING_NS: Final = 1_000_000  # harvest that opening the gate must bring, each time
+EARLY_END_NS: Final = 3_000_000  # harvest that one window which ends too early must bring
+OPENING_NS: Final = 2_000_000  # harvest that opening the gate must bring, each time
 LATE_AFTER_NS: Final = 300_000  # beyond a wait that is usual
 LATE_WAKE_NS: Final = 100_000  # harvest that a late start must bring for each window over before:
 # the trial wakes up for nothing, in the primary's time

@@ -78,6 +78,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note_signal)
         signal.signal(signal.SIGTSTP, suspend)
+        if self._lane.cpu_core() is not None:
+            cpu_core.enter_batch_class()  # its looks wait until the primary does
         try:
             with self._lane.lease():
                 if isinstance(self._job, StudyJob):

@@ -114,6 +114,19 @@ def test_lane_that_goes_away_ends_with_75_and_the_next_run_loses_nothing(
 
 
 @pytest.mark.usefixtures("primary")
+def test_nothing_of_a_gang_preempts_a_primary_that_computes(tmp_path: Path, lane: str) -> None:
+    process = start(write_study(tmp_path, trials=5, epochs=10_000), lane)
+    trial = Page.map_for_reading(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
+    wait_until(lambda: trial.get("num_samples") > 0)
+    pids = [process.pid, *(pid for pid, _ in children(process.pid))]
+    classes = {os.sched_getscheduler(pid) for pid in pids}
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    assert len(pids) == 3
+    assert classes <= {os.SCHED_BATCH, os.SCHED_IDLE}
+
+
+@pytest.mark.usefixtures("primary")
 def test_killed_worker_is_started_again_and_no_result_is_lost(tmp_path: Path, lane: str) -> None:
     study = write_study(tmp_path, trials=5, epochs=30)
     process = start(study, lane)
