@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,13 +127,15 @@ def local_primary(
     *,
     name: str = "plain",
     lanes: Path | None = None,
+    lending: Sequence[int] | None = None,
     settings: Mapping[str, str] = UNGUARDED,
 ) -> Iterator[Primary]:
     """A primary without Slurm, one rank per core: `command` takes the options of the example.
 
-    `lanes` is the directory of the lanes that it lends, with these settings; without it, it runs
-    without us.
+    `lanes` is the directory of the lanes that it lends, one for each rank in `lending` (None: all
+    ranks), with these settings; without it, it runs without us.
     """
+    lending = range(len(cores)) if lending is None else lending
     loss_file = directory / f"{name}.jsonl"
     port = str(random.randrange(20_000, 40_000))
     ranks = []
@@ -144,8 +146,9 @@ def local_primary(
         environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(cores))}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = str(ROOT)
-        if lanes is not None:
-            numbers = ",".join(str(number) for number in range(len(cores)))
+        if lanes is not None and rank in lending:
+            numbers = ",".join(str(number) for number in range(len(lending)))
+            environment |= {"LOCAL_RANK": str(lending.index(rank))}
             environment |= {"HYDRO_PAGE_DIR": str(lanes), "HYDRO_LANES": numbers}
             environment |= {"HYDRO_ROLE": "lend", **settings}
         pinned = ["taskset", "-c", str(core), sys.executable, *command, "--steps", STEPS]

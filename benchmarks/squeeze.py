@@ -52,9 +52,9 @@ from hydro_hpc.report.lanes import cluster_lanes
 from hydro_hpc.report.recording import LaneRecording
 from tests.hydro_hpc.lanes import make_lane
 
-FLAGS_STEPS: Final = 128
-LENT_STEPS: Final = 32
-CONTROL_STEPS: Final = 32
+FLAGS_STEPS: Final = 160
+LENT_STEPS: Final = 64
+CONTROL_STEPS: Final = 64
 ORACLE_STEPS: Final = 12
 NAIVE_STEPS: Final = 16
 PLAIN_STEPS: Final = 4

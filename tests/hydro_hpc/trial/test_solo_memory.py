@@ -106,7 +106,7 @@ def values_by_number(study: Path) -> dict[int, tuple[dict[str, float], float | N
 @pytest.mark.usefixtures("primary")
 def test_primary_that_grows_gets_the_memory_and_no_trial_notices(tmp_path: Path, lane: str) -> None:
     """One memory limit for both, as in a study beside one's own training."""
-    study = write_study(tmp_path, trials=9, epochs=12, model="Wide", before=WIDE)
+    study = write_study(tmp_path, trials=9, epochs=6, model="Wide", before=WIDE)
     text = study.read_text().replace("slots=4", "slots=8")
     text = text.replace("batch_size=32", "batch_size=8")  # short units of work, for busy machines
     study.write_text(text.replace('"adam"', '"sgd"'))  # Adam follows its gradients' rounding
