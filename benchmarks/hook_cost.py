@@ -34,7 +34,7 @@ from tests.hydro_hpc.lanes import make_lane, stage_page
 
 SLOTS: Final = 16
 ROWS: Final = 4096
-BLOCK_S: Final = 0.1
+BLOCK_S: Final = 0.05
 LEARNING_STEPS: Final = 40
 NEVER_CUT_NS: Final = 10**12
 UNIT_NS: Final = int(Settings().unit_us * 1000)
@@ -143,7 +143,7 @@ def hook_cost(name: str, *, pairs: int) -> Figure:
 def main() -> None:
     torch.set_num_threads(1)
     for name in MODELS:
-        found = hook_cost(name, pairs=60)
+        found = hook_cost(name, pairs=500)
         print(f"{name:24} {found.median:+.2%} [{found.low:+.2%}, {found.high:+.2%}]")
 
 

@@ -239,7 +239,7 @@ def figures(done: Squeeze, *, quick: bool) -> dict[str, Figure | NotTaken]:
         "throughput_share": worst(done.throughput_shares("flags")),
         "overrun_us_p99": spread([w.overrun_us for w in windows], unit="us", at=0.99),
         "resume_us": spread(resumes, unit="us"),
-        "hook_cost": hook_cost.hook_cost("digits MLP 64-64-64-10", pairs=10 if quick else 60),
+        "hook_cost": hook_cost.hook_cost("digits MLP 64-64-64-10", pairs=50 if quick else 500),
         "call_cost_us": call_cost.call_cost_us(),
         "guard_steps_to_shut_10pct": steps_to_shut(control, 0.10),
         "guard_false_trips_per_1000": false_trips(control),
@@ -298,7 +298,7 @@ def rows(done: Squeeze, *, quick: bool) -> list[dict[str, Any]]:
         {"guard_steps_to_shut_3pct": vars_of(steps_to_shut(done.seen["control"].lines, 0.03))}
     )
     for name in hook_cost.MODELS:
-        cost = hook_cost.hook_cost(name, pairs=6 if quick else 30)
+        cost = hook_cost.hook_cost(name, pairs=20 if quick else 200)
         found.append({"hook_cost": name, **vars_of(cost)})
     return found
 

@@ -172,13 +172,18 @@ static int sleep_outside(Passage *self, uint32_t seen, int64_t now_ns)
     return 0;
 }
 
+static int is_permitted(const Passage *self)
+{
+    return *self->guard == RUN && *self->owner == RUN && *self->site == RUN;
+}
+
 /* Returns whether `need_ns` may begin at once; -1 with an exception if `wants` raised. */
 static int may_pass(Passage *self, int64_t now_ns, int64_t need_ns)
 {
     int64_t end_ns = now_ns + need_ns;
     if (*self->gate != self->word || end_ns > self->deadline_ns)
         return 0;
-    if (*self->guard != RUN || *self->owner != RUN || *self->site != RUN)
+    if (!is_permitted(self))
         return 0;
     if (end_ns <= self->careful_ns && now_ns - self->looked_ns < self->look_every_ns)
         return 1;
@@ -229,6 +234,11 @@ static PyObject *passage_call(PyObject *self, PyObject *const *args, size_t flag
     if (need_ns == -1 && PyErr_Occurred())
         return NULL;
     return pass((Passage *)self, need_ns);
+}
+
+static PyObject *passage_is_permitted(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(is_permitted((Passage *)self));
 }
 
 static PyObject *passage_note_end(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -305,6 +315,7 @@ static void passage_dealloc(Passage *self)
 }
 
 static PyMethodDef passage_methods[] = {
+    {"is_permitted", passage_is_permitted, METH_NOARGS, NULL},
     {"note_end", passage_note_end, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -111,8 +111,6 @@ class LaneGate:
         self._words = stage.words
         self._quads = stage.quads
         self._gate = stage.word_index("gate_word")
-        self._guard = stage.word_index("guard_word")
-        self._owner = stage.word_index("owner_word")
         self._open_at = stage.quad_index("open_ns")
         self._until_us = stage.word_index("window_us")
         self._late_us = stage.word_index("late_us")
@@ -168,7 +166,7 @@ class LaneGate:
         end_ns = self._now_ns() + need_ns
         return (
             self._words[self._gate] == passage.word
-            and self._is_permitted()
+            and self._passage.is_permitted()
             and end_ns <= self._until_ns
             and not passage.is_leaving
             and not self._primary_wants_device()
@@ -183,7 +181,7 @@ class LaneGate:
         Whether guard, owner and site still permit the run is looked at here and in new windows.
         """
         self._is_unbroken = True
-        if not self._is_permitted():
+        if not self._passage.is_permitted():
             self._passage.deadline_ns = 0
         try:
             yield
@@ -273,7 +271,7 @@ class LaneGate:
                 raise LeaveRequested
             word = self._words[self._gate]
             sleep_s = SLEEP_S
-            if word & 3 == GATE_OPEN and self._is_permitted():
+            if word & 3 == GATE_OPEN and self._passage.is_permitted():
                 self._let_primary_block()
                 if self._words[self._gate] != word:
                     continue
@@ -300,13 +298,6 @@ class LaneGate:
     def _longest_window_ns(self) -> int:
         """Returns most of the longest window seen of late; a whole one would never fit."""
         return int(0.8 * max(self._windows_ns, default=0) - self._margin_ns)
-
-    def _is_permitted(self) -> bool:
-        return (
-            self._words[self._guard] == Word.RUN
-            and self._words[self._owner] == Word.RUN
-            and self._site_words[self._site_word] == Word.RUN
-        )
 
     def _read_window(self, word: int) -> None:
         """Takes the times of this OPEN; a word that changed meanwhile leaves no time to run."""

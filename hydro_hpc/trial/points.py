@@ -54,6 +54,9 @@ class Passage(Protocol):
         until the gate word changes, FIRST_SLEEP_NS at most. Then asks.
         """
 
+    def is_permitted(self) -> bool:
+        """Says whether guard, owner and site all say RUN."""
+
     def note_end(self) -> None:
         """Notes that the run ends now."""
 
@@ -146,7 +149,7 @@ class PlainPassage:
             is_over = seen & 3 != GATE_OPEN
         else:
             is_over = end_ns > self.deadline_ns
-            if not is_over and self._is_permitted() and not self._primary_wants(now_ns, end_ns):
+            if not is_over and self.is_permitted() and not self._primary_wants(now_ns, end_ns):
                 return
         if self.deadline_ns and is_over:
             self.note_end()
@@ -154,7 +157,7 @@ class PlainPassage:
                 self._sleep_outside(seen, now_ns)
         self._ask(need_ns)
 
-    def _is_permitted(self) -> bool:
+    def is_permitted(self) -> bool:
         return (
             self._words[self._guard] == Word.RUN
             and self._words[self._owner] == Word.RUN
