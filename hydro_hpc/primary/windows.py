@@ -75,10 +75,11 @@ def plan(calls: Collection[Call], *, early_end_ns: int = EARLY_END_NS) -> Window
     per opening and one early end.
     """
     count = len(calls)
-    if count < NUM_NEEDED or max(call.wait_ns for call in calls) < WORTH_OPENING_NS:
+    longest_ns = max((call.wait_ns for call in calls), default=0)
+    if count < NUM_NEEDED or longest_ns < WORTH_OPENING_NS:
         return _UNKNOWN
     began_ns = int(statistics.median(call.began_ns for call in calls))
-    ends = sorted(call.began_ns + call.wait_ns for call in calls)
+    ends = sorted(_end_ns(call, usually_ns=began_ns, longest_ns=longest_ns) for call in calls)
     lates = _late_starts(ends, early_end_ns)
     most_ns, late_ns = lates[0]
     until_ns = 0
@@ -92,6 +93,14 @@ def plan(calls: Collection[Call], *, early_end_ns: int = EARLY_END_NS) -> Window
         used_ns += gain_ns - (early_end_ns if gain_ns else 0)
     spare_ns = most_ns - early_end_ns - OPENING_NS * count  # each later start costs all windows
     return Window(until_ns, late_ns, began_ns + spare_ns // count, is_worth_opening=spare_ns >= 0)
+
+
+def _end_ns(call: Call, *, usually_ns: int, longest_ns: int) -> int:
+    """Returns when a call's wait ended. One that began far from when it usually does (the job had
+    stored a checkpoint, say) shows how long a wait is, not when a peer is ready.
+    """
+    is_far = abs(call.began_ns - usually_ns) > longest_ns
+    return (usually_ns if is_far else call.began_ns) + call.wait_ns
 
 
 def _late_starts(ends: list[int], early_end_ns: int) -> list[tuple[int, int]]:
