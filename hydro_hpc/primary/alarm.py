@@ -10,7 +10,7 @@ measured, and now and then a pair whose halves ran at different speeds of the ma
 which the job stored a checkpoint or was stopped: a Cauchy distribution, whose heavy tails keep such
 a pair from acquitting. Nor may it convict: what one pair can say is capped, and one far beyond
 the slowdown looked for counts as one just beyond it. So three slow pairs in a row are needed, and
-are enough.
+are enough. A pair without a slowdown is not far out, however high the bound is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ FAR_OUT_SCALE: Final = 0.3  # half of them are farther out than this
 LEAST_SCALE: Final = 0.01  # of the other pairs
 FIRST_SCALE: Final = 0.04  # until `NUM_NEEDED` pairs have shown theirs
 MOST_PER_PAIR: Final = 0.35  # of the threshold
-BEYOND: Final = 2.0  # scales over the slowdown looked for; a pair farther out counts as that
+BEYOND: Final = 2.0  # scales over the slowdown looked for, or below the bound; a pair farther out
+# counts as that
+FASTER: Final = 3.0  # scales below no slowdown, until a pair is far out on that side
 NUM_NEEDED: Final = 8
 NUM_REMEMBERED: Final = 40
 MAD_TO_DEVIATION: Final = 1.4826  # of a normal distribution
@@ -64,6 +66,8 @@ class Alarm:
         """Takes one pair's log(open / shut) and how much pairs scatter; returns whether to stop."""
         for number, excess in enumerate(EXCESSES):
             over = min(log - self._bound, excess + BEYOND * scale)
+            if log > -FASTER * scale:
+                over = max(over, -BEYOND * scale)
             gain = _log_likelihood(over - excess, scale) - _log_likelihood(over, scale)
             gain = min(gain, MOST_PER_PAIR * self._threshold)
             self._sums[number] = max(0.0, self._sums[number]) + gain

@@ -3,12 +3,13 @@ decisions out.
 
 Some steps run with every gate shut. Which ones is a function of the step's number alone, hence
 equal on all ranks: the step time is global, so one rank's open bubble would blur another's shut
-step. A shut step and the two open ones beside it are a *pair*: the machine's speed drifts within a
-second, and evenly over so few steps. A pair counts as log(open / shut), `open` being the geometric
-mean, since the mean of a noisy quotient lies above the quotient of the means (by half the variance:
-1% where pairs scatter by 14%). The slowdown is the trimmed mean over pairs, with the 95% interval
-of Yuen (1974) from the winsorized variance. When to hold bubbles shut is said by a sequential test
-over the same pairs (`alarm`).
+step. It has no period: what a job does every so many steps (an evaluation, a checkpoint) falls on
+open and shut steps alike. A shut step and the two open ones beside it are a *pair*: the machine's
+speed drifts within a second, and evenly over so few steps. A pair counts as log(open / shut),
+`open` being the geometric mean, since the mean of a noisy quotient lies above the quotient of the
+means (by half the variance: 1% where pairs scatter by 14%). The slowdown is the trimmed mean over
+pairs, with the 95% interval of Yuen (1974) from the winsorized variance. When to hold bubbles shut
+is said by a sequential test over the same pairs (`alarm`).
 
 After a trip bubbles are used again with more caution: windows are planned to end too early less
 often. Caution falls again after many pairs without a trip.
@@ -26,8 +27,8 @@ from typing import Final, NamedTuple
 
 from hydro_hpc.primary.alarm import Alarm, Noise
 
-DENSE_EVERY: Final = 2  # of the steps, at the start
-SPARSE_EVERY: Final = 20  # of the steps, afterwards
+DENSE_CELL: Final = 8  # steps at the start, every second of them shut: the even or the odd ones
+SPARSE_CELL: Final = 20  # steps afterwards, one of them shut
 DECIDE_EVERY_STEPS: Final = 20  # retries only at multiples of this, on all ranks alike
 PAIRS_REMEMBERED: Final = 1000  # for the estimate, which then costs the primary 0.3 ms
 TRIM_FRAC: Final = 0.1
@@ -61,8 +62,18 @@ class Estimate:
 
 def is_shut(step: int, settings: GuardSettings) -> bool:
     """Says whether `step` (counted from the job's first) runs with every gate shut."""
-    every = DENSE_EVERY if step < settings.dense_steps else SPARSE_EVERY
-    return step % every == every - 1
+    if step < settings.dense_steps:
+        return (step + _scramble(step // DENSE_CELL)) % 2 == 1
+    cell, place = divmod(step, SPARSE_CELL)
+    return place == _scramble(cell) % SPARSE_CELL
+
+
+def _scramble(number: int) -> int:
+    """Returns 32 bits that look like chance (the last steps of MurmurHash3)."""
+    bits = number * 0x9E3779B1 & 0xFFFFFFFF
+    bits = (bits ^ bits >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    bits = (bits ^ bits >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return bits ^ bits >> 16
 
 
 def estimate(logs: list[float]) -> Estimate:
@@ -122,6 +133,7 @@ class Guard:
         self.is_holding = False
         self.num_trips = 0
         self.caution = 0  # how often to double what a window that ends too early counts
+        self._severity = 0  # how often to double the time that bubbles are held
         self._calm_pairs = 0
         self._last: deque[FinishedStep] = deque(maxlen=3)
         self._logs: deque[float] = deque(maxlen=PAIRS_REMEMBERED)
@@ -157,6 +169,7 @@ class Guard:
         if self._calm_pairs >= CALM_PAIRS:
             self._calm_pairs = 0
             self.caution = max(0, self.caution - 1)
+            self._severity = max(0, self._severity - 1)
 
     def decide(self, next_step: int) -> bool:
         """Trips at once, retries at multiples of DECIDE_EVERY_STEPS; returns whether bubbles are
@@ -170,8 +183,9 @@ class Guard:
             self.is_holding = True
             self.num_trips += 1
             self.caution = min(MOST_CAUTION, self.caution + 1)
+            self._severity += 1
             self._calm_pairs = 0
-            self._retry_at_step = next_step + DECIDE_EVERY_STEPS * 2**self.num_trips
+            self._retry_at_step = next_step + DECIDE_EVERY_STEPS * 2**self._severity
         return self.is_holding
 
     def estimate(self) -> Estimate:

@@ -30,7 +30,7 @@ from hydro_hpc.primary.windows import EARLY_END_NS, WORTH_OPENING_NS, Window, Wi
 
 MERGE_GAP_NS: Final = 200_000  # waits nearer to each other than this are one bubble
 RECORDED_NS: Final = 200_000  # shorter waits are counted, not recorded
-STEPS_UNTIL_NOT_PIPELINED: Final = 30
+STEPS_UNTIL_NOT_PIPELINED: Final = 30  # in a row, without a bubble worth opening
 LIMIT_EVERY_STEPS: Final = 100  # its files cost 50 us each to read
 NO_BUBBLES: Final = "this job never waits 2 ms for another rank in a step"
 
@@ -77,6 +77,7 @@ class Publisher:
         self._step = 0
         self._step_started_ns = 0
         self._num_steps = 0
+        self._steps_without = 0  # in a row
         self._may_open = False
         self._is_shut = False
         self.microbatch = -1  # set by an engine's labels
@@ -164,8 +165,7 @@ class Publisher:
         self._step = step
         self._step_started_ns = now_ns
         self._is_shut = is_shut(step, self._guard.settings)
-        is_learned = self._windows.is_learned()
-        self._may_open = is_learned and not self._is_shut and not self._guard.is_holding
+        self._may_open = not self._is_shut and not self._guard.is_holding
         self._quads[self._page.quad_index("heartbeat_ns")] = now_ns
         self._page.set("step", step)
 
@@ -197,13 +197,17 @@ class Publisher:
                 value=int(self._is_shut),
             )
         )
-        was_shared = bool(self._tenant_job) and self._windows.has_worth_opening()
-        guard.observe(
-            step=self._step, step_ns=step_ns, was_shut=self._is_shut, was_shared=was_shared
-        )
-        is_holding = guard.decide(next_step)
         self._windows.early_end_ns = EARLY_END_NS << guard.caution
         self._windows.end_step()
+        has_bubbles = self._windows.has_worth_opening()
+        is_lent = bool(self._tenant_job) and page.get("owner_word") == Word.RUN
+        guard.observe(
+            step=self._step,
+            step_ns=step_ns,
+            was_shut=self._is_shut,
+            was_shared=is_lent and has_bubbles,
+        )
+        is_holding = guard.decide(next_step)
         if next_step % DECIDE_EVERY_STEPS == 0:
             self._tenant_job = self._read_tenant()
         page.set("guard_word", Word.HOLD if is_holding else Word.RUN)
@@ -211,25 +215,24 @@ class Publisher:
         page.set("memory_peak_bytes", self._memory.peak_bytes())  # at once: trials make room
         if self._num_steps % LIMIT_EVERY_STEPS == 0:
             self._publish_memory_limit()
-        self._publish_state()
+        self._publish_state(has_bubbles=has_bubbles)
         if self._num_steps % 10 == 0:
             self._publish_slow_facts()
 
-    def _publish_state(self) -> None:
-        state = self._state()
-        if state == PrimaryState.NOT_PIPELINED and self._page.get("state") != state:
-            self._page.set_text("reason", NO_BUBBLES)
+    def _publish_state(self, *, has_bubbles: bool) -> None:
+        """A few odd steps are no reason to send the trials away."""
+        page = self._page
+        self._steps_without = 0 if has_bubbles else self._steps_without + 1
+        if has_bubbles:
+            if page.get("state") != PrimaryState.SHARING:
+                page.set_text("reason", "")
+            page.set("state", PrimaryState.SHARING)
+        elif self._steps_without == STEPS_UNTIL_NOT_PIPELINED:
+            page.set_text("reason", NO_BUBBLES)
+            page.set("state", PrimaryState.NOT_PIPELINED)
             print(f"hydro: nothing is lent: {NO_BUBBLES}", file=sys.stderr, flush=True)
-        elif state == PrimaryState.SHARING and self._page.get("state") != state:
-            self._page.set_text("reason", "")
-        self._page.set("state", state)
-
-    def _state(self) -> PrimaryState:
-        if self._windows.has_worth_opening():
-            return PrimaryState.SHARING
-        if self._num_steps >= STEPS_UNTIL_NOT_PIPELINED:
-            return PrimaryState.NOT_PIPELINED
-        return PrimaryState.LEARNING
+        elif page.get("state") == PrimaryState.STARTING:
+            page.set("state", PrimaryState.LEARNING)
 
     def _publish_slow_facts(self) -> None:
         """What nobody needs at once: about 0.1 ms, every tenth step."""

@@ -7,8 +7,10 @@ have been worth most: until a deadline, and again from a late start on, in case 
 outlasted what is usual. An early end while a trial runs costs the primary, a deadline that comes
 too soon costs harvest (docs/decisions/0001-window-prediction.md).
 
-When all waits together are much shorter or longer than they were, twice in a row, the training has
-changed (another number of microbatches, another sequence length): what came before is forgotten.
+A call is known by the names of the calls before it in its step: a step of another shape (one that
+begins with an evaluation, say) is learned beside the usual one. When all waits together are much
+shorter or longer than they were, twice in a row, the training has changed (another number of
+microbatches, another sequence length): what came before is forgotten.
 
 Not covered: calls from several threads.
 """
@@ -31,6 +33,7 @@ LATE_WAKE_NS: Final = 100_000  # harvest that a late start must bring for each w
 # the trial wakes up for nothing, in the primary's time
 CHANGE_RATIO: Final = 1.5  # of all waits of a step, in either direction
 STEPS_OF_CHANGE: Final = 2  # in a row, until it is believed
+MOST_PLACES: Final = 5000  # calls that are known; 0.9 kB each, of the training's memory
 
 
 class Call(NamedTuple):
@@ -122,15 +125,28 @@ def _late_starts(ends: list[int], early_end_ns: int) -> list[tuple[int, int]]:
     return found[::-1]
 
 
+class Place:
+    """A call at its place in a step: what it was seen to do, and the calls that came after it."""
+
+    __slots__ = ("after", "calls", "window")
+
+    def __init__(self) -> None:
+        self.after: dict[str, Place] = {}  # by name
+        self.calls: deque[Call] = deque(maxlen=NUM_REMEMBERED)
+        self.window = _UNKNOWN
+
+
 class Windows:
-    """Windows for the calls of one step, by the call's position in the step and its name."""
+    """Windows for the calls of one step, by the names of the calls up to it."""
 
     def __init__(self) -> None:
         self.early_end_ns = EARLY_END_NS  # grows where the guard finds the primary slowed
         self.ended_ns = 0  # when the last call ended, by the caller's clock
-        self._names: list[str] = []
-        self._calls: list[deque[Call]] = []
-        self._windows: list[Window] = []
+        self._start = Place()  # before the first call of a step
+        self._places = [self._start]
+        self._at: Place | None = self._start  # the last call; None: it is not known
+        self._path: list[Place] = []  # this step's calls, as far as they are known
+        self._last_path: list[Place] = []  # and the last step's
         self._num_calls = 0
         self._step_ns = 0  # all waits of this step
         self._usual_ns: deque[int] = deque(maxlen=NUM_REMEMBERED)  # and of the last steps
@@ -138,37 +154,44 @@ class Windows:
 
     def expect(self, name: str) -> Window:
         """Returns the window of the step's next call, its times since the end of the last one."""
-        position = self._num_calls
-        if position < len(self._names) and self._names[position] == name:
-            return self._windows[position]
-        return _UNKNOWN
+        place = self._at.after.get(name) if self._at else None
+        return place.window if place else _UNKNOWN
 
     def observe(self, name: str, *, started_ns: int, ended_ns: int) -> None:
-        """Takes the wait of the step's next call. A call of another name forgets the rest of the
-        step.
-        """
-        position = self._num_calls
-        self._num_calls = position + 1
+        """Takes the wait of the step's next call."""
+        self._num_calls += 1
         wait_ns = ended_ns - started_ns
         before_ns, self.ended_ns = self.ended_ns, ended_ns
         self._step_ns += wait_ns
-        if position < len(self._names) and self._names[position] != name:
-            del self._names[position:], self._calls[position:], self._windows[position:]
-        if position == len(self._names):
-            self._names.append(name)
-            self._calls.append(deque(maxlen=NUM_REMEMBERED))
-            self._windows.append(_UNKNOWN)
+        self._at = place = self._place_after(name)
+        if place is None:
+            return
+        self._path.append(place)
         if before_ns:  # else the first call of all, which began after nothing
-            self._calls[position].append(Call(started_ns - before_ns, wait_ns))
+            place.calls.append(Call(started_ns - before_ns, wait_ns))
+
+    def _place_after(self, name: str) -> Place | None:
+        if self._at is None:
+            return None
+        place = self._at.after.get(name)
+        if place is None and len(self._places) < MOST_PLACES:
+            place = self._at.after[name] = Place()
+            self._places.append(place)
+        return place
 
     def end_step(self) -> None:
         """Makes the next call the first of a step, and brings the windows up to date."""
         if self._has_changed():
-            for calls in self._calls:
-                while len(calls) > STEPS_OF_CHANGE:
-                    calls.popleft()
-        for position in range(self._num_calls):
-            self._windows[position] = plan(self._calls[position], early_end_ns=self.early_end_ns)
+            for place in self._places:
+                while len(place.calls) > STEPS_OF_CHANGE:
+                    place.calls.popleft()
+        for place in self._path:
+            place.window = plan(place.calls, early_end_ns=self.early_end_ns)
+        if len(self._places) >= MOST_PLACES and len(self._path) < MOST_PLACES // 2:
+            self._start = Place()  # of many shapes of step; what comes often is soon known again
+            self._places = [self._start]
+        self._last_path, self._path = self._path, []
+        self._at = self._start
         self._num_calls = 0
         self._step_ns = 0
 
@@ -196,9 +219,5 @@ class Windows:
         return self._num_calls
 
     def has_worth_opening(self) -> bool:
-        """Says whether a step has a window that is worth opening."""
-        return any(window.is_worth_opening for window in self._windows)
-
-    def is_learned(self) -> bool:
-        """Says whether at least one call has been seen often enough to be predicted."""
-        return any(len(calls) >= NUM_NEEDED for calls in self._calls)
+        """Says whether the last step had a window that is worth opening."""
+        return any(place.window.is_worth_opening for place in self._last_path)

@@ -133,6 +133,31 @@ def test_short_waits_are_never_opened(lane: str, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.count("hydro: nothing is lent") == 1
 
 
+def test_a_few_steps_without_bubbles_send_no_trial_away(
+    lane: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rank = Rank(lane)
+    rank.run(60, 5 * MS)
+    rank.run(STEPS_UNTIL_NOT_PIPELINED - 1, 0)
+    assert rank.page.get("state") == PrimaryState.SHARING
+    rank.run(20, 5 * MS)
+    assert rank.page.get("state") == PrimaryState.SHARING
+    assert capsys.readouterr().err == ""
+    rank.run(2 * STEPS_UNTIL_NOT_PIPELINED, 0)
+    assert rank.page.get("state") == PrimaryState.NOT_PIPELINED
+    assert capsys.readouterr().err.count("hydro: nothing is lent") == 1
+
+
+def test_steps_are_no_evidence_while_the_owner_holds(lane: str) -> None:
+    rank = Rank(lane, dense_steps=1000)
+    rank.page.set("owner_word", Word.HOLD)
+    rank.run(60, 5 * MS)
+    assert rank.guard.estimate().num_pairs == 0
+    rank.page.set("owner_word", Word.RUN)
+    rank.run(60, 5 * MS)
+    assert rank.guard.estimate().num_pairs > 10
+
+
 def test_shut_steps_open_nothing_and_do_not_count_as_bubble_time(lane: str) -> None:
     rank = Rank(lane, dense_steps=1000)
     rank.run(100, 5 * MS)

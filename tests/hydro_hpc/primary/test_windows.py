@@ -12,6 +12,7 @@ from hydro_hpc.primary.windows import (
     EARLY_END_NS,
     LATE_AFTER_NS,
     LATE_WAKE_NS,
+    MOST_PLACES,
     NUM_NEEDED,
     OPENING_NS,
     USED_FROM_NS,
@@ -192,7 +193,60 @@ def test_the_plan_is_the_best_of_all(seen: list[tuple[int, int]]) -> None:
         assert found.late_ns == 0 or found.late_ns >= found.until_ns + LATE_AFTER_NS
 
 
-def test_step_of_another_shape_is_forgotten_from_where_it_differs() -> None:
+USUAL = [("recv", 10.0), ("send", 1.0), ("all_reduce", 20.0)]
+EVALUATING = [("broadcast", 30.0), ("recv", 5.0), *USUAL]
+
+
+def test_evaluation_at_the_head_of_a_step_leaves_what_is_known_of_the_usual_one() -> None:
+    windows = Windows()
+    for _ in range(5):
+        run_step(windows, USUAL)
+    assert run_step(windows, EVALUATING) == [0, 0, 0, 0, 0]
+    assert run_step(windows, USUAL) == [10, 0, 20]
+    run_step(windows, EVALUATING)
+    run_step(windows, USUAL)
+    assert run_step(windows, EVALUATING) == [30, 5, 10, 0, 20]  # a shape of its own
+
+
+def test_steps_of_two_shapes_in_turn_are_both_predicted() -> None:
+    windows = Windows()
+    for _ in range(4):
+        run_step(windows, USUAL)
+        run_step(windows, EVALUATING)
+    assert run_step(windows, USUAL) == [10, 0, 20]
+    assert run_step(windows, EVALUATING) == [30, 5, 10, 0, 20]
+
+
+def test_only_the_last_steps_calls_say_whether_there_are_bubbles() -> None:
+    windows = Windows()
+    for _ in range(4):
+        run_step(windows, [("recv", 1), ("recv", 30)])
+    assert windows.has_worth_opening()
+    for _ in range(4):
+        run_step(windows, [("recv", 1)])
+    assert not windows.has_worth_opening()
+
+
+def test_step_without_an_end_takes_little_memory() -> None:
+    """A rank that never steps an optimizer: all its calls are one step."""
+    windows = Windows()
+    for _ in range(3 * MOST_PLACES):
+        windows.observe("recv", started_ns=1, ended_ns=2)
+    assert len(windows._places) == MOST_PLACES
+    assert len(windows._path) == MOST_PLACES - 1
+
+
+def test_too_many_shapes_are_forgotten_and_the_usual_one_is_learned_again() -> None:
+    windows = Windows()
+    for number in range(MOST_PLACES):
+        run_step(windows, [(f"call {number}", 5.0)])
+    for _ in range(3):
+        run_step(windows, USUAL)
+    assert run_step(windows, USUAL) == [10, 0, 20]
+    assert len(windows._places) < MOST_PLACES
+
+
+def test_step_of_another_shape_is_unknown_from_where_it_differs() -> None:
     windows = Windows()
     for _ in range(5):
         run_step(windows, [("recv", 10), ("send", 20), ("recv", 30)])
