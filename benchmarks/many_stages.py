@@ -94,8 +94,10 @@ def measure(real: int, blocks: int) -> tuple[Seen, Seen, Harvest]:
         stack.enter_context(trials_beside(directory, lane))
         recorder = LaneRecorder(place=LanePlace(node="here", device=0, path=lane))
         page = Page.map_for_changing(page_path(lane, PageKind.STAGE), PageKind.STAGE)
+        order = [(flags, Word.RUN), (control, Word.HOLD)]
         for _ in range(blocks):
-            for seen, word in ((flags, Word.RUN), (control, Word.HOLD)):
+            order.reverse()
+            for seen, word in order:
                 page.set("owner_word", word)
                 run_gated(primary, seen, steps=STEPS)
                 page.set("owner_word", Word.HOLD)

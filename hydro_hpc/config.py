@@ -29,7 +29,7 @@ class Settings:
     """Every key of hydro.toml, with its unit in its name and its default."""
 
     guard_bound: Share = 0.01  # slowdown of the primary over which bubbles are shut; 0.01 = 1%
-    guard_dense_steps: int = 400  # steps from the job's first in which every second block is shut
+    guard_dense_steps: int = 400  # steps from the job's first in which half of them are shut
     margin_us: float = 200.0  # a trial stops this long before a window's predicted end
     unit_us: float = 100.0  # profiled work of a trial between two looks at the gate
     idle_class: bool = True  # CPU devices: workers in the kernel's idle class, behind the flags
@@ -77,7 +77,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
 def _from_file(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         problems.append(f"{path}: {error}")
         return {}
     types = {field.name: field.type for field in dataclasses.fields(Settings)}

@@ -63,7 +63,7 @@ def _switch_own(verb: str, job: int, num_nodes: int) -> int:
     command = ["srun", f"--jobid={job}", "--overlap", f"--nodes={num_nodes}"]
     command += [f"--ntasks={num_nodes}", "--ntasks-per-node=1", "--cpu-bind=none", "--mem=0"]
     command += ["--quiet", f"--job-name=hydro-{verb}"]
-    done = run_slurm([*command, sys.executable, "-m", owner_word.__name__, str(job), verb])
+    done = run_slurm([*command, sys.executable, "-P", "-m", owner_word.__name__, str(job), verb])
     print(done.stdout, end="")
     print(done.stderr, end="", file=sys.stderr)
     return EXIT_DONE if done.returncode == 0 else EXIT_FAILED

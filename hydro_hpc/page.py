@@ -131,7 +131,9 @@ class Page:
         return bytes(struct.unpack_from(field.code, self._bytes, field.offset)[0])
 
     def get_text(self, name: str) -> str:
-        return self.get_bytes(name).split(b"\0", 1)[0].decode("utf-8", "replace")
+        """Returns text with `?` for what could steer a terminal: the writer may be anybody."""
+        text = self.get_bytes(name).split(b"\0", 1)[0].decode("utf-8", "replace")
+        return "".join(letter if letter.isprintable() else "?" for letter in text)
 
     def set(self, name: str, value: Union[int, bytes]) -> None:
         field = self._fields[name]

@@ -34,7 +34,7 @@ OWNER, TUNER = "alice", "bob"
 # Enough for any study: the demo ends the training when the study has ended.
 TRAINING: Final = ("--hydro-bubble", "train.sbatch", "--steps=1000000")
 STUDY: Final = ("--bubbles=2", "study.sbatch")
-# Every second block of steps stays shut throughout: many pairs for the slowdown in a short run.
+# Half of the steps are shut throughout: many pairs for the slowdown in a short run.
 GUARD: Final = {"HYDRO_GUARD_BOUND": "0.05", "HYDRO_GUARD_DENSE_STEPS": "1000000"}
 LOOK_S: Final = 1.0
 ASK_SLURM_EVERY_S: Final = 3.0

@@ -81,7 +81,7 @@ def load_state(directory: Path) -> ClusterState | None:
                 for name, (pid, boot_id, ticks) in data["processes"].items()
             },
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(

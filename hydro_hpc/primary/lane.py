@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import struct
+from typing import Final
 
 from hydro_hpc.config import load_settings
 from hydro_hpc.devices.cpu_memory import CpuMemory
@@ -14,6 +16,10 @@ from hydro_hpc.page_layout import DeviceKind, PageKind
 from hydro_hpc.primary.guard import Guard, GuardSettings
 from hydro_hpc.primary.publisher import Publisher
 from hydro_hpc.wait import FutexWord
+
+# A lock that only who may write the file can take (flock would let everybody who may read it), and
+# that, unlike a plain POSIX lock, does not end when this process closes the file elsewhere.
+_WHOLE_FILE: Final = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 def become_writer() -> Publisher:
@@ -28,12 +34,7 @@ def become_writer() -> Publisher:
     lane = own_lane(os.environ)
     path = page_path(lane, PageKind.STAGE)
     site = Page.read_copy(page_path(lane, PageKind.SITE), PageKind.SITE)
-    lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise LaneError(f"{path}: another process of this job already writes it") from None
+    lock_as_writer(path)
     page = Page.map_for_writing(path, PageKind.STAGE)
     page.set("rank", dist.get_rank())
     page.set("world_size", dist.get_world_size())
@@ -55,6 +56,19 @@ def become_writer() -> Publisher:
     )
     atexit.register(_close_own, publisher, os.getpid())
     return publisher
+
+
+def lock_as_writer(path: str) -> int:
+    """Returns the descriptor that holds the lock while it is open. Raises LaneError if another
+    process has it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+    except BlockingIOError:
+        os.close(fd)
+        raise LaneError(f"{path}: another process of this job already writes it") from None
+    return fd
 
 
 def _close_own(publisher: Publisher, pid: int) -> None:

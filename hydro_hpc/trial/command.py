@@ -15,6 +15,7 @@ from hydro_hpc.config import load_settings
 from hydro_hpc.errors import (
     EXIT_DONE,
     EXIT_NOT_FOUND,
+    EXIT_NOT_RUNNABLE,
     EXIT_TRY_LATER,
     CommandError,
     HydroError,
@@ -66,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Runs a study, or any command, inside the bubbles of the devices that this job "
         "step holds.",
         epilog="Exit codes: 0 done, 1 failed, 2 the study is wrong, 75 no bubble to run in now; "
-        "with --exec the command's own (128 + n: ended by signal n; 127: not found).",
+        "with --exec the command's own (128 + n: by signal n; 127: not found, 126: no program).",
     )
     parser.add_argument(
         "study", type=Path, nargs="?", metavar="STUDY.py", help="the file that defines a Study"
@@ -116,8 +117,13 @@ def _command_job(arguments: argparse.Namespace, words: list[str] | None) -> Comm
     if not words:
         raise CommandError("--exec was given no command; write hydro-trial --exec -- CMD")
     if shutil.which(words[0]) is None:
+        if os.sep in words[0] and os.path.exists(words[0]):
+            raise CommandError(
+                f"{words[0]} is no program that you may execute; see its permissions",
+                EXIT_NOT_RUNNABLE,
+            )
         raise CommandError(
-            f"command {words[0]} was not found, or may not be executed; give its path",
+            f"command {words[0]} was not found; give its path",
             EXIT_NOT_FOUND,
         )
     return CommandJob(words=tuple(words))

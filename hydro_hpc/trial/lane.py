@@ -82,6 +82,13 @@ class TenantLane:
         is_core = self._lender.get("device_kind") == DeviceKind.CPU_CORE
         return self._lender.get("cpu_core") if is_core else None
 
+    def core_problem(self) -> str:
+        """Says that this process may not run on the device's core, or returns an empty text."""
+        core = self.cpu_core()
+        if core is None or core in os.sched_getaffinity(0):
+            return ""
+        return f"the lane's device is core {core}, which this job step may not use"
+
     def not_ready(self, *, still_ns: int) -> str:
         """Says why no bubble can be used yet, or returns an empty text. Raises LaneError if none
         ever will. `still_ns`: see `why_gone`.
@@ -126,7 +133,8 @@ class TenantLane:
     def why_gone(self, *, still_ns: int) -> str:
         """Says why a lane that was ready will not open again, or returns an empty text.
 
-        `still_ns`: after so long without a step or a window its primary counts as stopped.
+        `still_ns`: after so long without a step or a window its primary counts as stopped, and
+        after so long without a bubble as one that has none any more.
         """
         try:
             for kind in READ:
@@ -139,7 +147,7 @@ class TenantLane:
             return "the lane is gone: the job that lent it has ended"
         if problem := stage.writer_problem():
             return f"the lane's stage page cannot be used: {problem}"
-        return _why_still(stage, still_ns=still_ns)
+        return _why_still(stage, still_ns=still_ns) or _why_without(stage, still_ns=still_ns)
 
     def trial_state(self, pid: int) -> int:
         """Returns the TrialState of the worker `pid`, as it says itself; ABSENT until it has: what
@@ -256,6 +264,14 @@ def _why_still(stage: Page, *, still_ns: int) -> str:
     if not stage.get("heartbeat_ns") or time.monotonic_ns() - last_ns < still_ns:
         return ""
     return f"its primary has stood still for {still_ns / 1e9:.0f} s"
+
+
+def _why_without(stage: Page, *, still_ns: int) -> str:
+    """Says that a primary goes on without bubbles, or returns an empty text."""
+    since_ns = time.monotonic_ns() - max(stage.get("open_ns"), stage.get("close_ns"))
+    if stage.get("state") != PrimaryState.NOT_PIPELINED or since_ns < still_ns:
+        return ""
+    return f"its primary has had no bubble for {still_ns / 1e9:.0f} s"
 
 
 def _head(lane: str, kind: PageKind) -> PageHead:

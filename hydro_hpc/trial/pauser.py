@@ -15,6 +15,7 @@ from hydro_hpc.errors import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_NOT_RUNNABLE, Hyd
 from hydro_hpc.page_layout import TrialState
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.freezer import Freezer, group_name, make_freezer
+from hydro_hpc.trial.job_signals import TO_PASS_ON
 from hydro_hpc.trial.lane import TenantLane
 from hydro_hpc.trial.messages import RankLeaves
 from hydro_hpc.trial.pausing import ON_GPU, Core, Pauser
@@ -43,6 +44,9 @@ def _run(lane: TenantLane, settings: Settings, words: list[str], channel: Channe
     except OSError as error:
         code = EXIT_NOT_FOUND if isinstance(error, FileNotFoundError) else EXIT_NOT_RUNNABLE
         return _give_up(channel, f"{words[0]} cannot be run: {error.strerror}", code)
+    except subprocess.SubprocessError as error:
+        why = lane.core_problem() or str(error)
+        return _give_up(channel, f"{words[0]} cannot be run: {why}", EXIT_FAILED)
     pausing = freezer or BySignals(os.getpid())
     pausing.pause()
     pauser = Pauser(
@@ -54,6 +58,8 @@ def _run(lane: TenantLane, settings: Settings, words: list[str], channel: Channe
         core=ON_GPU if lane.cpu_core() is None else _on_core(lane),
     )
     signal.signal(signal.SIGTERM, lambda *_: pauser.leave())
+    for number in TO_PASS_ON:
+        signal.signal(number, lambda told, _: os.kill(process.pid, told))
     page.set("state", TrialState.TRAINING)
     process.returncode = code = pauser.run()  # reaped there, not by Popen
     page.set("state", TrialState.ENDED)

@@ -22,6 +22,7 @@ from typing import Final
 from hydro_hpc.config import Settings
 from hydro_hpc.devices import cpu_core
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_TRY_LATER, HydroError, LaneError
+from hydro_hpc.trial import job_signals
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.events import Action, End, Leave, Report
 from hydro_hpc.trial.freezer import group_name, make_freezer
@@ -32,7 +33,6 @@ from hydro_hpc.trial.messages import LeaveAll, Message, RankDone, RankLeaves, St
 from hydro_hpc.trial.pausing import KILL_S
 from hydro_hpc.trial.process_tree import BySignals, ProcessTree
 from hydro_hpc.trial.resident import Resident
-from hydro_hpc.trial.suspension import suspend
 
 LOOK_S: Final = 0.05
 TRUSTING_LOOK_S: Final = 4.0  # at a worker that keeps to its windows, when nobody sends messages
@@ -75,9 +75,7 @@ class Supervisor:
 
     def run(self) -> tuple[int, str]:
         """Runs this rank until the study is over, or the gang has to leave."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note_signal)
-        signal.signal(signal.SIGTSTP, suspend)
+        job_signals.handle(leave=self._note_signal, pass_on=self._pass_on)
         if self._lane.cpu_core() is not None:
             cpu_core.enter_batch_class()  # its looks wait until the primary does
         try:
@@ -93,7 +91,7 @@ class Supervisor:
             self._settle()
         finally:
             self._end_children()
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # nothing of ours is left to stop
+            job_signals.suspend_nothing()
         assert self._leaving is not None
         if self._leaving.exit_code == EXIT_DONE and self._search_code == EXIT_FAILED:
             return EXIT_FAILED, "the study is over, and no trial of it completed"
@@ -115,6 +113,11 @@ class Supervisor:
 
     def _note_signal(self, number: int, _frame: object) -> None:
         self._signalled = number
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        """To the command, by its parent; a study has no use for it."""
+        if self._pauser_pid and self._worker is not None:
+            os.kill(self._pauser_pid, number)
 
     def _wait_for_primary(self) -> None:
         """Waits for a writer that shows bubbles, while the gang may change its mind."""
@@ -286,17 +289,23 @@ class Supervisor:
     ) -> Child:
         """Starts a process of this rank; `stdin` None: ours."""
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", module]
+        command = [sys.executable, "-P", "-m", module]  # not what the user has in his directory
         command += ["--lane", self._lane.path, "--channel", str(theirs.fileno()), *arguments]
-        process = subprocess.Popen(
-            command,
-            stdin=stdin,
-            pass_fds=[theirs.fileno()],
-            env=local_environment(os.environ),
-            start_new_session=True,
-            preexec_fn=before_exec,
-        )
-        theirs.close()
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                pass_fds=[theirs.fileno()],
+                env=local_environment(os.environ),
+                start_new_session=True,
+                preexec_fn=before_exec,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            ours.close()
+            why = self._lane.core_problem() or str(error)
+            raise LaneError(f"the {module.rpartition('.')[2]} cannot be started: {why}") from None
+        finally:
+            theirs.close()
         return Child(process, Channel(ours))
 
     def _before_exec(self) -> None:

@@ -19,7 +19,7 @@ SCHEDULES = (
     "ScheduleZBVZeroBubble",
 )
 STEPS = 20
-WORK_MS = 2
+WORK_MS = 8
 ACCUMULATION = 2  # runs of the schedule before the optimizer steps
 
 

@@ -48,3 +48,10 @@ def test_a_share_of_everything_is_refused(nowhere: dict[str, str]) -> None:
 def test_only_shares_are_percentages(nowhere: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="HYDRO_UNIT_US is '5%'; give a number"):
         load_settings({**nowhere, "HYDRO_UNIT_US": "5%"})
+
+
+def test_file_that_is_no_text_is_named(nowhere: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "hydro.toml"
+    file.write_bytes(b"guard_bound = \xff")
+    with pytest.raises(ConfigError, match=r"hydro\.toml"):
+        load_settings({**nowhere, "HYDRO_CONFIG": str(file)})

@@ -138,3 +138,9 @@ def test_copy_shows_what_was_written_through_a_mapping(tmp_path: Path) -> None:
     assert copy.get_text("reason").startswith("éé")
     assert copy.get("pid") == page.get("pid")
     assert len(copy.get_bytes("reason")) < SIZES[PageKind.STAGE]
+
+
+def test_text_cannot_steer_the_terminal_of_who_reads_it(tmp_path: Path) -> None:
+    page = stage_page(make_lane(tmp_path))
+    page.set_text("reason", "\x1b[2J no\nn9 device 0: lent")
+    assert page.get_text("reason") == "?[2J no?n9 device 0: lent"

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from hydro_hpc.errors import EXIT_NOT_FOUND, EXIT_USAGE
+from hydro_hpc.errors import EXIT_NOT_FOUND, EXIT_NOT_RUNNABLE, EXIT_USAGE
 from hydro_hpc.trial import command
 from slurm_plugin.marks import parse_failure
 
@@ -87,7 +87,8 @@ def test_any_reason_is_a_word_that_the_coordinator_reads(
         (["study.py", "--", "ls"], EXIT_USAGE, "needs --exec"),
         ([], EXIT_USAGE, "no study was given"),
         (["--exec", "--", "no-such-command"], EXIT_NOT_FOUND, "no-such-command was not found"),
-        (["--exec", "--", "/etc/passwd"], EXIT_NOT_FOUND, "/etc/passwd was not found, or may not"),
+        (["--exec", "--", "/etc/passwd"], EXIT_NOT_RUNNABLE, "/etc/passwd is no program"),
+        (["--exec", "--", "/etc"], EXIT_NOT_RUNNABLE, "/etc is no program"),
     ],
 )
 def test_wrong_use_is_one_sentence(

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from hydro_hpc.errors import EXIT_NOT_FOUND, EXIT_TRY_LATER
+from hydro_hpc.errors import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_TRY_LATER
 from hydro_hpc.page import Page, page_path
 from hydro_hpc.page_layout import GATE_OPEN, PageKind, RecordKind, TrialState, Word
 from hydro_hpc.trial.process_tree import descendants
-from tests.hydro_hpc.lanes import set_site_word
+from tests.hydro_hpc.lanes import make_lane, set_site_word
 from tests.hydro_hpc.trial.solo import (
     PlayedPrimary,
     children,
@@ -163,3 +163,36 @@ def test_file_that_cannot_be_executed_is_one_sentence(tmp_path: Path, lane: str)
     code, errors = finish(start_exec(lane, str(broken)))
     assert code == EXIT_NOT_FOUND
     assert errors == f"hydro-trial: {broken} cannot be run: No such file or directory\n"
+
+
+@pytest.mark.usefixtures("primary")
+def test_users_signals_reach_the_command(tmp_path: Path, lane: str) -> None:
+    told = tmp_path / "told"
+    script = f"trap 'echo USR1 > {told}; exit 3' USR1; touch {told}.ready; while :; do :; done"
+    process = start_exec(lane, "bash", "-c", script)
+    wait_until(lambda: Path(f"{told}.ready").exists())
+    process.send_signal(signal.SIGUSR1)
+    code, _ = finish(process)
+    assert code == 3
+    assert told.read_text() == "USR1\n"
+
+
+@pytest.mark.usefixtures("primary")
+def test_hangup_ends_the_command_as_any_end_of_the_job(lane: str) -> None:
+    process = start_exec(lane, "sleep", "1000")
+    page = trial_page(lane)
+    wait_until(lambda: page.get("run_ns") > 0)
+    process.send_signal(signal.SIGHUP)
+    code, errors = finish(process)
+    assert code == 128 + signal.SIGHUP
+    assert "stopped by SIGHUP" in errors
+
+
+def test_core_that_the_step_does_not_have_is_said_in_one_line(tmp_path: Path) -> None:
+    lane = make_lane(tmp_path / "lanes", core=999)
+    primary = PlayedPrimary(lane)
+    code, errors = finish(start_exec(lane, "true"))
+    primary.stop()
+    assert code == EXIT_FAILED
+    assert "core 999, which this job step may not use" in errors
+    assert "Traceback" not in errors

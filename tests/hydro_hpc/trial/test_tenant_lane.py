@@ -53,6 +53,17 @@ def test_replaced_page_is_a_reason_to_go(lane: str, tmp_path: Path) -> None:
     assert "has been replaced by another file" in tenant_lane.why_gone(still_ns=STILL_NS)
 
 
+def test_primary_that_has_no_bubbles_any_more_is_a_reason_to_go_after_a_while(
+    lane: str, stage: Page
+) -> None:
+    tenant_lane = TenantLane(lane)
+    stage.set("state", PrimaryState.NOT_PIPELINED)
+    stage.set("close_ns", time.monotonic_ns())
+    assert tenant_lane.why_gone(still_ns=STILL_NS) == ""
+    stage.set("close_ns", time.monotonic_ns() - STILL_NS)
+    assert tenant_lane.why_gone(still_ns=STILL_NS) == "its primary has had no bubble for 60 s"
+
+
 def test_primary_that_stands_still_is_a_reason_to_go_unless_it_opens_windows(
     lane: str, stage: Page
 ) -> None:
