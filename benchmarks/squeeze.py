@@ -65,6 +65,8 @@ QUICK_CYCLES: Final = 3
 SLOTS: Final = 16
 STUDY: Final = Path(__file__).parent / "digits_endless.py"
 DIRECTORY: Final = Path("/tmp/hydro-benchmark-cluster")
+DIGITS: Final = "digits MLP 64-64-64-10"
+NO_WINDOWS: Final = "no window of this kind was seen"
 
 
 class Squeeze:
@@ -203,14 +205,24 @@ class Squeeze:
         return found
 
 
-def spread(values: Sequence[float], *, unit: str, at: float = 0.5) -> Figure | NotTaken:
-    """Returns the quantile `at` of values, with their quartiles."""
+def middle(values: Sequence[float], *, unit: str) -> Figure | NotTaken:
+    """Returns the median with the quartiles."""
     if len(values) < 4:
-        return NotTaken(why="no window of this kind was seen")
-    low, _, high = statistics.quantiles(values, n=4)
+        return NotTaken(why=NO_WINDOWS)
+    low, median, high = statistics.quantiles(values, n=4)
+    return Figure(median=median, low=low, high=high, n=len(values), unit=f"{unit}, quartiles")
+
+
+def quantile(values: Sequence[float], *, at: float, unit: str) -> Figure | NotTaken:
+    """Returns the quantile `at` with its 95% interval, by order statistics."""
+    count = len(values)
+    if count < 4:
+        return NotTaken(why=NO_WINDOWS)
     ordered = sorted(values)
-    found = ordered[min(len(ordered) - 1, int(at * len(ordered)))]
-    return Figure(median=found, low=low, high=high, n=len(values), unit=f"{unit}, quartiles")
+    half = 1.96 * math.sqrt(count * at * (1 - at))
+    places = (at * count, at * count - half, at * count + half)
+    found, low, high = (ordered[min(count - 1, max(0, int(place)))] for place in places)
+    return Figure(median=found, low=low, high=high, n=count, unit=f"{unit}, 95% interval")
 
 
 def worst(shares: Sequence[float]) -> Figure:
@@ -237,9 +249,9 @@ def figures(done: Squeeze, *, quick: bool) -> dict[str, Figure | NotTaken]:
         "harvest_share_min": worst(shares),
         "oracle_share_min": worst(oracle),
         "throughput_share": worst(done.throughput_shares("flags")),
-        "overrun_us_p99": spread([w.overrun_us for w in windows], unit="us", at=0.99),
-        "resume_us": spread(resumes, unit="us"),
-        "hook_cost": hook_cost.hook_cost("digits MLP 64-64-64-10", pairs=50 if quick else 500),
+        "overrun_us_p99": quantile([w.overrun_us for w in windows], at=0.99, unit="us"),
+        "resume_us": middle(resumes, unit="us"),
+        "hook_cost": hook_cost.hook_cost(DIGITS, pairs=50 if quick else 500),
         "call_cost_us": call_cost.call_cost_us(),
         "guard_steps_to_shut_10pct": steps_to_shut(control, 0.10),
         "guard_false_trips_per_1000": false_trips(control),
@@ -297,7 +309,7 @@ def rows(done: Squeeze, *, quick: bool) -> list[dict[str, Any]]:
     found.append(
         {"guard_steps_to_shut_3pct": vars_of(steps_to_shut(done.seen["control"].lines, 0.03))}
     )
-    for name in hook_cost.MODELS:
+    for name in [name for name in hook_cost.MODELS if name != DIGITS]:
         cost = hook_cost.hook_cost(name, pairs=20 if quick else 200)
         found.append({"hook_cost": name, **vars_of(cost)})
     return found
