@@ -81,7 +81,6 @@ def test_schedules_are_written_for_the_standard_library_alone() -> None:
 def test_pure_modules_read_no_clock() -> None:
     pure = [
         "hydro_hpc/primary/windows.py",
-        "hydro_hpc/primary/plan.py",
         "hydro_hpc/primary/alarm.py",
         "hydro_hpc/primary/guard.py",
         "hydro_hpc/trial/events.py",

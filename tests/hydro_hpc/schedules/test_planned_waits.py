@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from hydro_hpc.errors import ScheduleError
-from hydro_hpc.primary.plan import PlannedWait, plan_waits
+from hydro_hpc.schedules.planned_waits import PlannedWait, plan_waits
 
 pytestmark = pytest.mark.deepspeed
 MS = 1_000_000
