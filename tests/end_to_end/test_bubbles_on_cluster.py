@@ -181,7 +181,7 @@ class TestBesideOnePrimary:
     def test_study_of_another_user_completes_in_the_bubbles_of_both_stages(
         self, lent: Road
     ) -> None:
-        lent.study("bob", trials=8, epochs=30)  # long enough for both workers to be seen
+        lent.study("bob", trials=8, epochs=60)  # long enough for both workers to be seen
         gang = lent.submit("bob", GANG, "--bubbles=2")
         lent.wait_for_workers()
         lent.wait_for_end(gang, "bob")
