@@ -42,8 +42,8 @@ LEAVE_S: Final = 20.0
 
 
 @contextlib.contextmanager
-def trials_beside(directory: Path, lane: str) -> Iterator[None]:
-    """`hydro-trial` with the endless study, in one lane without Slurm."""
+def trials_beside(directory: Path, lane: str, **settings: str) -> Iterator[None]:
+    """`hydro-trial` with the endless study, in one lane without Slurm; inside, it trains."""
     shutil.copy(STUDY, directory / "study.py")
     shutil.copy(ROOT / "examples/digits/study.py", directory / "digits_example.py")
     environment = {
@@ -54,13 +54,15 @@ def trials_beside(directory: Path, lane: str) -> Iterator[None]:
         "HYDRO_ROLE": "take",
         "HYDRO_IDLE_CLASS": "0",
         "SLURM_JOB_ID": "2",
+        **settings,
     }
     command = [sys.executable, "-m", "hydro_hpc.trial.command", "study.py", "--slots", "16"]
+    page = Page.map_for_reading(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
+    before = {0, page.get("pid")}
     with (directory / "trial.log").open("w") as log:
         process = subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log)
-    page = Page.map_for_reading(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
     try:
-        wait_until(lambda: page.get("num_samples") > 0)
+        wait_until(lambda: page.get("pid") not in before and page.get("num_samples") > 0)
         yield
     finally:
         process.terminate()
