@@ -2,16 +2,14 @@
 
 Over minutes a machine drifts by more than the effects that are measured here, so every variant
 runs a few steps at a time, in one run. Within a block of a primary that lends, the guard's
-schedule shuts every second step. The speed of this machine drifts within a second (step times next
-to each other correlate by 0.6), so the same number of steps, alternating every two steps, showed
-half as much.
-The first steps of a block, in which the processes were stopped and wake up, do not count in any
-figure; where windows are predicted, those that remember the stop.
+schedule shuts half of the steps, one at a time. The speed of this machine drifts within a second
+(step times next to each other correlate by 0.6), so the same number of steps, alternating every two
+steps, showed half as much. The first steps of a block, in which the processes were stopped and wake
+up, do not count in any figure; where windows are predicted, those that remember the stop.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +19,7 @@ from typing import Final
 from benchmarks.result_file import Figure
 from benchmarks.running import Line, Primary
 from benchmarks.sched_trace import Event, SchedTrace
-from hydro_hpc.primary.guard import GuardSettings, estimate, is_shut
+from hydro_hpc.primary.guard import GuardSettings, estimate, is_shut, log_open_over_shut
 from hydro_hpc.primary.windows import NUM_REMEMBERED
 from hydro_hpc.report.recording import LaneRecording
 
@@ -76,10 +74,11 @@ def open_over_shut(lines: list[Line]) -> list[float]:
     `as_figure` would be 8% too narrow; here it is 25% too wide.)
     """
     times = {line.step: line.step_s for line in lines}
+    open_s = {step: time_s for step, time_s in times.items() if not is_shut(step, ALWAYS_DENSE)}
     return [
-        (math.log(times[step - 1]) + math.log(times[step + 1])) / 2 - math.log(shut_s)
+        log_open_over_shut(open_s[step - 1], shut_s, open_s[step + 1])
         for step, shut_s in times.items()
-        if is_shut(step, ALWAYS_DENSE) and step - 1 in times and step + 1 in times
+        if step not in open_s and step - 1 in open_s and step + 1 in open_s
     ]
 
 

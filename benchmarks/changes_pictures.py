@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hydro_hpc.primary.guard import log_open_over_shut
 from hydro_hpc.report.recording import LaneRecording, Step, Wait
 
 SIZE_INCHES: Final = (11.0, 5.0)
@@ -118,8 +119,8 @@ def _running(steps: Sequence[Step]) -> tuple[list[int], list[float]]:
     for before, shut, after in zip(steps, steps[1:], steps[2:], strict=False):
         if before.is_shut or not shut.is_shut or after.is_shut:
             continue
-        lengths = [math.log(step.end_ns - step.start_ns) for step in (before, shut, after)]
-        logs.append((lengths[0] + lengths[2]) / 2 - lengths[1])
+        lengths_ns = [step.end_ns - step.start_ns for step in (before, shut, after)]
+        logs.append(log_open_over_shut(*lengths_ns))
         numbers.append(after.number)
         medians.append(100 * math.expm1(statistics.median(logs[-NUM_PAIRS:])))
     return numbers, medians

@@ -76,6 +76,11 @@ def _scramble(number: int) -> int:
     return bits ^ bits >> 16
 
 
+def log_open_over_shut(before: float, shut: float, after: float) -> float:
+    """Returns what one pair says: the times of a shut step and of the open ones beside it."""
+    return math.log(math.sqrt(before * after) / shut)
+
+
 def estimate(logs: list[float]) -> Estimate:
     """Returns the trimmed mean of `logs` (log(open / shut), one per pair) and its 95% interval, as
     slowdowns.
@@ -156,13 +161,12 @@ class Guard:
                 self._take_pair(before, shut, after)
 
     def _take_pair(self, before: FinishedStep, shut: FinishedStep, after: FinishedStep) -> None:
-        open_ns = math.sqrt(before.step_ns * after.step_ns)
-        log = math.log(open_ns / shut.step_ns)
+        log = log_open_over_shut(before.step_ns, shut.step_ns, after.step_ns)
         self._noise.observe(log)
         if not (before.is_evidence and shut.is_evidence and after.is_evidence):
             return
         self._logs.append(log)
-        self._open_ns.append(open_ns)
+        self._open_ns.append(math.sqrt(before.step_ns * after.step_ns))
         self._shut_ns.append(shut.step_ns)
         self._alarm.observe(log, self._noise.scale())
         self._calm_pairs += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import ModuleType
 
 import pytest
@@ -17,15 +16,6 @@ from tests.hydro_hpc.schedules.closed_form import SHAPES, UNIT_NS, windows_ns
 
 pytestmark = pytest.mark.deepspeed
 WORK_AFTER = {"RECV_F": "F", "RECV_B": "B", "STEP": "STEP"}
-
-
-@pytest.fixture(scope="module")
-def engine() -> ModuleType:
-    """DeepSpeed's schedule module."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    module = pytest.importorskip("deepspeed.runtime.pipe.schedule")
-    assert isinstance(module, ModuleType)
-    return module
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 7, 8])

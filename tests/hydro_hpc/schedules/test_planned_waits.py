@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import ModuleType
 
 import pytest
@@ -12,15 +11,6 @@ from hydro_hpc.schedules.planned_waits import PlannedWait, plan_waits
 
 pytestmark = pytest.mark.deepspeed
 MS = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def engine() -> ModuleType:
-    """DeepSpeed's schedule module."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    module = pytest.importorskip("deepspeed.runtime.pipe.schedule")
-    assert isinstance(module, ModuleType)
-    return module
 
 
 def long_waits(waits: tuple[PlannedWait, ...]) -> list[tuple[str, int, float]]:
