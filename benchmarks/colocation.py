@@ -7,8 +7,7 @@ more than the effect: `lent` (the gang in the kernel's idle class), `flags` (the
 ordinary class, so that only the flags hold it back), `plain` (the same script without Slurm and
 without us), `direct` (the plain primary beside the same bundles without a gate), `alone` (those
 bundles by themselves). Whatever a block does not need is stopped. Within `lent` and `flags` the
-guard's schedule shuts every second pair of steps, so open and shut steps alternate every two
-steps.
+guard's schedule shuts half of the steps, one at a time.
 
 Estimator: trimmed mean with its 95% interval (Yuen) of log(open / shut), one per shut step with the
 two open ones beside it (`slowdown`, `slowdown_flags_only`), or one of block means per cycle

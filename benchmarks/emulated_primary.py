@@ -139,13 +139,13 @@ def main() -> None:
     rank = dist.get_rank()
     is_real = rank == arguments.real
     durations_s = torch.zeros(2, dtype=torch.float64)
-    real = RealStage(rank)
-    if is_real:
+    real = RealStage(rank) if is_real else None
+    if real is not None:
         durations_s[:] = torch.tensor(measure(real))
     dist.broadcast(durations_s, arguments.real)
     forward_s, backward_s = durations_s.tolist()
     schedule = one_f_one_b(dist.get_world_size(), arguments.microbatches)
-    stage = real if is_real else EmulatedStage(forward_s, backward_s)
+    stage = EmulatedStage(forward_s, backward_s) if real is None else real
     follows = Rank(stage, schedule.ranks[rank])
     loss_file = arguments.loss_file if is_real else Path(os.devnull)
     with loss_file.open("w") as file:

@@ -15,11 +15,11 @@ from hydro_hpc.primary.guard import Guard, GuardSettings, is_shut
 WARM_PAIRS = 40  # before the slowdown begins
 MOST_PAIRS = 500
 STEPS_PER_PAIR = 2
-Pair = tuple[float, float]  # an open step and the shut one right after it, seconds
+Pair = tuple[float, float]  # played as an open step and the shut one after it, seconds
 
 
 def pairs_of(blocks: Iterable[list[Line]]) -> list[Pair]:
-    """Returns the times of each open step with the shut step after it."""
+    """Returns the times of each shut step with the step before it: no trial ran in either."""
     found = []
     for lines in blocks:
         times = {line.step: line.step_s for line in lines}

@@ -113,7 +113,7 @@ def test_an_owners_pause_takes_effect_within_100_ms_of_reaching_the_node(
         took_ms.append(max(0, last.end_ns - paused_ns) / 1e6)
     assert endless.process.poll() is None
     print(f"pause: median {sorted(took_ms)[REPEATS // 2]:.0f} ms, most {max(took_ms):.0f} ms")
-    assert sorted(took_ms)[REPEATS // 2] < LIMIT_MS  # other tests keep the cores busy
+    assert max(took_ms) < LIMIT_MS
 
 
 def suspend(gang: Gang) -> float:
