@@ -65,7 +65,10 @@ def is_shut(step: int, settings: GuardSettings) -> bool:
     if step < settings.dense_steps:
         return (step + _scramble(step // DENSE_CELL)) % 2 == 1
     cell, place = divmod(step, SPARSE_CELL)
-    return place == _scramble(cell) % SPARSE_CELL
+    shut_place = _scramble(cell) % SPARSE_CELL
+    if shut_place == 0 and _scramble(cell - 1) % SPARSE_CELL == SPARSE_CELL - 1:
+        shut_place = 1  # the step before is shut, the last one of its cell
+    return place == shut_place
 
 
 def _scramble(number: int) -> int:
