@@ -11,6 +11,7 @@ from hydro_hpc.demo import command as demo
 from hydro_hpc.devcluster import commands as cluster
 from hydro_hpc.errors import HydroError
 from hydro_hpc.report import commands as report
+from hydro_hpc.report import explain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Runs and shows Hydro on this machine's Slurm, or on one of its own.",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (demo, report, owner, cluster):
+    for part in (demo, report, explain, owner, cluster):
         part.add_commands(subparsers)
     return parser
 

@@ -12,14 +12,17 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import choice, gradients, signature
+from hydro_hpc.fusion.choice import Way, Workshop
+from hydro_hpc.fusion.choices import ChoiceFolder, key_of
+from hydro_hpc.fusion.copying import own_copy
 from hydro_hpc.fusion.executor import Executor, ExecutorKind
 from hydro_hpc.fusion.gradients import BlockGradient
 from hydro_hpc.fusion.grouped import GroupedExecutor
+from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.loop import LoopExecutor
 from hydro_hpc.fusion.report import BundleReport
 from hydro_hpc.fusion.sample import Sample
-from hydro_hpc.fusion.state import StackedState, own_copy
-from hydro_hpc.fusion.verify import MakeExecutor, refusal
+from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.nn.members import Refused
 from hydro_hpc.nn.randomness import SlotStreams
 
@@ -42,6 +45,7 @@ class Bundle(nn.Module):
         seeds: Sequence[int],
         *,
         executor: ExecutorKind | None,
+        choices: Sequence[ChoiceFolder] = (),
     ) -> None:
         super().__init__()
         self.state = state
@@ -49,11 +53,13 @@ class Bundle(nn.Module):
         self.training = state.slot_models[0].training
         self.between: Callable[[str], None] = nothing  # called where `replace` may pause
         self._mode: bool | None = None  # of the last train() or eval(); None: flags as bound
-        self._wanted = executor
+        self._wanted = None if executor is None else Way(kind=executor)
+        self._choices = choices
+        self._way = Way(kind=ExecutorKind.LOOP)
+        self._workshop: Workshop
         self._seen: set[Any] = set()
         self._loop = LoopExecutor(state, self.streams)
-        self._makers: dict[ExecutorKind, MakeExecutor] = {}
-        self._grouped: GroupedExecutor | None = None
+        self._chosen: Executor = self._loop
         self._used: list[Executor] = []  # since gradients were last cleared
         self._without_gradient: set[int] = set()  # slots replaced since
         self.report = BundleReport(
@@ -85,7 +91,30 @@ class Bundle(nn.Module):
             self._used.append(executor)
         self._without_gradient.clear()
         self.streams.begin_call(training=self.training)
-        return executor.run(args, kwargs)
+        before = [] if executor is self._loop else self.state.buffer_values()
+        try:
+            output = executor.run(args, kwargs)
+        except Refused as reason:  # inputs of another kind than it was made for
+            self._fall_to_loop(str(reason))
+        except Exception:
+            if executor is self._loop:
+                raise  # of all slots
+        else:
+            if before and not all(self.state.active):
+                idle = [slot for slot, on in enumerate(self.state.active) if not on]
+                self.state.restore_buffers(before, idle)
+            return output
+        self.state.restore_buffers(before, range(self.slots if before else 0))
+        self.streams.begin_call_again()
+        if self._loop not in self._used:
+            self._used.append(self._loop)
+        return self._loop.run(args, kwargs)  # where each slot fails alone
+
+    def expect(self, *args: Any, **kwargs: Any) -> None:
+        """Does now what the first call with such inputs [slots, batch, ...] would do first: looks
+        whether the executor is exact for them, which may take seconds.
+        """
+        self._executor_for(args, kwargs)
 
     def shared(self, *args: Any, **kwargs: Any) -> Any:
         """The same, for inputs [batch, ...] that are the same for every slot."""
@@ -99,7 +128,7 @@ class Bundle(nn.Module):
         for model in self.state.slot_models:
             model.train(mode)
         self.training = self._mode = mode
-        self._or_loop(GroupedExecutor.adopt_training_flags)
+        self._or_loop(lambda chosen: chosen.adopt_training_flags())
         return self
 
     def leaves(self) -> list[nn.Module]:
@@ -107,7 +136,7 @@ class Bundle(nn.Module):
         use, in no order. After `replace`, or when `report.executor` has changed, there may be
         others.
         """
-        return self._in_use.modules_to_gate()
+        return self._chosen.modules_to_gate()
 
     def unbind(self, slot: int) -> nn.Module:
         """The slot's model: the user's class, with storage of its own."""
@@ -148,17 +177,24 @@ class Bundle(nn.Module):
             newcomer.train(self._mode)
         self._forget_gradients(slot)
         self.state.write(slot, newcomer)
-        self._loop.collect_leaves()
+        self._loop.accept(slot, self.between)
         self.streams.restart(slot, seed, step)
-        self._or_loop(lambda grouped: grouped.accept(slot, self.between))
+        self._or_loop(lambda chosen: chosen.accept(slot, self.between))
 
     def gradients(self, between: Callable[[], None] = lambda: None) -> list[BlockGradient]:
         """What backward has left since `zero_grad`, one per block of `state.blocks`; `between` is
         called where gathering may pause.
         """
-        executors = self._used or [self._loop]
+        self.state.refuse_thawed()
+        if self._runs_users_code:
+            self.state.take_back()
+        executors = self.executors_with_gradients()
         found = [gradients.gather(block, executors, between) for block in self.state.blocks]
         return [gradients.without(one, self._without_gradient) for one in found]
+
+    def executors_with_gradients(self) -> list[Executor]:
+        """On whose leaves backward has left gradients since `zero_grad`: the sum of them counts."""
+        return self._used or [self._loop]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets all gradients; they are absent then, not zero, whatever `set_to_none` says."""
@@ -172,46 +208,74 @@ class Bundle(nn.Module):
         self.streams.advance(self.state.active)
 
     def choose_executor(self, sample: Sample) -> None:
-        """Verifies and times the candidates on a sample and keeps the fastest that is exact."""
-        self._makers = choice.makers(len(sample.args))
-        models, seeds = self.state.slot_models, self.streams.seeds
-        self.report = choice.choose(self._makers, models, sample, seeds, wanted=self._wanted)
-        self._seen = {_shape_of(sample.args, sample.kwargs)}
-        if self.report.executor is ExecutorKind.GROUPED:
-            grouped = self._makers[ExecutorKind.GROUPED](self.state, self.streams)
-            assert isinstance(grouped, GroupedExecutor)
-            self._grouped = grouped
+        """Verifies and times the candidates on a sample and keeps the fastest that is exact, or
+        takes what was chosen before, if it is exact.
+        """
+        self._workshop = Workshop(self.state.slot_models, self.streams.seeds, sample)
+        key = key_of(self.state.slot_models, sample)
+        before = next(filter(None, (folder.get(key) for folder in self._choices)), None)
+        self._choose(before)
+        for folder in self._choices:
+            folder.put(key, self.report)
+        first = self._choices[0].get(key) if self._choices else None
+        if first is not None and choice.way_of(first) != self._way:  # somebody was faster
+            self._choose(first)
+
+    def _choose(self, before: BundleReport | None) -> None:
+        wanted = self._wanted if before is None else choice.way_of(before)
+        self._way, self.report = choice.choose(self._workshop, wanted=wanted)
+        self.streams.uses_python = self._workshop.uses_python
+        self._chosen = self._loop
+        if self._way.kind is not ExecutorKind.LOOP:
+            self._chosen = self._workshop.maker(self._way)(self.state, self.streams)
+        if isinstance(self._chosen, GroupedExecutor):
+            parts = self._chosen.parts.closed
+            calls = self._chosen.calls_per_slot(self._workshop.form)
+            self.report = replace(self.report, per_slot={**parts, **calls})
+        if before is not None and self._way == wanted:
+            self.report = before
+        self._seen = {self._chosen.case_of(self._workshop.form)}
 
     def _executor_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Executor:
         if self.report.executor is None:
             self.choose_executor(Sample(args=args, kwargs=kwargs))
-        if self._grouped is not None:
-            shape = _shape_of(args, kwargs)
-            if shape not in self._seen:
-                self._seen.add(shape)
-                self._verify_again(Sample(args=args, kwargs=kwargs))
-        return self._in_use
+        if self._chosen is not self._loop:
+            try:
+                case = self._chosen.case_of(InputForm.of(args, kwargs))
+                if case not in self._seen:
+                    self._seen.add(case)
+                    self._verify_again(Sample(args=args, kwargs=kwargs))
+            except Refused as reason:
+                self._fall_to_loop(str(reason))
+        return self._chosen
 
     @property
-    def _in_use(self) -> Executor:
-        return self._loop if self._grouped is None else self._grouped
+    def _runs_users_code(self) -> bool:
+        """Says whether forward ran the slot models themselves, which may do anything."""
+        chosen = self._chosen
+        return (
+            chosen.parts.runs_users_code
+            if isinstance(chosen, GroupedExecutor)
+            else (chosen is self._loop)
+        )
 
     def _verify_again(self, sample: Sample) -> None:
-        """Whether the calls that were traced at binding are exact for this sample too."""
-        models, seeds = self.state.slot_models, self.streams.seeds
-        if reason := refusal(self._makers[ExecutorKind.GROUPED], models, sample, seeds):
+        """Whether what was found exact at binding is exact for this sample too."""
+        self._workshop.take(sample)
+        [(_, reason)] = choice.refusals_of(self._workshop, [self._way])
+        if reason is not None:
             self._fall_to_loop(reason)
 
-    def _or_loop(self, change: Callable[[GroupedExecutor], None]) -> None:
-        """Makes a change to the grouped executor, if it is in use, or leaves it for the loop."""
-        if self._grouped is not None:
+    def _or_loop(self, change: Callable[[Executor], None]) -> None:
+        """Makes a change to the executor in use, or leaves it for the loop."""
+        if self._chosen is not self._loop:
             try:
-                change(self._grouped)
+                change(self._chosen)
             except Refused as reason:
                 self._fall_to_loop(str(reason))
 
     def _fall_to_loop(self, reason: str) -> None:
-        self._grouped = None
+        self._chosen = self._loop
         self.report = replace(self.report, executor=ExecutorKind.LOOP, reason=reason)
 
     def _forget_gradients(self, slot: int) -> None:
@@ -244,7 +308,7 @@ class Bundle(nn.Module):
         """The trainable parameters as autograd sees them: [slots, *shape], or one per slot."""
         del recurse, remove_duplicate
         for name in sorted(self.state.trainable):
-            leaf = self._in_use.leaf(name)
+            leaf = self._chosen.leaf(name)
             rows = [("", leaf)] if isinstance(leaf, Tensor) else _numbered(leaf)
             for slot, tensor in rows:
                 assert isinstance(tensor, nn.Parameter)
@@ -263,14 +327,6 @@ class Bundle(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Bundle:
         del fn, recurse
         raise FusionError("a bundle stays as it is: move or convert the models, then bind them")
-
-
-def _shape_of(args: tuple[Any, ...], kwargs: dict[str, Any] | Any) -> Any:
-    """What an executor was verified for: all but the batch size, which no rule reads."""
-    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
-    return str(spec), tuple(
-        (x.dtype, x.ndim, x.shape[2:]) if isinstance(x, Tensor) else x for x in leaves
-    )
 
 
 def _numbered(rows: Sequence[Tensor]) -> list[tuple[str, Tensor]]:

@@ -60,11 +60,14 @@ def clear(block: Block, executors: Sequence[Executor]) -> None:
 def _gather_one(block: Block, executor: Executor, between: Callable[[], None]) -> BlockGradient:
     leaves = [executor.leaf(column.name) for column in block.columns]
     slots, width = block.values_FP.shape
-    if all(isinstance(leaf, Tensor) for leaf in leaves):
-        rows = [[leaf.grad for leaf in leaves if isinstance(leaf, Tensor)]]
+    if all(isinstance(leaf, list) for leaf in leaves):
+        rows = [[dense(leaf[slot].grad) for leaf in leaves] for slot in range(slots)]
+        present = [[grad is not None for grad in row] for row in rows]
     else:
-        rows = [[leaf[slot].grad for leaf in leaves] for slot in range(slots)]
-    is_whole = all(grad is not None for row in rows for grad in row)
+        rows = [
+            [dense(leaf.grad) if isinstance(leaf, Tensor) else _stacked(leaf) for leaf in leaves]
+        ]
+        present = [[_is_present(leaf, slot) for leaf in leaves] for slot in range(slots)]
     lead = slots // len(rows)  # slots that one gradient tensor holds
     between()
     parts = [
@@ -79,11 +82,26 @@ def _gather_one(block: Block, executor: Executor, between: Callable[[], None]) -
     ]
     values_FP = parts[0] if len(parts) == 1 else torch.cat(parts)
     assert values_FP.shape == (slots, width)
-    if is_whole:
+    if all(map(all, present)):
         return BlockGradient(values=values_FP, present=None)
-    present = [[grad is not None for grad in row] for row in rows for _ in range(lead)]
-    present_FN = torch.tensor(present, device=values_FP.device)
-    return BlockGradient(values=values_FP, present=present_FN)
+    return BlockGradient(values=values_FP, present=torch.tensor(present, device=values_FP.device))
+
+
+def _is_present(leaf: Tensor | list[Tensor], slot: int) -> bool:
+    return (leaf if isinstance(leaf, Tensor) else leaf[slot]).grad is not None
+
+
+def _stacked(leaf: list[Tensor]) -> Tensor:
+    """The gradients of one leaf per slot; an absent one is zero."""
+    rows = [dense(x.grad) for x in leaf]
+    return torch.stack(
+        [torch.zeros_like(x) if row is None else row for x, row in zip(leaf, rows, strict=True)]
+    )
+
+
+def dense(gradient: Tensor | None) -> Tensor | None:
+    """The same; sparse ones, as some embeddings give, with their zeros."""
+    return gradient if gradient is None or not gradient.is_sparse else gradient.to_dense()
 
 
 def _absent(block: Block, slots: int, number: int) -> Tensor:

@@ -1,176 +1,211 @@
-"""The grouped executor: the calls of one forward, each made once for all slots."""
+"""The grouped executor: the calls of one forward, each made once for all slots where that is known
+to be exact, and once per slot where it is not, or where that is faster.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from hydro_hpc.fusion.executor import ExecutorKind
-from hydro_hpc.fusion.rules import slot_safe
+from hydro_hpc.fusion.inputs import InputForm
+from hydro_hpc.fusion.outside import OutsideValues
+from hydro_hpc.fusion.parts import Parts
+from hydro_hpc.fusion.python_state import first_difference
+from hydro_hpc.fusion.rewriting import name_of_part, rewrite
+from hydro_hpc.fusion.rows import of_all
+from hydro_hpc.fusion.rules import describe
 from hydro_hpc.fusion.state import StackedState
-from hydro_hpc.fusion.trace import trace_model
-from hydro_hpc.fusion.writes import refuse_writes_to_inputs
-from hydro_hpc.nn.dropout import Dropout
-from hydro_hpc.nn.fused import Fused
-from hydro_hpc.nn.members import Members, Refused
+from hydro_hpc.fusion.trace import NOTHING, Trace, trace_model
+from hydro_hpc.nn.members import Refused
 from hydro_hpc.nn.randomness import SlotStreams
-from hydro_hpc.nn.registry import fuse
 
 Flags = tuple[bool, ...]  # `training` of every module, in model order
-Graphs = dict[Flags, fx.Graph]
+MOST_SHAPES: Final = 32  # of inputs, for each of which there is a graph of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occasion:
+    """What a graph holds for; `types` are shapes and dtypes, None if it holds for all; `outside`
+    is what was read from outside of the model.
+    """
+
+    flags: Flags
+    outside: tuple[str, ...]
+    structure: Hashable
+    types: Hashable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """What the models of all slots were found to call."""
+
+    form: InputForm
+    slots: list[Trace]
 
 
 class GroupedExecutor:
-    """One graph per set of training flags, over fused modules that all graphs share.
+    """One graph per occasion, over parts that all graphs share.
 
-    Construction raises `Refused` unless every call between modules is known to be slot-safe and
-    the models of all slots make the same calls. `traced` remembers what such models were found to
-    call: copies of the same models share it.
+    Construction raises `Refused` unless the models of all slots make the same calls for inputs of
+    this form. `closed` are modules to run once per slot, by path, with the reason. `traced`
+    remembers what such models were found to call: copies of the same models share it, for the same
+    `closed`.
     """
 
     def __init__(
-        self, state: StackedState, streams: SlotStreams, *, num_inputs: int, traced: Graphs
+        self,
+        state: StackedState,
+        streams: SlotStreams,
+        *,
+        form: InputForm,
+        traced: dict[Occasion, Traced],
+        closed: Mapping[str, str] = NOTHING,
     ) -> None:
-        self.state, self.streams, self.num_inputs = state, streams, num_inputs
-        self._traced = traced
-        parameters = {name for name, _ in state.slot_models[0].named_parameters()}
-        self._tensors = {
-            name: nn.Parameter(tensor, requires_grad=name in state.trainable)
-            if name in parameters
-            else tensor
-            for name, tensor in state.stacked.items()
-        }
-        self._fused: dict[str, Fused] = {}
-        self._functional: list[Fused] = []  # made for calls of functions, in no model
-        self._runnable: dict[Flags, fx.GraphModule] = {}
-        for flags in list(traced):  # now, not at the first switch to evaluation
-            self._runnable[flags] = self._build(flags)
+        self.state, self.streams = state, streams
+        self._traced, self._closed = traced, closed
+        self.parts = Parts(state, streams)
+        self._outside = OutsideValues(state.slot_models[0])
+        self._runnable: dict[Occasion, fx.GraphModule] = {}
+        for occasion in list(traced):  # now, not at the first switch to evaluation
+            self._add(occasion)
         self.adopt_training_flags()
+        self._graph_for(form)
 
     @property
     def kind(self) -> ExecutorKind:
         return ExecutorKind.GROUPED
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if kwargs or len(args) != self.num_inputs or not all(isinstance(x, Tensor) for x in args):
-            raise Refused(f"the grouped executor takes {self.num_inputs} tensors by position")
-        return self._graph.forward(*args)  # not called: fx would print what is raised
+        form = InputForm.of(args, kwargs)
+        graph = self._graph_for(form)
+        if not self.parts.runs_users_code:
+            output = graph.forward(*form.tensors)  # not called: fx would print what is raised
+        else:
+            with self.streams.owned():
+                output = graph.forward(*(x.contiguous() for x in form.tensors))
+        if isinstance(output, Tensor):
+            return of_all(output, self.state.slots)
+        return pytree.tree_map_only(Tensor, lambda x: of_all(x, self.state.slots), output)
+
+    def calls_per_slot(self, form: InputForm) -> dict[str, str]:
+        """The calls of functions that run once per slot, with their source line, and why."""
+        if not self.parts.calls_per_slot:
+            return {}
+        model, closed = self.state.slot_models[0], self.parts.closed
+        again = trace_model(model, form, closed=closed, with_lines=True).graph
+        reasons = self.parts.calls_per_slot
+        return {describe(node): reasons[node.name] for node in again.nodes if node.name in reasons}
+
+    def case_of(self, form: InputForm) -> Hashable:
+        """A graph for all shapes is one case, with what it read from outside of the model."""
+        self._graph_for(form)
+        occasion, _ = self._occasions(form)
+        if occasion in self._runnable:
+            return form.but_for_the_batch, occasion.outside
+        return form.structure, form.shapes, occasion.outside
 
     def modules_to_gate(self) -> list[nn.Module]:
-        return [*self._fused.values(), *self._functional]
+        return self.parts.modules_to_gate()
 
-    def leaf(self, name: str) -> Tensor:
-        return self._tensors[name]
+    def leaf(self, name: str) -> Tensor | list[Tensor]:
+        return self.parts.leaf(name)
 
     def adopt_training_flags(self) -> None:
         models = self.state.slot_models
-        flags = _flags(models[0])
+        self._flags = _flags(models[0])
         for slot, model in enumerate(models):
-            if _flags(model) != flags:
+            if _flags(model) != self._flags:
                 raise Refused(f"trials 0 and {slot} have modules in different training modes")
-        if flags not in self._runnable:
-            self._runnable[flags] = self._build(flags)
-        self._graph = self._runnable[flags]
-        for path, fused in self._fused.items():
-            fused.training = models[0].get_submodule(path).training
+        self.parts.adopt_training_flags()
 
     def accept(self, slot: int, between: Callable[[str], None]) -> None:
         """The slot has another model; `Refused` if it would not do the same as the rest."""
         model = self.state.slot_models[slot]
         present = _flags(model)
+        outside = self._outside.state()
+        for occasion in [o for o in self._runnable if o.outside != outside]:
+            del self._runnable[occasion], self._traced[occasion]
         try:
-            for flags in self._runnable:
-                between("trace")
-                _set_flags(model, flags)
-                graph = trace_model(model, self.num_inputs, between=between)
+            for occasion, graph in self._runnable.items():
+                _set_flags(model, occasion.flags)
+                known = self._traced[occasion]
+                trace = self._traced_like(model, known.slots[0], known.form, between)
                 between("compare")
-                if _text(graph) != _text(self._traced[flags]):
+                if trace.text() != known.slots[slot].text():
                     raise Refused(f"slot {slot}'s new trial makes other calls than the rest")
+                for name, value in trace.constants.items():
+                    getattr(graph, name_of_part("get_attr", name))[slot] = value
         finally:
             _set_flags(model, present)
         between("adopt")
-        for path, fused in self._fused.items():
-            fused.adopt(fuse(self._members(path)))
+        self.parts.accept()
 
-    def _build(self, flags: Flags) -> fx.GraphModule:
-        models = self.state.slot_models
-        if flags not in self._traced:
-            graphs = [trace_model(model, self.num_inputs) for model in models]
-            for slot, graph in enumerate(graphs):
-                if _text(graph) != _text(graphs[0]):
-                    raise Refused(f"forward of trial {slot} makes other calls than that of trial 0")
-            self._traced[flags] = graphs[0]
+    def _graph_for(self, form: InputForm) -> fx.GraphModule:
+        """The graph for such inputs under the present training flags, made if there is none yet."""
+        for_all, occasion = self._occasions(form)
+        for known in (for_all, occasion):
+            if known in self._runnable:
+                return self._runnable[known]
+        if len(self._runnable) >= MOST_SHAPES:
+            raise Refused(
+                f"it would need more than {MOST_SHAPES} graphs, for other shapes of inputs"
+            )
+        form = form.without_values()
+        first, *others = self.state.slot_models
+        closed = {**self._closed, **self.parts.closed}
+        traces = [trace_model(first, form, closed=closed)]
+        for slot, model in enumerate(others, start=1):
+            traces.append(self._traced_like(model, traces[0], form))
+            if traces[slot].text() != traces[0].text():
+                raise Refused(f"forward of trial {slot} makes other calls than that of trial 0")
+        if not traces[0].is_shaped and not traces[0].constants:
+            occasion = for_all
+        self._traced[occasion] = Traced(form=form, slots=traces)
+        return self._add(occasion)
+
+    def _occasions(self, form: InputForm) -> tuple[Occasion, Occasion]:
+        """Of a graph for all shapes, and of one for these alone."""
+        for_all = Occasion(
+            flags=self._flags,
+            outside=self._outside.state(),
+            structure=form.structure,
+            types=None,
+        )
+        return for_all, replace(for_all, types=(self.state.blocks[0].values_FP.dtype, form.shapes))
+
+    def _add(self, occasion: Occasion) -> fx.GraphModule:
+        traced = self._traced[occasion]
+        first = traced.slots[0]
+        constants = [trace.constants for trace in traced.slots]
         try:
-            return self._rewrite(self._traced[flags])
+            graph = rewrite(first, self.parts, constants)
         except Refused:  # once more, for a reason with a source line
-            self._rewrite(trace_model(models[0], self.num_inputs, with_lines=True))
+            model = self.state.slot_models[0]
+            again = trace_model(model, traced.form, closed=first.opaque, with_lines=True)
+            rewrite(again, self.parts, constants)
             raise
+        self.parts.refuse_shared_leaves([graph, *self._runnable.values()])
+        self._runnable[occasion] = graph
+        return graph
 
-    def _rewrite(self, traced: fx.Graph) -> fx.GraphModule:
-        refuse_writes_to_inputs(traced, self.state.slot_models[0])
-        graph, parts = fx.Graph(), dict[str, Any]()
-        made: dict[fx.Node, Any] = {}
-        for node in traced.nodes:
-            if node.op in ("call_function", "call_method"):
-                made[node] = self._rewrite_call(graph, parts, node, made)
-                continue
-            made[node] = graph.node_copy(node, lambda old: made[old])
-            if node.op in ("call_module", "get_attr"):
-                part = self._module(node.target) if node.op == "call_module" else self._tensor(node)
-                made[node].target = name = f"{node.op}_{node.target}".replace(".", "_dot_")
-                parts[name] = part
-        return fx.GraphModule(parts, graph)
-
-    def _rewrite_call(
-        self, graph: fx.Graph, parts: dict[str, Any], node: fx.Node, made: dict[fx.Node, Any]
-    ) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda old: made[old])
-        if node.target is F.dropout:
-            return self._dropout(graph, parts, node.name, args, kwargs)
-        target = slot_safe(node)
-        if isinstance(target, str):
-            return graph.call_method(target, args, kwargs)
-        return graph.call_function(target, args, kwargs)
-
-    def _dropout(
-        self, graph: fx.Graph, parts: dict[str, Any], name: str, args: Any, kwargs: Any
-    ) -> Any:
-        """A functional dropout call as a module that draws from the slots' streams."""
-        settings = inspect.signature(F.dropout).bind(*args, **kwargs)
-        settings.apply_defaults()
-        x, p, training, inplace = settings.args
-        if inplace or not isinstance(p, float | int) or not isinstance(training, bool):
-            raise Refused("'dropout' with inplace=True or computed settings has no fused rule")
-        module = Dropout([float(p)] * self.state.slots, self.streams)
-        module.train(training)
-        self._functional.append(module)
-        parts[f"functional_{name}"] = module
-        return graph.call_module(f"functional_{name}", (x,))
-
-    def _module(self, path: Any) -> Fused:
-        if path not in self._fused:
-            self._fused[path] = fuse(self._members(path))
-        return self._fused[path]
-
-    def _members(self, path: str) -> Members:
-        modules = [model.get_submodule(path) for model in self.state.slot_models]
-        prefix = f"{path}." if path else ""
-        own = [*modules[0]._parameters, *modules[0]._buffers]
-        owner = self.state.owner
-        tensors = {
-            name: self._tensors[owner[prefix + name]] for name in own if prefix + name in owner
-        }
-        return Members(path=path, modules=modules, tensors=tensors, streams=self.streams)
-
-    def _tensor(self, node: fx.Node) -> Tensor:
-        name = str(node.target)
-        if name not in self.state.owner:
-            raise Refused(f"forward uses the tensor '{name}', which is no parameter and no buffer")
-        return self._tensors[self.state.owner[name]]
+    def _traced_like(
+        self,
+        model: nn.Module,
+        first: Trace,
+        form: InputForm,
+        between: Callable[[str], None] = lambda _: None,
+    ) -> Trace:
+        """What another slot's model calls: the same as the first if nothing in Python differs."""
+        if model is not self.state.slot_models[0]:
+            between("compare attributes")
+            if not first_difference(self.state.slot_models[0], model):
+                return first
+        return trace_model(model, form, closed=first.opaque, between=between)
 
 
 def _flags(model: nn.Module) -> Flags:
@@ -180,8 +215,3 @@ def _flags(model: nn.Module) -> Flags:
 def _set_flags(model: nn.Module, flags: Flags) -> None:
     for module, flag in zip(model.modules(), flags, strict=True):
         module.training = flag
-
-
-def _text(graph: fx.Graph) -> str:
-    """Equal for two models if they make the same calls with the same constants."""
-    return "\n".join(f"{n.op} {n.target} {n.args} {n.kwargs}" for n in graph.nodes)

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
-from hydro_hpc.fusion.loop import split_slots
+from hydro_hpc.fusion.rows import split_slots, tensors_in
 
 LossFunction = Callable[[Any, Any], Tensor]
 IGNORED = -100  # the class that torch's function ignores unless told otherwise
@@ -61,7 +60,7 @@ def _one_by_one(
             if failed is None:
                 raise
             failed(slot, error)
-            value = torch.zeros(())
+            value = torch.zeros((), device=tensors_in(row)[0].device)
         if not isinstance(value, Tensor) or value.ndim:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise FusionError(f"the loss function returned {shape}, not one number per model")
@@ -114,11 +113,7 @@ def _cross_entropy(
 
 
 def _slots(outputs: Any, targets: Any) -> int:
-    sizes = [
-        x.size(0) if x.ndim else None
-        for x in pytree.tree_leaves((outputs, targets))
-        if isinstance(x, Tensor)
-    ]
+    sizes = [x.size(0) if x.ndim else None for x in tensors_in((outputs, targets))]
     if not sizes:
         raise FusionError("losses() was given no tensors")
     slots = sizes[0]

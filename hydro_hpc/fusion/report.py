@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hydro_hpc.fusion.executor import ExecutorKind
 
@@ -12,26 +13,51 @@ class Candidate:
     """One executor as it did at binding: `refusal` is why it may not be used, None if it equalled
     the untouched models; `step_ms` is one forward and backward of all slots, None if not timed."""
 
-    kind: ExecutorKind
+    name: str
     refusal: str | None
     step_ms: float | None = None
 
     def __str__(self) -> str:
         verdict = self.refusal or "equals separate models"
         timing = "" if self.step_ms is None else f", {self.step_ms:.3g} ms a step"
-        return f"{self.kind.value}: {verdict}{timing}"
+        return f"{self.name}: {verdict}{timing}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartTime:
+    """One forward and backward of the modules at `path`, of class `kind`, in all slots."""
+
+    path: str
+    kind: str
+    grouped_ms: float
+    per_slot_ms: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.grouped_ms:.3g} ms for all slots at once, {self.per_slot_ms:.3g} ms one by one"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleReport:
-    """`executor` is None until the first call, if the bundle was bound without an example."""
+    """`executor` is None until the first call, if the bundle was bound without an example.
+
+    Of a grouped bundle, `per_slot` are the modules (by path) and calls that run once per slot, with
+    the reason; `one_by_one` those of them that could run for all slots at once but are faster so;
+    `times` what the modules took.
+    """
 
     slots: int
     executor: ExecutorKind | None
     reason: str
     candidates: tuple[Candidate, ...] = ()
+    per_slot: Mapping[str, str] = field(default_factory=dict)
+    one_by_one: Mapping[str, str] = field(default_factory=dict)
+    times: tuple[PartTime, ...] = ()
 
     def __str__(self) -> str:
         chosen = "not chosen yet" if self.executor is None else self.executor.value
-        first = f"{self.slots} slots, {chosen}: {self.reason}"
-        return "\n".join([first, *(f"  {candidate}" for candidate in self.candidates)])
+        lines = [f"{self.slots} slots, {chosen}: {self.reason}"]
+        lines += [f"  {candidate}" for candidate in self.candidates]
+        lines += [f"  once per slot: {what} ({why})" for what, why in self.per_slot.items()]
+        return "\n".join(lines)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from hydro_hpc.fusion.loop import split_slots
+from hydro_hpc.fusion.rows import split_slots, tensors_in
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -25,13 +25,21 @@ class Sample:
     kwargs: Mapping[str, Any]
     targets: Any = None
     loss: LossFunction | None = None
+    unrotated: Sample | None = None
 
     @classmethod
     def of_one_model(cls, example: Any, loss: LossFunction | None, slots: int) -> Sample:
         """`example` is ONE model's input, or a tuple of its inputs, with targets last if there is
-        a loss. Slots get the batch in different orders, so that a mixed-up slot shows."""
+        a loss. Slots get the batch in different orders, so that a mixed-up slot shows; `unrotated`
+        has them as given, for models that need that order.
+        """
         given = example if isinstance(example, tuple) else (example,)
-        stacked = pytree.tree_map_only(Tensor, lambda x: _rotations(x, slots), given)
+        as_given = pytree.tree_map_only(Tensor, lambda x: x.expand(slots, *x.shape), given)
+        rotated = pytree.tree_map_only(Tensor, lambda x: _rotations(x, slots), given)
+        return replace(cls._of(rotated, loss), unrotated=cls._of(as_given, loss))
+
+    @classmethod
+    def _of(cls, stacked: tuple[Any, ...], loss: LossFunction | None) -> Sample:
         if loss is None or len(stacked) < 2:
             return cls(args=stacked, kwargs={})
         return cls(args=stacked[:-1], kwargs={}, targets=stacked[-1], loss=loss)
@@ -60,12 +68,15 @@ class Sample:
         )
         return replace(self, args=args, kwargs=kwargs, targets=targets)
 
-    def loss_of(self, output: Any, targets: Any) -> Tensor:
-        """One model's loss."""
+    def loss_of(self, output: Any, targets: Any, *, is_training: bool) -> Tensor:
+        """One model's loss. In evaluation a model may return what its loss does not take."""
         if self.loss is not None:
-            return self.loss(output, targets)
-        tensors = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
-        real = [x for x in tensors if x.is_floating_point()]
+            try:
+                return self.loss(output, targets)
+            except Exception:
+                if is_training:
+                    raise
+        real = [x for x in tensors_in(output) if x.is_floating_point()]
         return torch.stack([(x * _weights(x)).sum() for x in real]).sum()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hydro_hpc.errors import FusionError
@@ -21,6 +23,7 @@ def check(models: Sequence[nn.Module]) -> None:
             raise FusionError(f"trial {trial}'s model is a {type(model).__name__}, not a Module")
         if any(is_lazy(p) for p in model.parameters()):
             raise FusionError(f"trial {trial}'s model has lazy parameters: call it once before")
+        _refuse_shared_memory(model, f"trial {trial}'s model")
     if not any(p.requires_grad for p in models[0].parameters()):
         raise FusionError("trial 0's model has no parameters to train")
     if len({id(model) for model in models}) < len(models):
@@ -30,8 +33,44 @@ def check(models: Sequence[nn.Module]) -> None:
         compare(first, dict(_facts(model)), f"trial {trial}")
 
 
+def _refuse_shared_memory(model: nn.Module, who: str) -> None:
+    """FusionError if two tensors of a model lie in the same memory and are not the same one: a copy
+    would take them apart.
+    """
+    spans: list[tuple[int, int, str, Tensor]] = []
+    for name, tensor in _every_tensor(model):
+        if tensor.numel() and tensor.layout is torch.strided and tensor.device.type != "meta":
+            reach = sum(
+                (n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)
+            )
+            first = tensor.data_ptr()
+            spans.append((first, first + (reach + 1) * tensor.element_size(), name, tensor))
+    spans.sort(key=lambda span: span[:2])
+    for (_, stop, name, tensor), (start, _, other_name, other) in itertools.pairwise(spans):
+        if start < stop and other is not tensor:
+            raise FusionError(
+                f"{who} has '{name}' and '{other_name}' in the same memory, which copies of it "
+                "would not: make them one Parameter, or compute one from the other in forward"
+            )
+
+
+def _every_tensor(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and plain attributes, each once; not what torch's older norms and pruning
+    compute anew from `<name>_orig` in each call.
+    """
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for name, value in {**module._parameters, **module._buffers, **vars(module)}.items():
+            if not isinstance(value, Tensor) or f"{name}_orig" in module._parameters:
+                continue
+            if value.grad_fn is None and id(value) not in seen:
+                seen.add(id(value))
+                yield f"{path}.{name}".lstrip("."), value
+
+
 def check_like(resident: nn.Module, newcomer: nn.Module) -> None:
     """FusionError unless a new trial's model fits where `resident` lives."""
+    _refuse_shared_memory(newcomer, "the new trial's model")
     compare(dict(_facts(resident)), dict(_facts(newcomer)), "the new trial")
 
 

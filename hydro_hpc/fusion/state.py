@@ -8,15 +8,14 @@ use the stack and executors that use the models work on the same state.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion.copying import own_copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +76,8 @@ class StackedState:
             column.name: block.view(column) for block in self.blocks for column in block.columns
         }
         self.trainable = frozenset(trainable)
+        self._buffers = [name for name, _ in first.named_buffers()]
+        self.frozen = [n for n, p in first.named_parameters() if not p.requires_grad]
         own = [_tensors(model) for model in self.slot_models]
         for name in own[0]:
             if name not in self.stacked:
@@ -89,10 +90,60 @@ class StackedState:
     def slots(self) -> int:
         return len(self.slot_models)
 
+    def leaves(self) -> dict[str, Tensor]:
+        """Fresh autograd leaves [slots, *shape] for all parameters, and the buffers as they are."""
+        parameters = {name for name, _ in self.slot_models[0].named_parameters()}
+        return {
+            name: nn.Parameter(tensor, requires_grad=name in self.trainable)
+            if name in parameters
+            else tensor
+            for name, tensor in self.stacked.items()
+        }
+
+    def buffer_values(self) -> list[Tensor]:
+        """Copies of all stacked buffers, for `restore_buffers`."""
+        return [self.stacked[name].clone() for name in self._buffers]
+
+    @torch.no_grad()
+    def restore_buffers(self, values: Sequence[Tensor], slots: Sequence[int]) -> None:
+        """Puts back, for these slots, what `buffer_values` gave."""
+        for name, value in zip(self._buffers, values, strict=True):
+            for slot in slots:
+                self.stacked[name][slot].copy_(value[slot])
+
+    def slot_parameters(self, names: Collection[str]) -> dict[str, list[Tensor]]:
+        """The slot models' own parameters of these names, one per slot."""
+        named = [dict(model.named_parameters()) for model in self.slot_models]
+        return {name: [own[name] for own in named] for name in names}
+
     def _alias(self, slot: int, model: nn.Module) -> None:
         """Makes the slot's memory the model's own; object identities, and so ties, stay."""
         for name, tensor in _tensors(model).items():
             tensor.data = self.stacked[name][slot]
+
+    @torch.no_grad()
+    def take_back(self) -> None:
+        """Where a user's code has given a slot model other tensors (`weight.data = ...`,
+        `self.buffer = ...`), their values come into the stack, and its memory is theirs again.
+        """
+        for slot, model in enumerate(self.slot_models):
+            for name, tensor in _tensors(model).items():
+                if name not in self.stacked:  # a buffer that forward has made
+                    continue
+                row = self.stacked[name][slot]
+                if tensor.data_ptr() != row.data_ptr():
+                    row.copy_(tensor)
+                    tensor.data = row
+
+    def refuse_thawed(self) -> None:
+        """FusionError if a parameter that was frozen at binding wants a gradient now."""
+        for name in self.frozen:
+            for slot, model in enumerate(self.slot_models):
+                if model.get_parameter(name).requires_grad:
+                    raise FusionError(
+                        f"'{name}' in slot {slot} wants a gradient but was frozen when the bundle "
+                        "was bound; bind with it unfrozen, its gradient absent until then"
+                    )
 
     def write(self, slot: int, model: nn.Module) -> None:
         """Puts a model's values into the slot and takes the model as its slot model."""
@@ -112,32 +163,6 @@ class StackedState:
     def extract(self, slot: int) -> nn.Module:
         """A copy of the slot's model, of the user's class, with storage of its own."""
         return own_copy(self.slot_models[slot], f"trial in slot {slot}")
-
-
-def own_copy(model: nn.Module, who: str) -> nn.Module:
-    """A deep copy in which every parameter and buffer has storage of its own and no gradient."""
-    memo: dict[int, object] = {}
-    for parameter in model.parameters():
-        values = parameter.detach().clone(memory_format=torch.contiguous_format)
-        memo[id(parameter)] = nn.Parameter(values, parameter.requires_grad)
-    for tensor in [*model.buffers(), *_kept_results(model)]:
-        memo[id(tensor)] = tensor.detach().clone(memory_format=torch.contiguous_format)
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:  # a user's attribute may be anything
-        raise FusionError(f"the {who} cannot be copied: {type(error).__name__}: {error}") from error
-
-
-def _kept_results(model: nn.Module) -> list[Tensor]:
-    """What a forward left in plain attributes with its graph, which Python cannot copy."""
-    attributes = [
-        value
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if name not in ("_parameters", "_buffers", "_modules")
-    ]
-    kept = pytree.tree_leaves(attributes)
-    return [value for value in kept if isinstance(value, Tensor) and not value.is_leaf]
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -8,11 +8,12 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from hydro_hpc.fusion.copying import own_copy
 from hydro_hpc.fusion.losses import losses
+from hydro_hpc.fusion.rows import tensors_in
 from hydro_hpc.fusion.sample import Sample
-from hydro_hpc.fusion.state import StackedState, own_copy
+from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.fusion.verify import MakeExecutor
 from hydro_hpc.nn.randomness import SlotStreams
 
@@ -43,24 +44,23 @@ def _step_times_ms(
     times: list[list[float]] = [[] for _ in makers]
     for _ in range(ROUNDS):
         for (executor, streams), taken in zip(runs, times, strict=True):
-            start = _clock_ms()
+            start = clock_ms()
             streams.begin_call(training=models[0].training)
             output = executor.run(sample.args, sample.kwargs)
             loss = _sum_of_losses(sample, output)
             if loss.requires_grad:
                 loss.backward()
-            taken.append(_clock_ms() - start)
+            taken.append(clock_ms() - start)
     return [min(taken[1:]) for taken in times]
 
 
 def _sum_of_losses(sample: Sample, output: object) -> Tensor:
     if sample.loss is not None:
         return losses(sample.loss, output, sample.targets).sum()
-    tensors = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
-    return torch.stack([x.sum() for x in tensors if x.is_floating_point()]).sum()
+    return torch.stack([x.sum() for x in tensors_in(output) if x.is_floating_point()]).sum()
 
 
-def _clock_ms() -> float:
+def clock_ms() -> float:
     """On the CPU this thread's own time, so that being paused or preempted does not count."""
     if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
         return time.thread_time() * 1e3

@@ -1,126 +1,167 @@
 """What one forward of a user's model does, as a graph of calls; or why that cannot be known.
 
-The trace says what happened with symbolic inputs and the present training flags. Whatever Python
-does beside it (reads a tensor's value, writes an attribute, draws a random number) is found and
-refused, because a graph would freeze it.
+The trace says what happened with symbolic inputs and the present training flags. What Python does
+beside it (reads a tensor's value, writes an attribute, draws a random number) is found, because a
+graph would freeze it: the module that does it becomes *opaque*, one call of the graph, and is not
+looked into. Where that is the model itself, there is no graph.
 """
 
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Final
 
-import numpy as np
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from hydro_hpc.fusion.copying import kept_results
+from hydro_hpc.fusion.hidden import hidden_behaviour
+from hydro_hpc.fusion.inputs import InputForm
+from hydro_hpc.fusion.python_state import first_change, python_state
+from hydro_hpc.fusion.shaped_tracer import ShapedTracer
+from hydro_hpc.fusion.tracer import (
+    CallTracer,
+    attribute,
+    random_state,
+    runs_without_gradients,
+)
 from hydro_hpc.nn.members import Refused
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+CONSTANT: Final = "_tensor_constant"  # where fx keeps tensors that forward made
 
 
-class CallTracer(fx.Tracer):
-    """Symbolic inputs by position; torch's own modules are leaves; buffers are named, not baked."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """The calls of one forward; `opaque` says of each module that is not looked into why.
 
-    proxy_buffer_attributes = True
+    `constants` are the tensors that forward takes from elsewhere than parameters, buffers and
+    inputs. If `is_shaped`, other shapes of the inputs may lead to other calls.
+    """
 
-    def __init__(self, num_inputs: int, *, with_lines: bool) -> None:
-        super().__init__()
-        self.num_inputs = num_inputs
-        self.record_stack_traces = with_lines
+    graph: fx.Graph
+    opaque: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    is_shaped: bool
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
-        return type(m).__module__.startswith("torch.") and not isinstance(m, CONTAINERS)
+    def text(self) -> str:
+        """Equal for two models if they make the same calls, numbers and settings included."""
+        return "\n".join(
+            f"{n.op} {n.target} {n.args} {n.kwargs} {runs_without_gradients(n)}"
+            for n in self.graph.nodes
+        )
 
-    def create_args_for_root(
-        self,
-        root_fn: Callable[..., Any],
-        is_module: bool,
-        concrete_args: dict[str, Any] | tuple[Any, ...] | None = None,  # noqa: ARG002
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """Arguments that are not given keep their Python defaults."""
-        inputs = [
-            self.create_proxy("placeholder", f"input_{i}", (), {}) for i in range(self.num_inputs)
-        ]
-        return root_fn, [self.root, *inputs] if is_module else inputs
+
+class Untraceable(Refused):
+    """The model's own forward asks of a symbol what only a tensor can answer."""
+
+
+class _Opaque(Exception):  # noqa: N818 - a finding, not an error
+    """The module at `path` cannot be looked into; `reason` says why."""
+
+    def __init__(self, path: str, reason: Refused) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
 
 
 def trace_model(
     model: nn.Module,
-    num_inputs: int,
+    form: InputForm,
     *,
+    closed: Mapping[str, str] = NOTHING,
     with_lines: bool = False,
     between: Callable[[str], None] = lambda _: None,
-) -> fx.Graph:
-    """The graph of `model(input_0, ...)` under its present training flags, without hooks or other
-    effects; `Refused` otherwise. The model is not changed. `with_lines` adds the source lines of
-    calls, at four times the cost. `between` is called, with the name of what follows, where tracing
-    may pause."""
-    refuse_hidden_behaviour(model)
-    specimen = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
-    between("state before")
-    alive = [dict(vars(module)) for module in specimen.modules()]  # no id is used twice
-    before, randomness = _python_state(specimen), _random_state()
-    between("calls")
-    graph = _traced(specimen, num_inputs, with_lines)
-    between("state after")
-    if _random_state() != randomness:
-        raise Refused("forward draws random numbers outside dropout modules")
-    changed = sorted(set(before.items()) ^ set(_python_state(specimen).items()))
-    del alive
-    if changed:
-        raise Refused(f"forward writes to the attribute '{changed[0][0]}'")
-    return graph
-
-
-def _traced(model: nn.Module, num_inputs: int, with_lines: bool) -> fx.Graph:
+) -> Trace:
+    """The calls of the model's forward for such inputs, under its present training flags; `Refused`
+    if the model's own forward cannot be looked into. The model is not changed. `closed` are modules
+    that are opaque whatever they do. `with_lines` adds the source lines of calls, at four times the
+    cost. `between` is called, with the name of what follows, where tracing may pause.
+    """
+    loose, shaped = (
+        partial(kind, form, with_lines=with_lines) for kind in (CallTracer, ShapedTracer)
+    )
     try:
-        return CallTracer(num_inputs, with_lines=with_lines).trace(model)
-    except Exception as error:  # the user's forward ran on symbols: anything may be raised
-        reason = " ".join(str(error).split())[:160]
-        raise Refused(f"forward cannot be traced ({type(error).__name__}: {reason})") from error
+        first = _trace_around(model, loose, closed, between)
+    except Untraceable:
+        return _trace_around(model, shaped, closed, between)
+    if len(first.opaque) == len(closed):
+        return first
+    try:
+        second = _trace_around(model, shaped, closed, between)
+    except Refused:
+        return first
+    return second if len(second.opaque) < len(first.opaque) else first
 
 
-def refuse_hidden_behaviour(model: nn.Module) -> None:
-    """`Refused` if a module does more than its class says: hooks, or a forward of its own."""
-    for path, module in model.named_modules():
-        where = f"{type(module).__name__} '{path}'"
-        if "forward" in vars(module):
-            raise Refused(f"{where} has a forward of its own")
-        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-            if getattr(module, kind):
-                raise Refused(f"{where} has hooks")
-        if getattr(module, "_backward_pre_hooks", None):
-            raise Refused(f"{where} has hooks")
-    for name, parameter in model.named_parameters():
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            raise Refused(f"parameter '{name}' has hooks")
+def _trace_around(
+    model: nn.Module,
+    make_tracer: Callable[..., CallTracer],
+    closed: Mapping[str, str],
+    between: Callable[[str], None],
+) -> Trace:
+    """A trace that leaves opaque modules closed."""
+    opaque = {**closed, **hidden_behaviour(model)}
+    while True:
+        between("trace")
+        within = outermost(opaque)
+        if "" in within:
+            raise Refused(within[""])
+        try:
+            return _trace_once(model, make_tracer(within), between)
+        except _Opaque as found:
+            if not found.path or found.path in within:
+                raise found.reason from found
+            opaque = {**within, found.path: str(found.reason)}
 
 
-def _random_state() -> tuple[Any, ...]:
-    torch_state = torch.get_rng_state().numpy().tobytes()
-    numpy_state = np.random.get_state(legacy=False)["state"]
-    return random.getstate(), torch_state, numpy_state["key"].tobytes(), numpy_state["pos"]
-
-
-def _python_state(model: nn.Module) -> dict[str, str]:
-    """Every attribute of every module, by path, as text that changes when it is written."""
+def outermost(opaque: Mapping[str, str]) -> dict[str, str]:
+    """Without what lies inside another opaque module."""
     return {
-        f"{path}.{name}".lstrip("."): _fingerprint(value)
-        for path, module in model.named_modules()
-        for name, value in {**vars(module), **module._parameters, **module._buffers}.items()
-        if name not in ("_modules", "_parameters", "_buffers", "training")
+        path: reason
+        for path, reason in opaque.items()
+        if not any(path.startswith(f"{other}.") for other in opaque)
     }
 
 
-def _fingerprint(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{k!r}:{_fingerprint(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple | set):
-        return "[" + ",".join(_fingerprint(v) for v in value) + "]"
-    if isinstance(value, str | int | float | bool | complex | bytes | None):
-        return repr(value)
-    version = value._version if isinstance(value, torch.Tensor) else 0  # writes in place
-    return f"{type(value).__name__}@{id(value)}.{version}"
+def _trace_once(model: nn.Module, tracer: CallTracer, between: Callable[[str], None]) -> Trace:
+    shared = [*model.parameters(), *model.buffers(), *kept_results(model)]
+    specimen = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    between("state before")
+    alive = [dict(vars(module)) for module in specimen.modules()]  # no id is used twice
+    before, randomness = python_state(specimen), random_state()
+    between("calls")
+    try:
+        graph = tracer.trace(specimen)
+    except Exception as error:  # the user's forward ran on symbols: anything may be raised
+        path = tracer.culprit or ""
+        reason = " ".join(str(error).split())[:160]
+        what = f"{_of(specimen, path)} cannot be traced ({type(error).__name__}: {reason})"
+        raise _Opaque(path, Untraceable(what)) from error
+    between("state after")
+    if random_state() != randomness:
+        path = tracer.drawing[0] if tracer.drawing else ""
+        why = f"{_of(specimen, path)} draws random numbers outside torch"
+        raise _Opaque(path, Refused(why))
+    constants = _constants(graph, specimen)
+    changed = first_change(before, python_state(specimen), apart=CONSTANT)
+    del alive
+    if changed:
+        path, _, attribute = changed.rpartition(".")
+        why = f"{_of(specimen, path)} writes to the attribute '{attribute}'"
+        raise _Opaque(path, Refused(why))
+    return Trace(graph=graph, opaque=tracer.opaque, constants=constants, is_shaped=tracer.is_shaped)
+
+
+def _constants(graph: fx.Graph, model: nn.Module) -> dict[str, Tensor]:
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    targets = {str(n.target) for n in graph.nodes if n.op == "get_attr"} - known
+    return {target: attribute(model, target) for target in sorted(targets)}
+
+
+def _of(model: nn.Module, path: str) -> str:
+    """How messages name the forward of a part of the model."""
+    return f"forward of {type(model.get_submodule(path)).__name__} '{path}'" if path else "forward"

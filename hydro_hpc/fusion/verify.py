@@ -16,15 +16,15 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from hydro_hpc.fusion.copying import own_copy
 from hydro_hpc.fusion.executor import Executor
-from hydro_hpc.fusion.gradients import clear
-from hydro_hpc.fusion.loop import split_slots
+from hydro_hpc.fusion.gradients import clear, dense
+from hydro_hpc.fusion.rows import split_slots, tensors_in
 from hydro_hpc.fusion.sample import Sample
-from hydro_hpc.fusion.state import StackedState, own_copy
+from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.nn.members import Refused
-from hydro_hpc.nn.randomness import SlotStreams, trial_stream
+from hydro_hpc.nn.randomness import SlotStreams, python_random_state, trial_stream
 
 MakeExecutor = Callable[[StackedState, SlotStreams], Executor]
 
@@ -40,38 +40,50 @@ class Outcome:
     loss: Tensor
     gradients: dict[str, Tensor | None]
     buffers: dict[str, Tensor]
+    uses_python: bool = False  # drew from Python's or NumPy's generators
 
 
-def refusal(
-    make: MakeExecutor, models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
-) -> str | None:
-    """Why this executor may not be used for these models, or None. They are not changed."""
-    try:
+class Verification:
+    """Untouched copies of some models, and what they give for a sample: the same for each executor
+    that is compared with them. The models are not changed. What they raise comes through.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]) -> None:
+        self._sample, self._seeds = sample, seeds
+        self._specimens = [_perturbed(model, slot) for slot, model in enumerate(models)]
+        self._wide = [own_copy(model, "trial").double() for model in self._specimens]
+        self._wide_sample = sample.in_float64()
         with torch.inference_mode(False), torch.enable_grad():
-            return _refusal(make, models, sample, seeds)
-    except Refused as reason:
-        return str(reason)
-    except Exception as error:  # of the user's model, or of a fused one where it raises nothing
-        return f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            try:
+                self._expected_wide = list(_expected(self._wide, self._wide_sample, seeds))
+            except Exception:  # a model may insist on its own precision: then that one has to do
+                self._expected_wide = []
+            self._expected_own = [
+                [replace(one, gradients={}) if self._expected_wide else one for one in outcomes]
+                for outcomes in _expected(self._specimens, sample, seeds)
+            ]
 
+        everything = [*self._expected_wide, *self._expected_own]
+        self.uses_python = any(one.uses_python for outcomes in everything for one in outcomes)
 
-def _refusal(
-    make: MakeExecutor, models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
-) -> str | None:
-    specimens = [_perturbed(model, slot) for slot, model in enumerate(models)]
-    wide = [own_copy(model, "trial").double() for model in specimens]
-    wide_sample = sample.in_float64()
-    try:
-        expected = list(_expected(wide, wide_sample, seeds))
-    except Exception:  # a model may insist on its own precision: then that one has to do
-        expected = []
-    if difference := _first_difference(expected, _found(make, wide, wide_sample, seeds)):
-        return difference
-    own = [
-        [replace(outcome, gradients={}) if expected else outcome for outcome in outcomes]
-        for outcomes in _expected(specimens, sample, seeds)
-    ]
-    return _first_difference(own, _found(make, specimens, sample, seeds))
+    def _found(
+        self, make: MakeExecutor, models: Sequence[nn.Module], sample: Sample
+    ) -> Iterator[list[Outcome]]:
+        return _found(make, models, sample, self._seeds, uses_python=self.uses_python)
+
+    def refusal(self, make: MakeExecutor) -> str | None:
+        """Why this executor may not be used for these models, or None."""
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                wide = self._found(make, self._wide, self._wide_sample)
+                if difference := _first_difference(self._expected_wide, wide):
+                    return difference
+                own = self._found(make, self._specimens, self._sample)
+                return _first_difference(self._expected_own, own)
+        except Refused as reason:
+            return str(reason)
+        except Exception as error:  # of a fused model where separate ones raise nothing
+            return f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def training_modes(model: nn.Module) -> list[bool | None]:
@@ -99,23 +111,32 @@ def _expected_of_one(
         oracle.train(mode)
     oracle.zero_grad(set_to_none=True)
     with trial_stream(seed, 0, 0, training=oracle.training):
+        randomness = python_random_state()
         output = oracle(*args, **kwargs)
-    loss = sample.loss_of(output, targets)
+        uses_python = python_random_state() != randomness
+    loss = sample.loss_of(output, targets, is_training=oracle.training)
     if loss.requires_grad:
         loss.backward()
     return Outcome(
         output=_tensors(output),
         loss=loss.detach(),
-        gradients={n: p.grad for n, p in oracle.named_parameters() if p.requires_grad},
+        gradients={n: dense(p.grad) for n, p in oracle.named_parameters() if p.requires_grad},
         buffers={n: b.detach().clone() for n, b in oracle.named_buffers()},
+        uses_python=uses_python,
     )
 
 
 def _found(
-    make: MakeExecutor, models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
+    make: MakeExecutor,
+    models: Sequence[nn.Module],
+    sample: Sample,
+    seeds: Sequence[int],
+    *,
+    uses_python: bool,
 ) -> Iterator[list[Outcome]]:
     state = StackedState([own_copy(model, "trial") for model in models])
     streams = SlotStreams(seeds)
+    streams.uses_python = uses_python
     executor = make(state, streams)
     for mode in training_modes(models[0]):
         for model in state.slot_models if mode is not None else ():
@@ -128,7 +149,8 @@ def _found(
         given = sample.copy()
         outputs = split_slots(executor.run(given.args, given.kwargs), state.slots)
         rows = zip(outputs, sample.rows(state.slots), strict=True)
-        losses = [sample.loss_of(output, row[2]) for output, row in rows]
+        is_training = state.slot_models[0].training
+        losses = [sample.loss_of(o, row[2], is_training=is_training) for o, row in rows]
         if losses[0].requires_grad:
             torch.stack(losses).sum().backward()
         yield [
@@ -145,7 +167,7 @@ def _found(
 def _gradient(executor: Executor, name: str, slot: int) -> Tensor | None:
     leaf = executor.leaf(name)
     if not isinstance(leaf, Tensor):
-        return leaf[slot].grad
+        return dense(leaf[slot].grad)
     return None if leaf.grad is None else leaf.grad[slot]
 
 
@@ -221,4 +243,4 @@ def _close_gradient(right: Tensor, ours: Tensor, largest: float) -> bool:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [x.detach() for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
+    return [x.detach() for x in tensors_in(tree)]

@@ -17,11 +17,22 @@ from hydro_hpc.nn.members import Refused
 # Calls whose result may be the memory that they were given.
 VIEWS: Final = frozenset(
     {
-        "contiguous", "detach", "double", "dropout", "flatten", "float", "getitem", "permute",
-        "reshape", "squeeze", "to", "transpose", "unsqueeze", "view",
+        "alpha_dropout", "bfloat16", "broadcast_to", "chunk", "contiguous", "detach", "diagonal",
+        "double", "dropout", "dropout1d", "dropout2d", "dropout3d", "einsum", "expand", "expand_as",
+        "feature_alpha_dropout", "flatten", "float", "getattr", "getitem", "half", "int", "long",
+        "movedim", "narrow", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "select",
+        "split", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose", "type", "type_as",
+        "unbind", "unflatten", "unsqueeze", "view", "view_as",
     }
 )  # fmt: skip
-VIEW_MODULES: Final = (nn.Identity, nn.Flatten, nn.Dropout)
+VIEW_MODULES: Final = (
+    nn.Flatten,
+    nn.Identity,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.Unflatten,
+    nn.modules.dropout._DropoutNd,
+)
 
 
 def refuse_writes_to_inputs(graph: fx.Graph, model: nn.Module) -> None:

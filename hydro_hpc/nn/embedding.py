@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
 from hydro_hpc.nn import functional
@@ -12,16 +14,39 @@ from hydro_hpc.nn.members import Members
 class Embedding(Fused):
     """[F, ...] whole numbers -> [F, ..., D], from weight_FVD; equals F `torch.nn.Embedding`."""
 
-    def __init__(self, weight_FVD: nn.Parameter, *, padding_idx: int | None) -> None:
-        super().__init__(padding_idx=padding_idx)
+    names: ClassVar[tuple[str, ...]] = ("padding_idx", "max_norm", "norm_type")
+
+    def __init__(self, weight_FVD: nn.Parameter, **settings: Any) -> None:
+        super().__init__(**settings)
         self.weight = weight_FVD
 
     @classmethod
     def of(cls, members: Members) -> Embedding:
-        members.require("max_norm", None)
         members.require("scale_grad_by_freq", False)
         members.require("sparse", False)
-        return cls(members.parameter("weight"), padding_idx=members.same("padding_idx"))
+        settings = {name: members.same(name) for name in cls.names}
+        return cls(members.parameter("weight"), **settings)
 
     def forward(self, index_FB: Tensor) -> Tensor:
         return functional.embedding(index_FB, self.weight, **self.settings)
+
+
+class EmbeddingBag(Embedding):
+    """[F, bags, N] whole numbers -> [F, bags, D]; equals F `torch.nn.EmbeddingBag` on bags of one
+    length."""
+
+    names = ("padding_idx", "max_norm", "norm_type", "mode")
+
+    def forward(
+        self,
+        index_FBN: Tensor,
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+    ) -> Tensor:
+        return functional.embedding_bag(
+            index_FBN,
+            self.weight,
+            offsets,
+            per_sample_weights=per_sample_weights,
+            **self.settings,
+        )

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from hydro_hpc.nn.masks import Masks
 from hydro_hpc.nn.members import Refused
 
 
 class Fused(nn.Module):
-    """Takes and gives tensors [slots, *unfused shape]; all slots share its `settings`.
+    """Takes and gives tensors [slots, *unfused shape]; all slots share its `settings`, and each has
+    its own random `masks` where there are any. Its parts, fused too, have the paths of torch's.
 
     It calls what is in `entries` at the start of its forward, and `before` at that of its backward.
     Where a module's backward is its own (`has_own_backward`), that calls `between` in its middle
@@ -19,6 +22,7 @@ class Fused(nn.Module):
     """
 
     has_own_backward = False
+    masks: Masks | None = None
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -33,12 +37,34 @@ class Fused(nn.Module):
         is_hooked = self._forward_pre_hooks or self._forward_hooks
         call = super().__call__ if is_hooked else self.forward
         output = call(*args, **kwargs)
-        if self.before is not None and not self.has_own_backward and output.grad_fn is not None:
-            output.grad_fn.register_prehook(self.before)
+        if self.before is not None and not self.has_own_backward:
+            last = output if isinstance(output, Tensor) else _last_made(output)
+            if last is not None and last.grad_fn is not None:
+                last.grad_fn.register_prehook(self.before)
         return output
+
+    def follow(self, module: nn.Module) -> None:
+        """Takes a member's training flags, those of its parts too."""
+        for path, part in self.named_modules():
+            part.training = module.get_submodule(path).training
 
     def adopt(self, fresh: Self) -> None:
         """A slot has another module; `fresh` was made from the present ones. `Refused` if it has
         other settings than this."""
+        for path, part in self.named_modules():
+            if isinstance(part, Fused):
+                other = fresh.get_submodule(path)
+                assert isinstance(other, Fused)
+                part._adopt(other)
+
+    def _adopt(self, fresh: Fused) -> None:
+        """The same without the parts."""
         if fresh.settings != self.settings:
             raise Refused(f"settings {fresh.settings} of the new trial are not {self.settings}")
+        self.masks = fresh.masks
+
+
+def _last_made(output: Any) -> Tensor | None:
+    """The first tensor of a tree of outputs: modules return what they computed last first."""
+    tensors = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
+    return tensors[0] if tensors else None

@@ -29,12 +29,17 @@ class Linear(Fused):
 
     def forward(self, x_FBI: Tensor) -> Tensor:
         is_autocast = torch.is_autocast_enabled(x_FBI.device.type)
-        if x_FBI.ndim != 3 or is_autocast or not torch.is_grad_enabled():
+        if x_FBI.ndim < 3 or is_autocast or not torch.is_grad_enabled():
             return functional.linear(x_FBI, self.weight, self.bias)
+        batch = x_FBI.shape[1:-1]
         y_FBO: Tensor = _Linear.apply(  # type: ignore[no-untyped-call]
-            x_FBI, self.weight, self.bias, self.before, self.between
+            x_FBI if x_FBI.ndim == 3 else x_FBI.flatten(1, -2),
+            self.weight,
+            self.bias,
+            self.before,
+            self.between,
         )
-        return y_FBO
+        return y_FBO if x_FBI.ndim == 3 else y_FBO.view(y_FBO.size(0), *batch, -1)
 
 
 class _Linear(torch.autograd.Function):
@@ -73,3 +78,18 @@ class _Linear(torch.autograd.Function):
                 ctx.between()
             grad_x = torch.bmm(grad_FBO, weight_FOI)
         return grad_x, grad_weight, grad_bias, None, None
+
+
+class Bilinear(Fused):
+    """[F, ..., I] and [F, ..., J] -> [F, ..., O]; equals F `torch.nn.Bilinear`."""
+
+    def __init__(self, weight_FOIJ: nn.Parameter, bias_FO: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight_FOIJ, bias_FO
+
+    @classmethod
+    def of(cls, members: Members) -> Bilinear:
+        return cls(members.parameter("weight"), members.optional_parameter("bias"))
+
+    def forward(self, a_FBI: Tensor, b_FBJ: Tensor) -> Tensor:
+        return functional.bilinear(a_FBI, b_FBJ, self.weight, self.bias)

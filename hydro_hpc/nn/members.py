@@ -49,6 +49,29 @@ class Members:
         """A stacked parameter, or None where the modules were made without it."""
         return self.parameter(name) if name in self.tensors else None
 
+    def part(self, name: str, kind: type[nn.Module]) -> Members:
+        """The modules at one name inside these; `Refused` unless all are exactly of this class."""
+        modules = [module.get_submodule(name) for module in self.modules]
+        path = f"{self.path}.{name}"
+        for module in modules:
+            if type(module) is not kind:
+                raise Refused(f"{self.where}: {type(module).__name__} '{path}' has no fused rule")
+        inside = f"{name}."
+        tensors = {
+            own.removeprefix(inside): tensor
+            for own, tensor in self.tensors.items()
+            if own.startswith(inside)
+        }
+        return Members(path=path, modules=modules, tensors=tensors, streams=self.streams)
+
+    def require_tensors(self) -> None:
+        """`Refused` if a parameter or buffer of the modules is not among the stacked ones."""
+        module = self.modules[0]
+        own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
+        for name, _ in own:
+            if name not in self.tensors:
+                raise Refused(f"{self.where}: its '{name}' is not stacked")
+
     def require(self, setting: str, value: Any) -> None:
         """`Refused` unless the setting has this one value in every slot."""
         if self.same(setting) != value:

@@ -9,10 +9,13 @@ whatever F, the slot and its neighbours, and after a resume.
 from __future__ import annotations
 
 import hashlib
+import random
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -24,15 +27,49 @@ def stream_key(seed: int, step: int, call: int, *, training: bool) -> int:
 
 @contextmanager
 def trial_stream(seed: int, step: int, call: int = 0, *, training: bool = True) -> Iterator[None]:
-    """Within it, torch's global generators are the trial's stream for this call.
+    """Within it, the global generators of torch, Python and NumPy are the trial's for this call.
 
     Put it around each forward of an unfused model to give it the masks it has in a bundle; `step`
     counts optimizer steps done, `call` the forwards since. The global state is restored after.
     """
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
-        seed_globally(stream_key(seed, step, call, training=training))
+    key = stream_key(seed, step, call, training=training)
+    devices = [torch.cuda.current_device()] if cuda else []
+    with torch.random.fork_rng(devices=devices), python_randomness_restored():
+        seed_globally(key)
+        seed_python(key)
         yield
+
+
+@contextmanager
+def python_randomness_restored() -> Iterator[None]:
+    """The state of Python's and NumPy's global generators is after it what it was before."""
+    state = _python_generators()
+    try:
+        yield
+    finally:
+        _set_python_generators(state)
+
+
+def seed_python(key: int) -> None:
+    """Seeds the global generators of Python and NumPy."""
+    random.seed(key)
+    np.random.seed(key % 2**32)
+
+
+def python_random_state() -> tuple[Any, ...]:
+    """Of Python's and NumPy's global generators, to compare."""
+    numpy_state = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), numpy_state["key"].tobytes(), numpy_state["pos"]
+
+
+def _python_generators() -> tuple[Any, Any]:
+    return random.getstate(), np.random.get_state(legacy=False)
+
+
+def _set_python_generators(state: tuple[Any, Any]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
 
 
 def seed_globally(key: int) -> None:
@@ -43,13 +80,17 @@ def seed_globally(key: int) -> None:
 
 
 class SlotStreams:
-    """The streams of all slots of a bundle: who draws, and how far each trial is."""
+    """The streams of all slots of a bundle: who draws, and how far each trial is. Set
+    `uses_python` if the models draw from Python's or NumPy's generators too.
+    """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.seeds = list(seeds)
         self.steps = [0] * len(seeds)
         self._calls = {True: 0, False: 0}
         self._training = True
+        self.uses_python = False
+        self._python_states: dict[int, tuple[Any, Any]] = {}
         self._generators = [torch.Generator() for _ in seeds]
         self._seeded_in_this_call = [False] * len(seeds)
 
@@ -57,7 +98,12 @@ class SlotStreams:
         """A forward of all slots starts."""
         self._training = training
         self._calls[training] += 1
+        self.begin_call_again()
+
+    def begin_call_again(self) -> None:
+        """The forward that has begun starts anew, with the same draws."""
         self._seeded_in_this_call = [False] * len(self.seeds)
+        self._python_states.clear()
 
     def advance(self, active: Sequence[bool]) -> None:
         """An optimizer step was made by the active slots."""
@@ -72,6 +118,44 @@ class SlotStreams:
         """The slot's generator seed for the present call."""
         call = self._calls[self._training] - 1
         return stream_key(self.seeds[slot], self.steps[slot], call, training=self._training)
+
+    @contextmanager
+    def lent(self, slot: int) -> Iterator[None]:
+        """Within it, what ordinary code draws on the CPU comes from the slot's own stream.
+
+        Only inside `owned`: torch's global state is not restored.
+        """
+        own = self.generator(slot)
+        torch.default_generator.set_state(own.get_state())
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.manual_seed(self.key(slot))
+        try:
+            if self.uses_python:
+                with self._python_lent(slot):
+                    yield
+            else:
+                yield
+        finally:
+            own.set_state(torch.default_generator.get_state())
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Within it torch's global generators are the slots' in turn, after it what they were."""
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+            yield
+
+    @contextmanager
+    def _python_lent(self, slot: int) -> Iterator[None]:
+        with python_randomness_restored():
+            if slot in self._python_states:
+                _set_python_generators(self._python_states[slot])
+            else:
+                seed_python(self.key(slot))
+            try:
+                yield
+            finally:
+                self._python_states[slot] = _python_generators()
 
     def generator(self, slot: int) -> torch.Generator:
         """The slot's generator, at the place that its draws in this call have reached."""

@@ -7,33 +7,75 @@ from typing import Final
 
 from torch import nn
 
-from hydro_hpc.nn.activation import ELEMENTWISE, Elementwise, Softmax
-from hydro_hpc.nn.conv import Conv2d
-from hydro_hpc.nn.dropout import Dropout
-from hydro_hpc.nn.embedding import Embedding
+from hydro_hpc.nn.activation import ALONG_AN_AXIS, ELEMENTWISE, Elementwise, PReLU, RReLU, Softmax
+from hydro_hpc.nn.attention import MultiheadAttention
+from hydro_hpc.nn.conv import Conv, ConvTranspose
+from hydro_hpc.nn.distance import CosineSimilarity, PairwiseDistance
+from hydro_hpc.nn.dropout import (
+    CHANNEL_RANKS,
+    AlphaDropout,
+    ChannelDropout,
+    Dropout,
+    FeatureAlphaDropout,
+)
+from hydro_hpc.nn.embedding import Embedding, EmbeddingBag
 from hydro_hpc.nn.fused import Fused
-from hydro_hpc.nn.linear import Linear
+from hydro_hpc.nn.linear import Bilinear, Linear
 from hydro_hpc.nn.members import Members, Refused
-from hydro_hpc.nn.norm import BatchNorm, LayerNorm
-from hydro_hpc.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from hydro_hpc.nn.shape import Flatten, Identity
+from hydro_hpc.nn.norm import (
+    BATCH_RANKS,
+    INSTANCE_RANKS,
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    RMSNorm,
+)
+from hydro_hpc.nn.padding import MODES, Pad
+from hydro_hpc.nn.recurrent import CELLS, NETWORKS, Cell, Recurrent
+from hydro_hpc.nn.samples import PER_SAMPLE, PerSample
+from hydro_hpc.nn.shape import Flatten, Identity, Unflatten
+from hydro_hpc.nn.transformer import (
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 FUSED: Final[dict[type[nn.Module], Callable[[Members], Fused]]] = {
-    nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d.of,
-    nn.AvgPool2d: AvgPool2d.of,
-    nn.BatchNorm1d: BatchNorm.one_dimensional,
-    nn.BatchNorm2d: BatchNorm.two_dimensional,
-    nn.Conv2d: Conv2d.of,
+    nn.AlphaDropout: AlphaDropout.of,
+    nn.Bilinear: Bilinear.of,
+    nn.CosineSimilarity: CosineSimilarity.of,
     nn.Dropout: Dropout.of,
     nn.Embedding: Embedding.of,
+    nn.EmbeddingBag: EmbeddingBag.of,
+    nn.FeatureAlphaDropout: FeatureAlphaDropout.of,
     nn.Flatten: Flatten.of,
+    nn.GroupNorm: GroupNorm.of,
     nn.Identity: Identity.of,
     nn.LayerNorm: LayerNorm.of,
     nn.Linear: Linear.of,
-    nn.LogSoftmax: Softmax.of,
-    nn.MaxPool2d: MaxPool2d.of,
-    nn.Softmax: Softmax.of,
+    nn.MultiheadAttention: MultiheadAttention.of,
+    nn.PReLU: PReLU.of,
+    nn.PairwiseDistance: PairwiseDistance.of,
+    nn.RMSNorm: RMSNorm.of,
+    nn.RReLU: RReLU.of,
+    nn.TransformerDecoder: TransformerDecoder.of,
+    nn.TransformerDecoderLayer: TransformerDecoderLayer.of,
+    nn.TransformerEncoder: TransformerEncoder.of,
+    nn.TransformerEncoderLayer: TransformerEncoderLayer.of,
+    nn.Unflatten: Unflatten.of,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), Conv.of),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), ConvTranspose.of),
+    **dict.fromkeys(ALONG_AN_AXIS, Softmax.of),
+    **dict.fromkeys(BATCH_RANKS, BatchNorm.of),
+    **dict.fromkeys(CELLS, Cell.of),
+    **dict.fromkeys(CHANNEL_RANKS, ChannelDropout.of),
     **dict.fromkeys(ELEMENTWISE, Elementwise.of),
+    **dict.fromkeys(INSTANCE_RANKS, InstanceNorm.of),
+    **dict.fromkeys(MODES, Pad.of),
+    **dict.fromkeys(NETWORKS, Recurrent.of),
+    **dict.fromkeys(PER_SAMPLE, PerSample.of),
 }
 
 
@@ -42,6 +84,7 @@ def fuse(members: Members) -> Fused:
     maker = FUSED.get(type(members.modules[0]))
     if maker is None:
         raise Refused(f"{members.where} has no fused rule")
+    members.require_tensors()
     fused = maker(members)
-    fused.train(members.modules[0].training)
+    fused.follow(members.modules[0])
     return fused

@@ -20,6 +20,17 @@ class Flatten(Fused):
         return shapes.flatten(x, **self.settings)
 
 
+class Unflatten(Fused):
+    """[F, ...] -> [F, ...] with unfused axis `dim` as several of `sizes`."""
+
+    @classmethod
+    def of(cls, members: Members) -> Unflatten:
+        return cls(dim=members.same("dim"), sizes=members.same("unflattened_size"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return shapes.unflatten(x, **self.settings)
+
+
 class Identity(Fused):
     """[F, ...] -> the same tensor."""
 

@@ -20,10 +20,18 @@ def inner_dim(x: Tensor, dim: int) -> int:
 
 
 def inner_dims(x: Tensor, dims: int | Sequence[int] | None) -> list[int]:
-    """The fused axes of some unfused axes; None means all of them."""
-    if dims is None:
-        return list(range(1, x.ndim))
-    return [inner_dim(x, dim) for dim in ((dims,) if isinstance(dims, int) else dims)]
+    """The fused axes of some unfused axes; None, or no axis, means all of them, as for torch's
+    reductions."""
+    if isinstance(dims, int):
+        return [inner_dim(x, dims)]
+    return [inner_dim(x, dim) for dim in dims] if dims else list(range(1, x.ndim))
+
+
+def new_dim(x: Tensor, dim: int) -> int:
+    """The fused place of an axis that is put in at unfused place `dim`."""
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"no axis can be put at {dim} into a tensor of rank {x.ndim - 1}")
+    return dim + 1 if dim >= 0 else dim
 
 
 def align(x: Any, rank: int) -> Any:
@@ -48,12 +56,10 @@ def unfold(x: Tensor, slots: int, *, batch_first: bool) -> Tensor:
     return x.reshape(slots, -1, *x.shape[1:])
 
 
-def mean(x: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
-    return x.mean(inner_dims(x, dim), keepdim) if x.ndim > 1 else x.clone()
-
-
-def sum(x: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
-    return x.sum(inner_dims(x, dim), keepdim) if x.ndim > 1 else x.clone()
+def sizes_of(arguments: Sequence[Any]) -> tuple[int, ...]:
+    """Sizes or axes that were given one by one or as one sequence."""
+    is_one = len(arguments) == 1 and not isinstance(arguments[0], int)
+    return tuple(arguments[0] if is_one else arguments)
 
 
 def size(x: Tensor, dim: int | None = None) -> Any:
@@ -64,9 +70,16 @@ def rank(x: Tensor) -> int:
     return x.ndim - 1
 
 
-def reshape(x: Tensor, *shape: Any) -> Tensor:
-    sizes = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    return x.reshape(x.size(0), *sizes)
+def numel(x: Tensor) -> int:
+    return x.shape[1:].numel()
+
+
+def reshape(x: Tensor, *shape: Any, **named: Any) -> Tensor:
+    return x.reshape(x.size(0), *sizes_of(shape or tuple(named.values())))
+
+
+def reshape_as(x: Tensor, other: Tensor) -> Tensor:
+    return x.reshape(x.size(0), *other.shape[1:])
 
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -75,31 +88,129 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return x.flatten(inner_dim(x, start_dim), inner_dim(x, end_dim))
 
 
+def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    y: Tensor = x.unflatten(inner_dim(x, dim), sizes)
+    return y
+
+
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
-    return x.unsqueeze(dim if dim < 0 else dim + 1)
+    return x.unsqueeze(new_dim(x, dim))
 
 
-def squeeze(x: Tensor, dim: int) -> Tensor:
-    return x.squeeze(inner_dim(x, dim))
+def squeeze(x: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    if dim is None:
+        return x.squeeze([axis for axis in range(1, x.ndim) if x.size(axis) == 1])
+    return x.squeeze(inner_dims(x, dim) if dim != () else [])
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     return x.transpose(inner_dim(x, dim0), inner_dim(x, dim1))
 
 
-def permute(x: Tensor, *dims: Any) -> Tensor:
-    order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
+swapaxes = swapdims = transpose
+
+
+def t(x: Tensor) -> Tensor:
+    """Of a matrix, or of less, which stays as it is."""
+    if x.ndim > 3:
+        raise RuntimeError(f"the transpose of a tensor of rank {x.ndim - 1}")
+    return x.transpose(1, 2) if x.ndim == 3 else x
+
+
+def permute(x: Tensor, *dims: Any, **named: Any) -> Tensor:
+    order = sizes_of(dims or tuple(named.values()))
     rank = x.ndim - 1
+    if sorted(dim % rank for dim in order) != list(range(rank)):
+        raise RuntimeError(f"permute of rank {rank} by {order}")
     return x.permute(0, *[dim % rank + 1 for dim in order])
 
 
+def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
+    return x.movedim(inner_dims(x, source), inner_dims(x, destination))
+
+
+def expand(x: Tensor, *sizes: Any) -> Tensor:
+    wanted = sizes_of(sizes)
+    return align(x, len(wanted) + 1).expand(x.size(0), *wanted)  # type: ignore[no-any-return]
+
+
+def broadcast_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    return expand(x, size)
+
+
+def expand_as(x: Tensor, other: Tensor) -> Tensor:
+    return align(x, other.ndim).expand(other.shape)  # type: ignore[no-any-return]
+
+
+def repeat(x: Tensor, *sizes: Any) -> Tensor:
+    wanted = sizes_of(sizes)
+    if len(wanted) < x.ndim - 1:
+        raise RuntimeError(f"repeat by {wanted} of a tensor of rank {x.ndim - 1}")
+    return align(x, len(wanted) + 1).repeat(1, *wanted)  # type: ignore[no-any-return]
+
+
+def tile(x: Tensor, *dims: Any) -> Tensor:
+    wanted = sizes_of(dims)
+    return repeat(x, *[1] * (x.ndim - 1 - len(wanted)), *wanted)
+
+
+def repeat_interleave(x: Tensor, repeats: int, dim: int | None = None) -> Tensor:
+    if not isinstance(repeats, int):
+        raise TypeError("repeat_interleave by a tensor")
+    if dim is None:
+        return x.reshape(x.size(0), -1).repeat_interleave(repeats, 1)
+    return x.repeat_interleave(repeats, inner_dim(x, dim))
+
+
+def roll(x: Tensor, shifts: Any, dims: Any = None) -> Tensor:
+    if dims is None:
+        return x.flatten(1).roll(shifts, 1).reshape(x.shape)
+    return x.roll(shifts, inner_dims(x, dims))
+
+
+def flip(x: Tensor, *dims: Any) -> Tensor:
+    axes = sizes_of(dims)
+    return x.flip(inner_dims(x, axes)) if axes else x.clone()
+
+
+def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    return x.narrow(inner_dim(x, dim), start, length)
+
+
+def select(x: Tensor, dim: int, index: int) -> Tensor:
+    return x.select(inner_dim(x, dim), index)
+
+
+def windows(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """`x.unfold`."""
+    return x.unfold(inner_dim(x, dimension), size, step)
+
+
+def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    return x.diagonal(offset, inner_dim(x, dim1), inner_dim(x, dim2))
+
+
+def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    return x.chunk(chunks, inner_dim(x, dim))
+
+
+def split(x: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    return torch.split(x, split_size, inner_dim(x, dim))
+
+
+def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    return x.unbind(inner_dim(x, dim))
+
+
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    return torch.cat(list(tensors), inner_dim(tensors[0], dim))
+    return torch.cat(_with_all_slots(tensors), inner_dim(tensors[0], dim))
 
 
-def getitem(x: Any, index: Any) -> Any:
-    """Of a tensor: whole numbers and slices only; of anything else, such as a size: as Python."""
-    if not isinstance(x, Tensor):
-        return x[index]
-    parts = index if isinstance(index, tuple) else (index,)
-    return x[(slice(None), *parts)]
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return torch.stack(_with_all_slots(tensors), new_dim(tensors[0], dim))
+
+
+def _with_all_slots(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Those that all slots share, once for each."""
+    slots = max(x.size(0) for x in tensors)
+    return [x.expand(slots, *x.shape[1:]) for x in tensors]

@@ -9,16 +9,24 @@ import torch
 from torch import Tensor
 
 from hydro_hpc.fusion.bundle import Bundle
+from hydro_hpc.fusion.gradients import BlockGradient
+from hydro_hpc.optim.adam_rows import LARGEST, STATE, Rows, kernel_for
+from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.hyperparameters import Pair, PerSlot, split_betas
-from hydro_hpc.optim.optimizer import Moments, SlotOptimizer
+from hydro_hpc.optim.moments import Moments
+from hydro_hpc.optim.optimizer import SlotOptimizer
 
 
 class Adam(SlotOptimizer):
     """Equals `torch.optim.Adam` in every slot. Each setting is one number or one per slot;
-    `betas` is one pair or one per slot."""
+    `betas` is one pair or one per slot, `amsgrad` and `maximize` one truth value or one per slot.
+    """
 
-    TENSORS: ClassVar = ("exp_avg", "exp_avg_sq")
+    TENSORS: ClassVar = STATE
+    OPTIONAL: ClassVar = {LARGEST: "amsgrad"}
+    FLAGS: ClassVar = frozenset({"amsgrad", "maximize"})
     TORCH: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
+    KERNEL: ClassVar = "_fused_adam_"
     RANGES: ClassVar = {
         "lr": (0.0, float("inf")),
         "beta1": (0.0, 1.0),
@@ -35,9 +43,20 @@ class Adam(SlotOptimizer):
         betas: Pair | Sequence[Pair] = (0.9, 0.999),
         eps: PerSlot = 1e-8,
         weight_decay: PerSlot = 0.0,
+        amsgrad: PerSlot = False,
+        maximize: PerSlot = False,
+        groups: Sequence[ParameterGroup] = (),
     ) -> None:
-        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(bundle, settings)
+        settings = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+        }
+        self._rows: dict[Moments, Rows] = {}
+        super().__init__(bundle, settings, groups)
 
     def _per_slot(self, settings: Mapping[str, Any], slots: int) -> dict[str, Tensor]:
         numbers = {name: value for name, value in settings.items() if name != "betas"}
@@ -45,6 +64,26 @@ class Adam(SlotOptimizer):
         if "betas" in settings:
             hyper["beta1"], hyper["beta2"] = split_betas(settings["betas"], slots)
         return hyper
+
+    def _torch_settings(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        settings = super()._torch_settings(numbers)
+        betas = (settings.pop("beta1"), settings.pop("beta2"))
+        return {**settings, "betas": betas}
+
+    def _adopt(self, hyper: dict[str, Tensor]) -> None:
+        super()._adopt(hyper)
+        self._numbers_now: list[list[dict[str, Any]]] = []
+
+    def _step_block(self, moments: Moments, gradient: BlockGradient) -> None:
+        kernel = kernel_for(moments, self.KERNEL)
+        if kernel is None:
+            super()._step_block(moments, gradient)
+            return
+        rows = self._rows.get(moments)
+        if rows is None or rows.num_tensors != len(moments.tensors):
+            rows = self._rows[moments] = Rows(moments, kernel)
+        self._numbers_now = self._numbers_now or self._numbers()
+        rows.step(gradient, self.bundle.active, self._numbers_now, self.between)
 
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
         values_FP, constant, hyper = moments.block.values_FP, moments.constant, self._hyper
@@ -55,37 +94,39 @@ class Adam(SlotOptimizer):
         grad_FP.mul_(grad_FP)
         square_FP.lerp_(grad_FP, constant("1 - beta2", lambda: 1.0 - hyper["beta2"]))
         self.between()
+        if "amsgrad" in self._used:
+            square_FP = self._largest(moments, square_FP)
+            self.between()
         # lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), with sqrt(c2) taken out of the fraction
-        steps = moments.steps
-        root = (1.0 - hyper["beta2"][:, None] ** steps).sqrt_()
-        size = hyper["lr"][:, None] * root / (1.0 - hyper["beta1"][:, None] ** steps)
+        of, steps = moments.of, moments.steps
+        root = (1.0 - of(hyper["beta2"]) ** steps).sqrt_()
+        size = of(hyper["lr"]) * root / (1.0 - of(hyper["beta1"]) ** steps)
         self.between()
         update_FP = torch.sqrt(square_FP, out=grad_FP)
-        update_FP.add_(moments.coefficient(hyper["eps"][:, None] * root))
+        update_FP.add_(moments.coefficient(of(hyper["eps"]) * root))
         self.between()
         torch.div(mean_FP, update_FP, out=update_FP)
         self.between()
-        values_FP.addcmul_(update_FP, moments.coefficient(-size))
+        values_FP.addcmul_(update_FP, moments.coefficient(size), value=-1)
+
+    def _largest(self, moments: Moments, square_FP: Tensor) -> Tensor:
+        """Where AMSGrad is on, the largest mean square so far; elsewhere the present one."""
+        largest_FP = moments.tensors["max_exp_avg_sq"]
+        is_on = moments.constant("amsgrad", lambda: self._hyper["amsgrad"]).bool()
+        found_FP = torch.where(is_on, torch.maximum(largest_FP, square_FP), square_FP)
+        self.between()
+        largest_FP.copy_(torch.where(is_on, found_FP, largest_FP))
+        return found_FP
 
     def _decay(self, moments: Moments, grad_FP: Tensor) -> None:
-        """Weight decay as part of the gradient."""
-        decay = self._hyper["weight_decay"]
-        if bool(decay.any()):
-            grad_FP.addcmul_(moments.block.values_FP, moments.constant("decay", lambda: decay))
-
-    def _torch_settings(self, slot: int) -> dict[str, Any]:
-        settings = super()._torch_settings(slot)
-        betas = (settings.pop("beta1"), settings.pop("beta2"))
-        return {**settings, "betas": betas}
-
-    def _from_torch_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+        self._add_decay(moments, grad_FP)
 
 
 class AdamW(Adam):
     """Equals `torch.optim.AdamW` in every slot: weight decay apart from the gradient."""
 
     TORCH: ClassVar[type[torch.optim.Optimizer]] = torch.optim.AdamW
+    KERNEL: ClassVar = "_fused_adamw_"
 
     def __init__(
         self,
@@ -95,12 +136,24 @@ class AdamW(Adam):
         betas: Pair | Sequence[Pair] = (0.9, 0.999),
         eps: PerSlot = 1e-8,
         weight_decay: PerSlot = 1e-2,
+        amsgrad: PerSlot = False,
+        maximize: PerSlot = False,
+        groups: Sequence[ParameterGroup] = (),
     ) -> None:
-        super().__init__(bundle, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(
+            bundle,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            groups=groups,
+        )
 
     def _decay(self, moments: Moments, grad_FP: Tensor) -> None:
         del grad_FP
         hyper = self._hyper
-        if bool(hyper["weight_decay"].any()):
+        if "weight_decay" in self._used:
             factor = moments.constant("kept", lambda: 1.0 - hyper["lr"] * hyper["weight_decay"])
             moments.block.values_FP.mul_(factor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,13 +31,10 @@ def split_betas(betas: Pair | Sequence[Pair], slots: int) -> tuple[Tensor, Tenso
 
 
 def check_range(values: Mapping[str, Tensor], ranges: Mapping[str, tuple[float, float]]) -> None:
-    """ValueError unless low <= value < high in every slot."""
+    """ValueError unless low <= value < high in every slot; `values` are [slots] or [slots, G]."""
     for name, (low, high) in ranges.items():
-        for slot, value in enumerate(values[name].tolist()):
-            if not low <= value < high:
-                raise ValueError(f"{name} of slot {slot} is {value}: it must be in [{low}, {high})")
-
-
-def plain(value: Any) -> Any:
-    """A number out of a tensor of one, as torch's param_groups have it."""
-    return value.item() if isinstance(value, Tensor) else value
+        is_wrong = ~((values[name] >= low) & (values[name] < high))
+        if bool(is_wrong.any()):
+            slot = int(is_wrong.nonzero()[0, 0])
+            value = float(values[name][is_wrong][0])
+            raise ValueError(f"{name} of slot {slot} is {value}: it must be in [{low}, {high})")

@@ -5,85 +5,44 @@ F slots, P columns of a block (all parameters of one dtype), N parameters of it.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.gradients import BlockGradient
-from hydro_hpc.fusion.state import Block, view_columns
-from hydro_hpc.optim.hyperparameters import check_range, over_slots
+from hydro_hpc.fusion.state import view_columns
+from hydro_hpc.optim.groups import ParameterGroup
+from hydro_hpc.optim.moments import Moments
+from hydro_hpc.optim.settings import SlotSettings
 
 
-class Moments:
-    """A block's optimizer state: tensors laid out like the block, and steps per slot and
-    parameter (parameters without a gradient do not step)."""
+class SlotOptimizer(SlotSettings):
+    """Base of SGD, Adam and the others. A step changes nothing in idle slots and nothing of
+    parameters without a gradient; nothing is ever reduced over slots, so a NaN stays in its slot.
+    """
 
-    def __init__(self, block: Block, names: tuple[str, ...]) -> None:
-        self.block = block
-        self.tensors = {name: torch.zeros_like(block.values_FP) for name in names}
-        shape = (block.values_FP.size(0), len(block.columns))
-        self.steps_FN = torch.zeros(shape, dtype=torch.int64)
-        self.is_even = True  # all parameters of a slot have made the same number of steps
-        self.constants: dict[str, Tensor] = {}  # coefficients [F, 1], until a setting changes
-        self._widths = torch.tensor([column.stop - column.start for column in block.columns])
+    TENSORS: ClassVar[tuple[str, ...]] = ()  # names of the state tensors, as in torch
+    OPTIONAL: ClassVar[Mapping[str, str]] = {}  # of those that a setting asks for -> the setting
 
-    @property
-    def steps(self) -> Tensor:
-        """[F, 1] steps per slot if they are even, else [F, N]."""
-        return self.steps_FN[:, :1] if self.is_even else self.steps_FN
-
-    def coefficient(self, values: Tensor) -> Tensor:
-        """[F, 1] or [F, N] numbers as [F, 1] or [F, P], in the block's dtype on its device."""
-        if values.size(1) == self.steps_FN.size(1) > 1:
-            values = values.repeat_interleave(self._widths, dim=1)
-        return values.to(self.block.values_FP)
-
-    def constant(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """[F, 1] from [F] numbers that only a changed setting changes."""
-        if name not in self.constants:
-            self.constants[name] = self.coefficient(make()[:, None])
-        return self.constants[name]
-
-    def count_even(self) -> None:
-        """Steps have been set from outside."""
-        self.is_even = bool((self.steps_FN == self.steps_FN[:, :1]).all())
-
-
-class SlotOptimizer(ABC):
-    """Base of SGD, Adam and AdamW. A step changes nothing in idle slots and nothing of parameters
-    without a gradient; nothing is ever reduced over slots, so a NaN stays in its slot."""
-
-    TENSORS: ClassVar[tuple[str, ...]]  # names of the state tensors, as in torch
-    TORCH: ClassVar[type[torch.optim.Optimizer]]
-    RANGES: ClassVar[Mapping[str, tuple[float, float]]]
-
-    def __init__(self, bundle: Bundle, settings: Mapping[str, Any]) -> None:
-        self.bundle = bundle
+    def __init__(
+        self, bundle: Bundle, settings: Mapping[str, Any], groups: Sequence[ParameterGroup]
+    ) -> None:
+        self._moments: list[Moments] = []
+        super().__init__(bundle, settings, groups)
         self.between: Callable[[], None] = lambda: None  # called where a step may pause
-        self._hyper = self._per_slot(settings, bundle.slots)
-        self._check(self._hyper)
-        self._moments = [Moments(block, self.TENSORS) for block in bundle.state.blocks]
+        number_of = {name: g for g, group in enumerate(self._groups) for name in group.names}
+        self._moments = [Moments(block, number_of) for block in bundle.state.blocks]
+        self._adopt(self._hyper)
+        for slot in range(bundle.slots):
+            self._begin(slot)
 
     @abstractmethod
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
         """One step of a whole block, in place; `grad_FP` may be overwritten."""
-
-    def _per_slot(self, settings: Mapping[str, Any], slots: int) -> dict[str, Tensor]:
-        """Hyperparameters [slots] by the name under which `hyper` has them."""
-        return {name: over_slots(name, value, slots) for name, value in settings.items()}
-
-    def _torch_settings(self, slot: int) -> dict[str, Any]:
-        """One slot's hyperparameters as torch's constructor takes them."""
-        return {name: float(values[slot]) for name, values in self._hyper.items()}
-
-    @property
-    def hyper(self) -> dict[str, Tensor]:
-        """[slots] float64 copies of all hyperparameters by name; `set` changes them."""
-        return {name: values.clone() for name, values in self._hyper.items()}
 
     def zero_grad(self) -> None:
         """Forgets all gradients of the bundle."""
@@ -95,95 +54,112 @@ class SlotOptimizer(ABC):
         gradients = self.bundle.gradients(self.between)
         for moments, gradient in zip(self._moments, gradients, strict=True):
             self.between()
-            stepping_FN = self._stepping(gradient)
-            if stepping_FN is None:
-                moments.steps_FN += 1
-                self._update(moments, gradient.values)
-            elif stepping_FN.size(1) == 1:
-                self._update_slots(moments, gradient.values, stepping_FN)
-            else:
-                self._update_where(moments, gradient.values, stepping_FN)
+            self._step_block(moments, gradient)
         self.bundle.stepped()
-
-    def set(self, slot: int, **settings: Any) -> None:
-        """Gives one slot other hyperparameters, such as a schedule's next learning rate.
-
-        ValueError if one is unknown or out of range; then none is changed.
-        """
-        hyper = self.hyper
-        for name, value in self._per_slot(settings, 1).items():
-            if name not in hyper:
-                raise ValueError(f"{name} is no setting of {type(self).__name__}")
-            hyper[name][slot] = value[0]
-        self._check(hyper)
-        self._hyper = hyper
-        for moments in self._moments:
-            moments.constants.clear()
-
-    def _check(self, hyper: Mapping[str, Tensor]) -> None:
-        """ValueError if a slot's hyperparameters cannot be."""
-        check_range(hyper, self.RANGES)
 
     @torch.no_grad()
     def reset_slot(self, slot: int, **settings: Any) -> None:
         """The slot's optimizer state as new, with these hyperparameters and the rest as before."""
         self.set(slot, **settings)
+        self._begin(slot)
+
+    def slot_state(self, slot: int) -> dict[str, Any]:
+        """The slot's state as `state_dict()` of a torch optimizer over `model.parameters()`, or
+        over the same groups of them."""
+        own = dict(self._frozen_states(slot))
+        for moments in self._moments:
+            for number, column in enumerate(moments.block.columns):
+                tensors = {
+                    name: view_columns(tensor, column)[slot].clone()
+                    for name, tensor in moments.tensors.items()
+                    if self._has(name, slot, moments.groups[number])
+                }
+                own[column.name] = self._to_torch(int(moments.steps_FN[slot, number]), tensors)
+        groups = self.torch_twin(slot).state_dict()["param_groups"]
+        names: list[str] = []
+        for stored, group in zip(groups, self._groups, strict=True):
+            stored["params"] = list(range(len(names), len(names) + len(group.names)))
+            names += group.names
+        state = {place: own[name] for place, name in enumerate(names) if own.get(name)}
+        return {"state": state, "param_groups": groups}
+
+    @torch.no_grad()
+    def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
+        """Takes a torch optimizer's `state_dict()`, or `slot_state`'s, into the slot."""
+        stored = state["param_groups"]
+        sizes, own = [len(g["params"]) for g in stored], [len(g.names) for g in self._groups]
+        if sizes != own:
+            raise ValueError(f"this state is of groups with {sizes} parameters, not with {own}")
+        settings = [{name: each[name] for name in self._names} for each in stored]
+        self.change([(slot, group, each) for group, each in enumerate(settings)])
+        self._begin(slot)
+        places = {
+            name: place
+            for each, group in zip(stored, self._groups, strict=True)
+            for name, place in zip(group.names, each["params"], strict=True)
+        }
+        for moments in self._moments:
+            for number, column in enumerate(moments.block.columns):
+                if found := state["state"].get(places[column.name]):
+                    moments.steps_FN[slot, number] = int(found.get("step", 1))
+                    known = [n for n in (*self.TENSORS, *self.OPTIONAL) if found.get(n) is not None]
+                    moments.keep(known)
+                    for name in known:
+                        view_columns(moments.tensors[name], column)[slot].copy_(found[name])
+            moments.count_even()
+
+    def _has(self, tensor: str, slot: int, group: int) -> bool:
+        """Says whether torch keeps a tensor of this name under the slot's settings."""
+        setting = self.OPTIONAL.get(tensor)
+        return setting is None or bool(self._hyper[setting][slot, group])
+
+    def _to_torch(self, steps: int, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """One parameter's state as torch keeps it, empty if it keeps none."""
+        return {"step": torch.tensor(float(steps)), **tensors} if steps else {}
+
+    def _frozen_states(self, slot: int) -> Iterable[tuple[str, dict[str, Any]]]:
+        """What torch keeps of frozen parameters, by name."""
+        del slot
+        return ()
+
+    def _adopt(self, hyper: dict[str, Tensor]) -> None:
+        super()._adopt(hyper)
+        asked_for = [name for name, setting in self.OPTIONAL.items() if setting in self._used]
+        for moments in self._moments:
+            moments.constants.clear()
+            moments.keep((*self.TENSORS, *asked_for))
+
+    def _begin(self, slot: int) -> None:
+        """The slot's state is as before its first step."""
         for moments in self._moments:
             moments.steps_FN[slot] = 0
             moments.count_even()
             for tensor in moments.tensors.values():
                 tensor[slot] = 0
 
-    def slot_state(self, slot: int) -> dict[str, Any]:
-        """The slot's state as `state_dict()` of a torch optimizer over `model.parameters()`."""
-        places = self._places()
-        optimizer = self.TORCH([nn.Parameter(torch.zeros(1))], **self._torch_settings(slot))
-        group = optimizer.state_dict()["param_groups"][0]
-        group["params"] = list(range(len(places)))
-        state = {}
-        for moments in self._moments:
-            for number, column in enumerate(moments.block.columns):
-                steps = int(moments.steps_FN[slot, number])
-                own = {
-                    name: view_columns(tensor, column)[slot].clone()
-                    for name, tensor in moments.tensors.items()
-                }
-                if steps and (kept := self._to_torch(slot, steps, own)):
-                    state[places[column.name]] = kept
-        return {"state": dict(sorted(state.items())), "param_groups": [group]}
+    def _advance(self, moments: Moments, grad_FP: Tensor) -> None:
+        """One step of a whole block with its gradient, towards less or, if asked, more."""
+        moments.steps_FN += 1
+        if "maximize" in self._used:
+            grad_FP.mul_(moments.constant("sign", lambda: 1.0 - 2.0 * self._hyper["maximize"]))
+            self.between()
+        self._update(moments, grad_FP)
 
-    @torch.no_grad()
-    def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
-        """Takes a torch optimizer's `state_dict()`, or `slot_state`'s, into the slot."""
-        groups = state["param_groups"]
-        places = self._places()
-        if len(groups) != 1 or len(groups[0]["params"]) != len(places):
-            raise ValueError(f"this state is not of one group with {len(places)} parameters")
-        self.reset_slot(slot, **self._from_torch_group(groups[0]))
-        for moments in self._moments:
-            for number, column in enumerate(moments.block.columns):
-                found = state["state"].get(places[column.name])
-                if not found:
-                    continue
-                moments.steps_FN[slot, number] = int(found.get("step", 1))
-                for name, tensor in moments.tensors.items():
-                    if found.get(name) is not None:
-                        view_columns(tensor, column)[slot].copy_(found[name])
-            moments.count_even()
+    def _add_decay(self, moments: Moments, grad_FP: Tensor) -> None:
+        """Weight decay as part of the gradient."""
+        if "weight_decay" in self._used:
+            decay = moments.constant("decay", lambda: self._hyper["weight_decay"])
+            grad_FP.addcmul_(moments.block.values_FP, decay)
 
-    def _to_torch(self, slot: int, steps: int, own: dict[str, Tensor]) -> dict[str, Any]:
-        """One parameter's state as torch keeps it."""
-        del slot
-        return {"step": torch.tensor(float(steps)), **own}
-
-    def _from_torch_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings for `set` that a torch parameter group holds."""
-        return {name: group[name] for name in self._hyper}
-
-    def _places(self) -> dict[str, int]:
-        """Each parameter's number in `model.parameters()`, frozen ones counted."""
-        model = self.bundle.state.slot_models[0]
-        return {name: number for number, (name, _) in enumerate(model.named_parameters())}
+    def _step_block(self, moments: Moments, gradient: BlockGradient) -> None:
+        """One step of the block in active slots, where there is a gradient."""
+        stepping_FN = self._stepping(gradient)
+        if stepping_FN is None:
+            self._advance(moments, gradient.values)
+        elif stepping_FN.size(1) == 1:
+            self._update_slots(moments, gradient.values, stepping_FN)
+        else:
+            self._update_where(moments, gradient.values, stepping_FN)
 
     def _stepping(self, gradient: BlockGradient) -> Tensor | None:
         """[F, N] or [F, 1]: which parameters step; None if all do."""
@@ -200,8 +176,7 @@ class SlotOptimizer(ABC):
         kept = [moments.block.values_FP, *moments.tensors.values(), moments.steps_FN]
         before = [[tensor[slot].clone() for slot in idle] for tensor in kept]
         self.between()
-        moments.steps_FN += 1
-        self._update(moments, grad_FP)
+        self._advance(moments, grad_FP)
         for tensor, rows in zip(kept, before, strict=True):
             self.between()
             for slot, row in zip(idle, rows, strict=True):
@@ -213,8 +188,7 @@ class SlotOptimizer(ABC):
         before = [tensor.clone() for tensor in kept]
         steps_FN = moments.steps_FN.clone()
         stepping_FN = stepping_FN.expand(steps_FN.shape)
-        moments.steps_FN += 1
-        self._update(moments, grad_FP)
+        self._advance(moments, grad_FP)
         mask_FP = moments.coefficient(stepping_FN.cpu()).bool()
         for tensor, old in zip(kept, before, strict=True):
             tensor.copy_(torch.where(mask_FP, tensor, old))

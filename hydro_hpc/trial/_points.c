@@ -434,6 +434,17 @@ static PyMethodDef point_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Tells our hooks from a user's (hydro_hpc/fusion/hidden.py). */
+static PyObject *point_is_pause(PyObject *Py_UNUSED(self), void *Py_UNUSED(closure))
+{
+    Py_RETURN_TRUE;
+}
+
+static PyGetSetDef point_facts[] = {
+    {"is_pause_point", point_is_pause, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyTypeObject point_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "hydro_hpc.trial._points.Point",
@@ -446,6 +457,7 @@ static PyTypeObject point_type = {
     .tp_vectorcall_offset = offsetof(Point, vectorcall),
     .tp_call = PyVectorcall_Call,
     .tp_methods = point_methods,
+    .tp_getset = point_facts,
 };
 
 static PyObject *points_named(PyObject *self, PyObject *key)

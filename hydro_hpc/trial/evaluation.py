@@ -31,6 +31,14 @@ class Evaluation:
         self._bundle = bundle
         self._meter = Meter(gate, unit_ns=unit_ns)
 
+    def prepare(self) -> None:
+        """Outside the gate, once: what the bundle would else do in the first evaluation."""
+        self._bundle.eval()
+        sizes = {len(x): x for x in self._data.test_x.split(ROWS)}
+        for x in sizes.values():
+            self._bundle.expect(x.expand(self._bundle.slots, *x.shape))
+        self._bundle.train()
+
     def hook(self, leaves: Mapping[str, nn.Module]) -> None:
         """Makes these the modules before which evaluation may pause, instead of the last ones."""
         self._meter.hook(leaves, has_backward=False)

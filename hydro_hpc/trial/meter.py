@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-import torch
 from torch import nn
 
+from hydro_hpc.fusion.vmap_rules import before_backward
 from hydro_hpc.nn.fused import Fused
 from hydro_hpc.trial.points import make_points
 
@@ -91,7 +91,7 @@ class Meter:
         undo = self._hooked[key]
         undo.append(module.register_forward_pre_hook(point).remove)
         if has_backward:
-            after_forward = functools.partial(_hook_backward, point)
+            after_forward = _BackwardPoint(point)
             undo.append(module.register_forward_hook(after_forward).remove)
 
     def _hook_fused(self, module: Fused, key: str, *, has_backward: bool) -> None:
@@ -179,9 +179,16 @@ class Meter:
         self._num_steps = 0
 
 
-def _hook_backward(
-    point: Callable[..., None], _module: nn.Module, _inputs: object, output: object
-) -> None:
-    """Passes `point` right before the backward of what made `output`."""
-    if isinstance(output, torch.Tensor) and output.grad_fn is not None:
-        output.grad_fn.register_prehook(point)  # in C: Tensor.register_hook takes 20 us
+class _BackwardPoint:
+    """As a forward hook, passes `point` right before the backward of what made the output."""
+
+    is_pause_point = True  # tells our hooks from a user's
+
+    def __init__(self, point: Callable[..., None]) -> None:
+        self._point = point
+
+    def __call__(self, _module: nn.Module, _inputs: object, output: object) -> object:
+        return before_backward(output, self._point)
+
+    def __deepcopy__(self, memo: object) -> _BackwardPoint:
+        return self

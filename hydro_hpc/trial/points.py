@@ -188,6 +188,21 @@ class PlainPassage:
         self.deadline_ns = 0
 
 
+class _PlainPoint:
+    """A place where a step may pause, as a hook."""
+
+    is_pause_point = True  # tells our hooks from a user's
+
+    def __init__(self, points: PlainPoints, key: str) -> None:
+        self._points, self._key = points, key
+
+    def __call__(self, *_: object) -> None:
+        self._points.pass_(self._key)
+
+    def __deepcopy__(self, memo: object) -> _PlainPoint:
+        return self
+
+
 class PlainPoints:
     """`Points` in Python."""
 
@@ -201,7 +216,7 @@ class PlainPoints:
         self._is_silent = True
 
     def named(self, key: str) -> Callable[..., None]:
-        return lambda *_: self.pass_(key)
+        return _PlainPoint(self, key)
 
     def pass_(self, key: str, /) -> None:
         if self._is_silent:

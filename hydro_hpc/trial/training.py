@@ -18,6 +18,7 @@ from torch import nn
 from hydro_hpc import optim
 from hydro_hpc.fusion import Bundle, bind, losses, trial_stream
 from hydro_hpc.fusion.bundle import nothing
+from hydro_hpc.fusion.choices import users_cache
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.page_layout import RecordKind
 from hydro_hpc.study.definition import Study
@@ -28,7 +29,11 @@ from hydro_hpc.trial.gate import Cut, Gate
 from hydro_hpc.trial.meter import Meter
 from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun
 
-OPTIMIZERS: Final = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
+OPTIMIZERS: Final[dict[str, Callable[..., optim.SlotOptimizer]]] = {
+    "sgd": optim.SGD,
+    "adam": optim.Adam,
+    "adamw": optim.AdamW,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,7 @@ class BundleTraining:
             example=(self._data.train_x[rows], self._data.train_y[rows]),
             loss=study.loss,
             seeds=[trial.seed for trial in trials],
+            choices=[folder.choices, users_cache()],
         )
         settings = [study.optimizer_settings(trial.params) for trial in trials]
         self._optimizer = OPTIMIZERS[study.optimizer_name](
@@ -86,6 +92,7 @@ class BundleTraining:
         self._train_meter: Meter = Meter(gate, unit_ns=unit_ns)  # hooked below
         self._loss_between = self._train_meter.named("loss between")
         self._evaluation = Evaluation(study, self._data, gate, self._bundle, unit_ns=unit_ns)
+        self._evaluation.prepare()
         self._hook_leaves()
         self.checkpoint()  # the first one imports for seconds: here, not in a window
 

@@ -138,6 +138,20 @@ def test_an_idle_slot_stays_as_it_is_and_disturbs_nobody(kind: ExecutorKind) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_statistics_of_an_idle_slot_stay(kind: ExecutorKind) -> None:
+    make, make_input = CASES["cnn"]
+    bundle = bind(build(make, 3), example=make_input(), executor=kind)
+    bundle(make_input(3))
+    bundle.idle(1)
+    before = [bundle.unbind(slot).state_dict() for slot in range(3)]
+    bundle(make_input(3))
+    for slot, state in enumerate(before):
+        after = bundle.unbind(slot).state_dict()
+        stays = all(torch.equal(after[name], tensor) for name, tensor in state.items())
+        assert stays is (slot == 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_nan_in_one_slot_leaves_the_others_bit_identical(kind: ExecutorKind) -> None:
     models = build(mlp, 3)
     results = []
@@ -184,6 +198,37 @@ def test_a_model_that_raises_fails_alone() -> None:
     bundle.replace(1, RaisesOnNegative().double(), seed=1)
     assert bundle.failures == {}
     assert bundle.active == [True, True, True]
+
+
+class LooksUp(nn.Module):
+    """With statistics that a first try must not leave changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.table = nn.BatchNorm1d(6), nn.Embedding(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table(self.norm(x)[:, 0].detach().abs().long() + x[:, 1].long())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slot_that_raises_leaves_the_others_bit_identical(kind: ExecutorKind) -> None:
+    models = build(LooksUp, 3)
+    results = []
+    for poison in (0.0, 100.0):
+        torch.manual_seed(7)
+        bundle = bind(models, example=vectors().abs() % 1, executor=kind)
+        optimizer = optim.SGD(bundle, lr=0.1)
+        for step in range(3):
+            x, y = batch(3)
+            x = x.abs() % 1
+            x[1] += poison * (step == 1)
+            train_bundle(bundle, optimizer, x, y)
+        assert bundle.active == [True, not poison, True]
+        results.append([bundle.unbind(slot).state_dict() for slot in range(3)])
+    for slot in (0, 2):
+        for name, tensor in results[1][slot].items():
+            torch.testing.assert_close(tensor, results[0][slot][name], rtol=1e-12, atol=1e-12)
 
 
 def test_what_the_last_model_raised_is_raised() -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydro_hpc.errors import FusionError
-from hydro_hpc.fusion import Bundle, ExecutorKind, bind, losses
+from hydro_hpc.fusion import Bundle, ExecutorKind, bind, choice, losses
 from tests.hydro_hpc.fusion.architectures import TwoInputs, batch, build, mlp, vectors
 
 KINDS = list(ExecutorKind)
@@ -42,26 +42,50 @@ def test_without_an_example_the_first_call_chooses() -> None:
     torch.testing.assert_close(found[1], models[1](x[1]))
 
 
-def test_a_new_shape_is_verified_again() -> None:
-    class ReadsASwitch(nn.Module):
-        """Reads what no trace can see."""
+SWITCH = [1.0]
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(6, 6)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return F.softmax(self.fc(x), dim=-1) * SWITCH[0]
+class ReadsASwitch(nn.Module):
+    """Reads what is not its own."""
 
-    SWITCH = [1.0]
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softmax(self.fc(x), dim=-1) * SWITCH[0]
+
+
+def test_a_value_from_outside_that_changes_is_read_again() -> None:
     models = build(ReadsASwitch, 2)
     bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
-    assert bundle.report.executor is ExecutorKind.GROUPED
-    SWITCH[0] = 2.0
+    x = vectors(2)
+    for value in (1.0, 2.0, 2.0, 3.0, 1.0):
+        SWITCH[0] = value
+        torch.testing.assert_close(bundle(x)[0], models[0](x[0]))
+        assert bundle.report.executor is ExecutorKind.GROUPED
+
+
+def test_one_that_changes_all_the_time_is_left_to_the_loop() -> None:
+    models = build(ReadsASwitch, 2)
+    bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
+    x = vectors(2)
+    for step in range(40):
+        SWITCH[0] = 1.0 + step
+        torch.testing.assert_close(bundle(x)[1], models[1](x[1]))
+    assert bundle.report.executor is ExecutorKind.LOOP
+    assert "more than 32 graphs" in bundle.report.reason
+    SWITCH[0] = 1.0
+
+
+def test_a_new_shape_is_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = build(ReadsASwitch, 2)
+    bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
     x = torch.randn(2, 5, 3, 6).double()
+    monkeypatch.setattr(choice.Verification, "refusal", lambda *_: "other than alone")
     torch.testing.assert_close(bundle(x)[0], models[0](x[0]))
     assert bundle.report.executor is ExecutorKind.LOOP
-    assert "differs from separate models" in bundle.report.reason
+    assert bundle.report.reason == "other than alone"
 
 
 class AddsToItsInput(nn.Module):
@@ -94,9 +118,9 @@ def test_a_model_may_write_into_its_shared_input(make: Callable[[], nn.Module]) 
     models = build(make, 3)
     x = vectors()
     bundle = bind(models, example=x)
-    assert bundle.report.executor is ExecutorKind.LOOP
+    assert bundle.report.executor is not ExecutorKind.GROUPED
     assert WRITERS[make] in bundle.report.reason
-    assert bundle.report.candidates[1].refusal is None
+    assert bundle.report.candidates[-1].refusal is None
     found = bundle.shared(x)
     for slot, model in enumerate(models):
         torch.testing.assert_close(found[slot], model(x.clone()))
@@ -132,7 +156,7 @@ def test_leaves_are_where_the_work_is(kind: ExecutorKind) -> None:
     for leaf in bundle.leaves():
         leaf.register_forward_pre_hook(lambda module, _: called.append(module))
     bundle(vectors(2))
-    assert len(called) == (3 if kind is ExecutorKind.GROUPED else 6)
+    assert len(called) == (6 if kind is ExecutorKind.LOOP else 3)
 
 
 def test_gradients_gather_over_several_backward_passes() -> None:

@@ -1,4 +1,4 @@
-"""What a graph would freeze sends the bundle to the loop, with the reason; values stay right."""
+"""What a graph would freeze is found, with the reason; values stay right."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from hydro_hpc.fusion import ExecutorKind, bind, trial_stream
+from hydro_hpc.fusion.inputs import InputForm
+from hydro_hpc.fusion.report import BundleReport
 from hydro_hpc.fusion.trace import trace_model
 from hydro_hpc.nn import Refused
 from tests.hydro_hpc.fusion.architectures import vectors
@@ -108,20 +110,6 @@ class NoGradPart(Base):
         return constant + self.fc(x)
 
 
-class OddBatchNorm(nn.Module):
-    """Over the wrong axis, through a functional call with its own buffers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        return nn.functional.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, self.training
-        )
-
-
 def prelu() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 6), nn.PReLU())
 
@@ -136,42 +124,78 @@ def weight_norm() -> nn.Module:
     return nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 6)), nn.ReLU())
 
 
-def gru() -> nn.Module:
-    return nn.Sequential(nn.Unflatten(1, (2, 3)), nn.GRU(3, 4, batch_first=True))
+class Inside(nn.Module):
+    """A part that no graph can hold, in a model that one can."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.first, self.part, self.last = nn.Linear(6, 6), part, nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.part(self.first(x))))
 
 
 REFUSALS: dict[Callable[[], nn.Module], str] = {
-    prelu: "PReLU '1' has no fused rule",
     DataDependent: "forward cannot be traced",
     ReadsAValue: "forward cannot be traced",
     CountsCalls: "forward writes to the attribute 'calls'",
     KeepsItsOutput: "forward writes to the attribute 'last'",
     AppendsToAList: "forward writes to the attribute 'seen'",
     CountsInATensor: "forward writes to the attribute 'calls'",
-    DrawsInPython: "draws random numbers outside dropout",
-    DrawsInTorch: "draws random numbers outside dropout",
-    PlainTensorAttribute: "uses the tensor '.*', which is no parameter and no buffer",
+    DrawsInPython: "forward draws random numbers outside torch",
     MovingBuffer: "forward writes to the attribute 'ema'",
-    NoGradPart: "differs from separate models in slot 0: gradient",
-    OddBatchNorm: "'batch_norm' in `.*` has no fused rule",
-    hooked: "Linear '0' has hooks",
-    weight_norm: "ParametrizedLinear '0' has",
-    gru: "has no fused rule|cannot be traced",
+}
+PER_SLOT: dict[Callable[[], nn.Module], tuple[str, str]] = {
+    DrawsInTorch: ("'rand' in `return self.fc.*`", "'rand' has no fused rule"),
+    hooked: ("0", "Linear '0' has hooks"),
+    weight_norm: ("0", "ParametrizedLinear '0' has no fused rule"),
 }
 
 
-def test_gradients_are_verified_where_none_are_recorded() -> None:
-    with torch.no_grad():
-        bundle = bind([NoGradPart().double()], example=vectors())
-    assert "differs from separate models in slot 0: gradient" in bundle.report.reason
+def grouped(make: Callable[[], nn.Module]) -> BundleReport:
+    torch.manual_seed(0)
+    models = [make().double() for _ in range(3)]
+    return bind(models, example=vectors(), executor=ExecutorKind.GROUPED).report
 
 
 @pytest.mark.parametrize("make", REFUSALS, ids=lambda make: make.__name__)
-def test_falls_to_the_loop_with_the_reason(make: Callable[[], nn.Module]) -> None:
-    torch.manual_seed(0)
-    bundle = bind([make().double() for _ in range(3)], example=vectors())
-    assert bundle.report.executor is ExecutorKind.LOOP
-    assert re.search(REFUSALS[make], bundle.report.reason), bundle.report.reason
+def test_a_model_whose_own_forward_no_graph_holds_is_not_grouped(
+    make: Callable[[], nn.Module],
+) -> None:
+    report = grouped(make)
+    assert report.executor is ExecutorKind.LOOP
+    assert re.search(REFUSALS[make], report.reason), report.reason
+
+
+@pytest.mark.parametrize("make", REFUSALS, ids=lambda make: make.__name__)
+def test_such_a_part_runs_once_per_slot_and_the_rest_is_grouped(
+    make: Callable[[], nn.Module],
+) -> None:
+    report = grouped(lambda: Inside(make()))
+    assert report.executor is ExecutorKind.GROUPED
+    assert list(report.per_slot) == ["part"]
+    reason = REFUSALS[make].replace("forward", f"forward of {make.__name__} 'part'")
+    assert re.match(reason, report.per_slot["part"])
+
+
+@pytest.mark.parametrize("make", PER_SLOT, ids=lambda make: make.__name__)
+def test_what_has_no_rule_runs_once_per_slot_with_the_reason(
+    make: Callable[[], nn.Module],
+) -> None:
+    report = grouped(make)
+    assert report.executor is ExecutorKind.GROUPED
+    what, why = PER_SLOT[make]
+    found = {w: reason for w, reason in report.per_slot.items() if re.fullmatch(what, w)}
+    assert list(found.values()) == [why]
+
+
+@pytest.mark.parametrize("make", [NoGradPart, PlainTensorAttribute])
+def test_gradients_switched_off_and_plain_tensors_are_understood(
+    make: Callable[[], nn.Module],
+) -> None:
+    report = grouped(make)
+    assert report.executor is ExecutorKind.GROUPED
+    assert not report.per_slot
 
 
 STATEFUL = [CountsCalls, CountsInATensor, MovingBuffer, KeepsItsOutput, AppendsToAList]
@@ -205,7 +229,7 @@ def test_random_draws_in_the_loop_come_from_the_trials_own_stream() -> None:
 def test_tracing_leaves_the_model_as_it_is() -> None:
     model = AppendsToAList()
     with pytest.raises(Refused):
-        trace_model(model, 1)
+        trace_model(model, InputForm.of((vectors(1),), {}))
     assert model.seen == []
     assert set(vars(KeepsItsOutput())) == set(vars(model)) - {"seen"}
 
@@ -221,18 +245,20 @@ def test_models_that_make_different_calls_go_to_the_loop() -> None:
 
     models = [Scaled(1.0).double(), Scaled(3.0).double()]
     bundle = bind(models, example=vectors())
-    assert bundle.report.reason == "forward of trial 1 makes other calls than that of trial 0"
+    assert "forward of trial 1 makes other calls than that of trial 0" in bundle.report.reason
     x = vectors(2)
     torch.testing.assert_close(bundle(x)[1], models[1](x[1]))
 
 
 def test_a_reason_names_the_source_line() -> None:
-    class Cumulative(Base):
+    class Spectrum(Base):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.cumsum(self.fc(x), dim=1)
+            return torch.fft.fft(self.fc(x), dim=1).real
 
-    bundle = bind([Cumulative().double()], example=vectors())
-    assert "return torch.cumsum(self.fc(x), dim=1)" in bundle.report.reason
+    assert list(grouped(Spectrum).per_slot) == [
+        "'fft_fft' in `return torch.fft.fft(self.fc(x), dim=1).real`",
+        "'getattr'",
+    ]
 
 
 def test_a_model_with_its_own_train_method_keeps_it() -> None:

@@ -19,6 +19,7 @@ from hydro_hpc.nn.members import Members
 from tests.hydro_hpc.fusion.architectures import ResidualNet, Tokens, images, tokens, vectors
 
 RIGHT = {name: getattr(functional, name) for name in dir(functional)}
+RIGHT_MEAN = rules.METHODS["mean"]
 
 
 def shared_weight(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -71,7 +72,8 @@ def other_window(x: Tensor, **_: Any) -> Tensor:
 
 
 def mean_over_slots(x: Tensor, dim: int) -> Tensor:
-    return shapes.mean(x, dim) * 0 + shapes.mean(x, dim).mean(0, keepdim=True)
+    right = RIGHT_MEAN(x, dim)
+    return right * 0 + right.mean(0, keepdim=True)
 
 
 def mlp() -> nn.Module:
@@ -125,7 +127,7 @@ def test_a_wrong_function_is_found(
     assert bound(make, make_input).executor is ExecutorKind.GROUPED
     monkeypatch.setattr(functional, name, mutant)
     report = bound(make, make_input)
-    assert report.executor is ExecutorKind.LOOP
+    assert report.executor is not ExecutorKind.GROUPED
     assert "differs from separate models" in report.reason
 
 
@@ -185,7 +187,7 @@ def test_a_shared_slope_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         models = [nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(s)).double() for s in (0.1, 0.3)]
         return bind(models, example=vectors(), executor=ExecutorKind.GROUPED).report
 
-    assert "'negative_slope' differs between trials 0 and 1" in bind_slopes().reason
+    assert "'negative_slope' differs between trials 0 and 1" in bind_slopes().per_slot["1"]
     monkeypatch.setattr(Members, "same", lambda self, name: getattr(self.modules[0], name))
     assert "differs from separate models in slot 1" in bind_slopes().reason
 
@@ -214,31 +216,57 @@ def test_a_loss_averaged_over_slots_is_found(monkeypatch: pytest.MonkeyPatch) ->
     assert "gradient of" in bound(mlp, vectors).reason
 
 
-GROUPED, LOOP = ExecutorKind.GROUPED, ExecutorKind.LOOP
+GROUPED, VMAP, LOOP = (choice.Way(kind=kind) for kind in ExecutorKind)
+MIXED = choice.Way(kind=ExecutorKind.GROUPED, one_by_one={"conv": "faster"})
+FASTEST = "the fastest that equals separate models"
 
 
 @pytest.mark.parametrize(
-    ("refusals", "times", "wanted", "expected"),
+    ("tried", "times", "wanted", "expected"),
     [
-        ((None, None), (1.0, 2.0), None, (GROUPED, "the fastest that equals separate models")),
-        ((None, None), (2.0, 1.0), None, (LOOP, "the fastest that equals separate models")),
-        ((None, None), (1.0, 0.99), None, (GROUPED, "the fastest that equals separate models")),
-        ((None, None), None, LOOP, (LOOP, "asked for")),
-        (("why", None), None, None, (LOOP, "why")),
-        (("why", None), None, GROUPED, (LOOP, "why")),
-        (("why", "odd"), None, None, (LOOP, "why")),
-        ((None, "odd"), None, None, (GROUPED, "the only one that equals separate models")),
+        ({GROUPED: None, LOOP: None}, (1.0, 2.0), None, (GROUPED, FASTEST)),
+        ({GROUPED: None, LOOP: None}, (2.0, 1.0), None, (LOOP, FASTEST)),
+        ({GROUPED: None, LOOP: None}, (1.0, 0.99), None, (GROUPED, FASTEST)),
+        ({MIXED: None, GROUPED: None, LOOP: None}, (1.0, 2.0, 3.0), None, (MIXED, FASTEST)),
+        ({LOOP: None}, (), LOOP, (LOOP, "asked for")),
+        ({MIXED: None}, (), MIXED, (MIXED, "asked for")),
+        ({GROUPED: "why", VMAP: "no", LOOP: None}, (), None, (LOOP, "why")),
+        ({GROUPED: "why", VMAP: "no", LOOP: None}, (), GROUPED, (LOOP, "why")),
+        (
+            {GROUPED: "why", VMAP: "no", LOOP: "odd"},
+            (),
+            None,
+            (LOOP, "none equals separate models; loop: odd"),
+        ),
+        (
+            {GROUPED: "why", VMAP: None, LOOP: None},
+            (1.0, 2.0),
+            GROUPED,
+            (VMAP, f"{FASTEST}; grouped: why"),
+        ),
+        (
+            {GROUPED: None, LOOP: "odd"},
+            (),
+            None,
+            (GROUPED, "the only one that equals separate models"),
+        ),
+        (
+            {GROUPED: None, VMAP: choice.NO_TIME, LOOP: None},
+            (),
+            None,
+            (LOOP, "there was no time to time any"),
+        ),
     ],
 )
 def test_the_fastest_exact_executor_is_chosen(
-    refusals: tuple[str | None, str | None],
-    times: tuple[float, float] | None,
-    wanted: ExecutorKind | None,
-    expected: tuple[ExecutorKind, str],
+    tried: dict[choice.Way, str | None],
+    times: tuple[float, ...],
+    wanted: choice.Way | None,
+    expected: tuple[choice.Way, str],
 ) -> None:
-    kinds = (GROUPED, LOOP)
-    timed = dict(zip(kinds, times, strict=True)) if times else {}
-    assert choice.decide(dict(zip(kinds, refusals, strict=True)), timed, wanted) == expected
+    exact = [way.name for way, reason in tried.items() if reason is None]
+    timed = dict(zip(exact, times, strict=True)) if times else {}
+    assert choice.decide(list(tried.items()), timed, wanted) == expected
 
 
 def test_models_that_insist_on_single_precision_are_verified_in_it() -> None:
@@ -250,8 +278,8 @@ def test_models_that_insist_on_single_precision_are_verified_in_it() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(x.float())
 
-    bundle = bind([Single(), Single()], example=vectors().float(), executor=GROUPED)
-    assert bundle.report.executor is GROUPED
+    bundle = bind([Single(), Single()], example=vectors().float(), executor=ExecutorKind.GROUPED)
+    assert bundle.report.executor is ExecutorKind.GROUPED
 
 
 def test_a_report_reads_as_text() -> None:

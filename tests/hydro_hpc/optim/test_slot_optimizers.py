@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc import optim
-from hydro_hpc.fusion import Bundle, bind
+from hydro_hpc.fusion import Bundle, ExecutorKind, bind
 
 SLOTS = 3
+KINDS: list[type[optim.SlotOptimizer]] = [
+    optim.SGD,
+    optim.Adam,
+    optim.AdamW,
+    optim.RMSprop,
+    optim.Adagrad,
+]
 
 
 def make_bundle() -> Bundle:
@@ -36,7 +43,7 @@ def everything(bundle: Bundle, optimizer: optim.SlotOptimizer, slot: int) -> tup
     return weights(bundle, slot).tolist(), state
 
 
-@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
+@pytest.mark.parametrize("kind", KINDS)
 def test_equal_values_stay_one_per_slot(kind: type[optim.SlotOptimizer]) -> None:
     optimizer = kind(make_bundle(), lr=0.1)
     assert all(values.shape == (SLOTS,) for values in optimizer.hyper.values())
@@ -97,7 +104,7 @@ def test_momentum_switched_on_and_off_is_torchs() -> None:
     torch.testing.assert_close(weights(bundle, 1), alone.weight.detach())
 
 
-@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 def test_a_poisoned_slot_leaves_the_others_bit_identical(
     kind: type[optim.SlotOptimizer], poison: float
@@ -117,7 +124,15 @@ def test_a_poisoned_slot_leaves_the_others_bit_identical(
     assert not results[1][1].isfinite().any()
 
 
-@pytest.mark.parametrize("kind", [partial(optim.SGD, momentum=0.9), optim.Adam, optim.AdamW])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *KINDS,
+        partial(optim.SGD, momentum=0.9),
+        partial(optim.AdamW, amsgrad=[True, False, True]),
+        partial(optim.RMSprop, momentum=[0.0, 0.5, 0.9], centered=[True, False, False]),
+    ],
+)
 def test_step_leaves_idle_slots_as_they_are_and_the_others_as_ever(kind: Any) -> None:
     torch.manual_seed(0)
     models = [nn.Linear(4, 2).double() for _ in range(SLOTS)]
@@ -149,6 +164,9 @@ def test_step_leaves_idle_slots_as_they_are_and_the_others_as_ever(kind: Any) ->
         (partial(optim.Adam, betas=[(0.9, 0.99)] * 2), r"betas has shape \[2, 2\]"),
         (partial(optim.AdamW, eps=[1e-8, -1.0, 1e-8]), "eps of slot 1 is -1.0"),
         (partial(optim.Adam, lr=float("nan")), "lr of slot 0 is nan"),
+        (partial(optim.Adam, amsgrad=[True, False]), r"amsgrad has shape \[2\], not one"),
+        (partial(optim.RMSprop, alpha=[0.9, 0.9, -0.1]), "alpha of slot 2 is -0.1"),
+        (partial(optim.Adagrad, initial_accumulator_value=-1.0), "value of slot 0 is -1.0"),
     ],
 )
 def test_wrong_settings_are_refused_by_slot(make: Any, sentence: str) -> None:
@@ -164,7 +182,7 @@ def test_an_unknown_setting_is_refused() -> None:
 def test_a_state_of_another_model_is_refused() -> None:
     other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     state = torch.optim.Adam(other.parameters()).state_dict()
-    with pytest.raises(ValueError, match="not of one group with 2 parameters"):
+    with pytest.raises(ValueError, match=r"groups with \[4\] parameters, not with \[2\]"):
         optim.Adam(make_bundle()).load_slot_state(0, state)
 
 
@@ -176,6 +194,47 @@ def test_a_wrong_setting_changes_nothing() -> None:
         optimizer.set(2, lr=0.5, momentum=0.5)
     assert optimizer.hyper["lr"].tolist() == [0.1] * SLOTS
     assert optimizer.hyper["eps"].tolist() == [1e-8] * SLOTS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_neighbours_absent_gradient_changes_no_bit(kind: type[optim.SlotOptimizer]) -> None:
+    torch.manual_seed(0)
+    models = [nn.Linear(37, 3).double() for _ in range(SLOTS)]
+    found = []
+    for absent in (False, True):
+        bundle = bind(models, executor=ExecutorKind.LOOP)
+        optimizer = kind(bundle, lr=0.1, weight_decay=0.1)
+        for step in range(4):
+            generator = torch.Generator().manual_seed(step)
+            for name, leaf in bundle.named_parameters():
+                leaf.grad = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+                if absent and name == "0.bias" and step != 1:
+                    leaf.grad = None
+            optimizer.step()
+        found.append([everything(bundle, optimizer, slot) for slot in (1, 2)])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pauses"),
+    [
+        (optim.SGD, 2),
+        (partial(optim.SGD, momentum=0.9, nesterov=True), 4),
+        (optim.Adam, 2 + SLOTS),
+        (partial(optim.RMSprop, momentum=0.9, centered=True), 8),
+        (optim.Adagrad, 5),
+    ],
+)
+def test_a_step_can_pause_after_each_slot_or_after_two_passes_over_all(
+    kind: Any, pauses: int
+) -> None:
+    bundle = make_bundle()
+    optimizer = kind(bundle, lr=0.1)
+    backward(bundle)
+    found: list[None] = []
+    optimizer.between = lambda: found.append(None)
+    optimizer.step()
+    assert len(found) == pauses
 
 
 def test_a_step_moves_the_trials_streams_on() -> None:

@@ -1,0 +1,62 @@
+"""What the arguments of a call look like, apart from what is in its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+PLAIN = (int, float, str, bool, bytes, type(None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputForm:
+    """`structure` is equal for two calls if they differ in nothing but tensors; `tensors` are those
+    of the call [slots, ...], `template` its other leaves by place."""
+
+    structure: Hashable
+    tensors: Sequence[Tensor] = field(compare=False)
+    template: Mapping[int, Any] = field(compare=False)
+    spec: pytree.TreeSpec = field(compare=False)
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> InputForm:
+        leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+        tensors = [x for x in leaves if isinstance(x, Tensor)]
+        if not kwargs and len(tensors) == len(leaves) == len(args):
+            return cls(structure=len(args), tensors=tensors, template={}, spec=spec)
+        template = {n: x for n, x in enumerate(leaves) if not isinstance(x, Tensor)}
+        known = tuple((n, x if isinstance(x, PLAIN) else id(x)) for n, x in template.items())
+        return cls(structure=(str(spec), known), tensors=tensors, template=template, spec=spec)
+
+    @property
+    def shapes(self) -> Hashable:
+        """Of the unfused tensors, with their types."""
+        return tuple((x.dtype, x.shape[1:]) for x in self.tensors)
+
+    @property
+    def but_for_the_batch(self) -> Hashable:
+        """The same without the size of the batch, which no rule reads."""
+        return self.structure, tuple([(x.dtype, x.ndim, x.shape[2:]) for x in self.tensors])
+
+    def rows(self) -> list[Tensor]:
+        """The first slot's own tensors."""
+        return [x[0].detach() for x in self.tensors]
+
+    def without_values(self) -> InputForm:
+        """The same with tensors that take no memory."""
+        empty = [x.detach().new_empty(()).expand(x.shape) for x in self.tensors]
+        return replace(self, tensors=empty)
+
+    def arguments(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the call, with `values` in place of its tensors."""
+        remaining = iter(values)
+        leaves = [
+            self.template[n] if n in self.template else next(remaining)
+            for n in range(len(values) + len(self.template))
+        ]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return args, kwargs

@@ -1,0 +1,98 @@
+"""Exponential moving averages of parameters, one per slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hydro_hpc.fusion.bundle import Bundle
+from hydro_hpc.fusion.state import view_columns
+from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
+
+PREFIX = "module."  # of the model's names in the state of torch's AveragedModel
+
+
+class SlotAverage:
+    """Equals in every slot `AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))` of
+    `torch.optim.swa_utils`: parameters are averaged, buffers are those of the last update. `decay`
+    is one number or one per slot.
+    """
+
+    def __init__(self, bundle: Bundle, decay: PerSlot = 0.999) -> None:
+        self.bundle = bundle
+        self.between: Callable[[], None] = lambda: None  # called where an update may pause
+        self._decay = _checked(over_slots("decay", decay, bundle.slots))
+        self._counts = [0] * bundle.slots
+        self._averages = [block.values_FP.clone() for block in bundle.state.blocks]
+        self._buffers = [self._present_buffers(slot) for slot in range(bundle.slots)]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the active slots' present parameters, after an optimizer step."""
+        decays = self._decay.tolist()
+        for slot, is_active in enumerate(self.bundle.active):
+            if is_active:
+                self.between()
+                for average_FP, block in zip(self._averages, self.bundle.state.blocks, strict=True):
+                    if self._counts[slot]:
+                        average_FP[slot].lerp_(block.values_FP[slot], 1 - decays[slot])
+                    else:
+                        average_FP[slot] = block.values_FP[slot]
+                self._buffers[slot] = self._present_buffers(slot)
+                self._counts[slot] += 1
+
+    @torch.no_grad()
+    def unbind(self, slot: int) -> nn.Module:
+        """The slot's averaged model: the user's class, with storage of its own."""
+        model = self.bundle.unbind(slot)
+        parameters = dict(model.named_parameters())
+        for average_FP, block in zip(self._averages, self.bundle.state.blocks, strict=True):
+            for column in block.columns:
+                parameters[column.name].copy_(view_columns(average_FP, column)[slot])
+        for name, buffer in model.named_buffers():
+            buffer.data = self._buffers[slot][name].clone()
+        return model
+
+    def reset_slot(self, slot: int, decay: float | None = None) -> None:
+        """Another trial is in the slot: its average begins with its present parameters."""
+        if decay is not None:
+            decays = self._decay.clone()
+            decays[slot] = decay
+            self._decay = _checked(decays)
+        self._take(slot, self.bundle.unbind(slot), count=0)
+
+    def slot_state(self, slot: int) -> dict[str, Any]:
+        """The slot's `state_dict()` of torch's AveragedModel."""
+        model = self.unbind(slot).state_dict()
+        own = {PREFIX + name: value for name, value in model.items()}
+        return {"n_averaged": torch.tensor(self._counts[slot]), **own}
+
+    def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
+        """Takes the `state_dict()` of an AveragedModel, or `slot_state`'s, into the slot."""
+        model = self.bundle.unbind(slot)
+        own = {n.removeprefix(PREFIX): v for n, v in state.items() if n.startswith(PREFIX)}
+        model.load_state_dict(own, strict=True)
+        self._take(slot, model, count=int(state["n_averaged"]))
+
+    @torch.no_grad()
+    def _take(self, slot: int, model: nn.Module, *, count: int) -> None:
+        parameters = dict(model.named_parameters())
+        for average_FP, block in zip(self._averages, self.bundle.state.blocks, strict=True):
+            for column in block.columns:
+                view_columns(average_FP, column)[slot] = parameters[column.name]
+        self._buffers[slot] = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self._counts[slot] = count
+
+    def _present_buffers(self, slot: int) -> dict[str, Tensor]:
+        model = self.bundle.state.slot_models[slot]
+        return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
+def _checked(decay: Tensor) -> Tensor:
+    for slot, value in enumerate(decay.tolist()):
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"decay of slot {slot} is {value}: it must be in [0.0, 1.0]")
+    return decay

@@ -1,0 +1,106 @@
+"""Any of torch's learning rate schedulers, one per slot."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
+from hydro_hpc.optim.optimizer import SlotOptimizer
+
+MakeScheduler = Callable[[torch.optim.Optimizer], LRScheduler]
+
+
+class SlotSchedule:
+    """Runs torch's own scheduler in every slot: `make` is given a torch optimizer with the slot's
+    settings and groups, and what the scheduler does to them (`lr`, `momentum`, `betas`) is done to
+    the slot. `make` is one for all slots or one per slot.
+
+    A slot's part is made from the settings that the slot has then, so put a new trial's into the
+    optimizer first (`reset_slot`, `load_slot_state`), then here.
+    """
+
+    def __init__(
+        self, optimizer: SlotOptimizer, make: MakeScheduler | Sequence[MakeScheduler]
+    ) -> None:
+        self.optimizer = optimizer
+        slots = optimizer.bundle.slots
+        self._make = list(make) if isinstance(make, Sequence) else [make] * slots
+        if len(self._make) != slots:
+            raise ValueError(f"{len(self._make)} schedules were given for {slots} slots")
+        self._twins = [optimizer.torch_twin(slot) for slot in range(slots)]
+        self._schedulers = [self._started(slot) for slot in range(slots)]
+        self._tell(range(slots))
+
+    def step(self, metrics: PerSlot | None = None, *, slots: Collection[int] | None = None) -> None:
+        """One step of the schedules of these slots, or of all active ones.
+
+        `metrics` is what ReduceLROnPlateau reads, one number per slot; other schedules read none.
+        """
+        active = self.optimizer.bundle.active
+        stepping = [slot for slot in range(len(active)) if active[slot]] if slots is None else slots
+        values = None if metrics is None else over_slots("metrics", metrics, len(active)).tolist()
+        if values is None:
+            for slot in stepping:
+                if isinstance(self._schedulers[slot], ReduceLROnPlateau):
+                    raise ValueError(f"slot {slot} has a ReduceLROnPlateau: step needs metrics")
+        settings = self.optimizer.settings()
+        for slot in stepping:
+            self._show(slot, settings[slot])
+            scheduler = self._schedulers[slot]
+            if isinstance(scheduler, ReduceLROnPlateau) and values is not None:
+                scheduler.step(values[slot])
+            else:
+                scheduler.step()
+        self._tell(stepping)
+
+    def reset_slot(self, slot: int, make: MakeScheduler | None = None) -> None:
+        """The slot's schedule from its beginning, or another one."""
+        self._restart(slot, make)
+        self._tell([slot])
+
+    def slot_state(self, slot: int) -> dict[str, Any]:
+        """What the slot's scheduler has as `state_dict()`."""
+        state: dict[str, Any] = copy.deepcopy(self._schedulers[slot].state_dict())
+        return state
+
+    def load_slot_state(
+        self, slot: int, state: Mapping[str, Any], make: MakeScheduler | None = None
+    ) -> None:
+        """Goes on from a scheduler's `state_dict()`; the slot's settings stay as they are."""
+        now = self.optimizer.settings()[slot]
+        self._restart(slot, make)
+        self._schedulers[slot].load_state_dict(copy.deepcopy(dict(state)))
+        self._show(slot, now)
+
+    def _restart(self, slot: int, make: MakeScheduler | None) -> None:
+        if make is not None:
+            self._make[slot] = make
+        self._twins[slot] = self.optimizer.torch_twin(slot)
+        self._schedulers[slot] = self._started(slot)
+
+    def _started(self, slot: int) -> LRScheduler:
+        scheduler = self._make[slot](self._twins[slot])
+        self._twins[slot].step()  # without gradients: a scheduler warns if there was none before it
+        return scheduler
+
+    def _show(self, slot: int, settings: Sequence[Mapping[str, Any]]) -> None:
+        """Gives the slot's scheduler the settings that the slot has."""
+        for group, own in zip(self._twins[slot].param_groups, settings, strict=True):
+            group.update(own)
+
+    def _tell(self, slots: Iterable[int]) -> None:
+        """Gives these slots the settings that their schedulers have made."""
+        settings = self.optimizer.settings()
+        changes = []
+        for slot in slots:
+            for number, group in enumerate(self._twins[slot].param_groups):
+                own = settings[slot][number]
+                if changed := {name: group[name] for name in own if group[name] != own[name]}:
+                    changes.append((slot, number, changed))
+        if changes:
+            self.optimizer.change(changes)

@@ -1,0 +1,82 @@
+"""What verification says to every model of the zoo: which executors may run it, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from hydro_hpc.fusion import ExecutorKind, choice
+from tests.hydro_hpc.fusion.models.exactness import buffers, parameters, plain_attributes, same_bits
+from tests.hydro_hpc.fusion.models.registry import ARCHITECTURES
+from tests.hydro_hpc.fusion.models.trials import SEEDS, SLOTS, double_precision, example
+
+BOUND: Final = tuple(name for name, one in ARCHITECTURES.items() if one.refused is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One executor and one model: `refusal` is why it may not run it, None if it may."""
+
+    name: str
+    executor: ExecutorKind
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What binding a model's trials said, and the attributes of the user's models it changed."""
+
+    refusals: Mapping[ExecutorKind, str | None]
+    changed: tuple[str, ...]
+
+
+@cache
+def verdict(name: str) -> Verdict:
+    """By verifying each executor once."""
+    with double_precision(seed=1):
+        models = [ARCHITECTURES[name].make() for _ in range(SLOTS)]
+        before = [_everything(model) for model in models]
+        workshop = choice.Workshop(models, SEEDS, example(ARCHITECTURES[name]))
+        tried = choice.refusals_of(workshop, [choice.Way(kind=kind) for kind in ExecutorKind])
+        after = [_everything(model) for model in models]
+    changed = {
+        what
+        for a, b in zip(before, after, strict=True)
+        for what in a
+        if what not in b or not same_bits(a[what], b[what])
+    }
+    refusals = {way.kind: refusal for way, refusal in tried}
+    return Verdict(refusals=refusals, changed=tuple(sorted(changed)))
+
+
+def survey(names: Iterable[str] = BOUND) -> list[Finding]:
+    """Every executor's verdict on every model that can be bound at all."""
+    return [
+        Finding(name=name, executor=kind, refusal=refusal)
+        for name in names
+        for kind, refusal in verdict(name).refusals.items()
+    ]
+
+
+def table(findings: Iterable[Finding]) -> str:
+    """One line per finding."""
+    return "\n".join(
+        f"{one.name:30} {one.executor.value:8} {one.refusal or 'equals separate models'}"
+        for one in findings
+    )
+
+
+def _everything(model: nn.Module) -> dict[str, Any]:
+    """Copies of all that it has, by name."""
+    kept: dict[str, Any] = {**parameters(model), **buffers(model), **plain_attributes(model)}
+    copied: dict[str, Any] = pytree.tree_map_only(Tensor, Tensor.clone, kept)
+    return copied
+
+
+if __name__ == "__main__":
+    print(table(survey()))
