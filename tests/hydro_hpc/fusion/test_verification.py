@@ -107,6 +107,10 @@ MUTANTS: list[tuple[str, Callable[..., Tensor], Callable[[], nn.Module], Callabl
 ]
 
 
+def name_of(value: Any) -> str:
+    return value if isinstance(value, str) else str(value.__name__)
+
+
 def bound(make: Callable[[], nn.Module], make_input: Callable[..., Tensor]) -> BundleReport:
     torch.manual_seed(0)
     first = make().double()
@@ -116,7 +120,7 @@ def bound(make: Callable[[], nn.Module], make_input: Callable[..., Tensor]) -> B
     return bind(models, example=make_input(), executor=ExecutorKind.GROUPED).report
 
 
-@pytest.mark.parametrize(("name", "mutant", "make", "make_input"), MUTANTS, ids=str)
+@pytest.mark.parametrize(("name", "mutant", "make", "make_input"), MUTANTS, ids=name_of)
 def test_a_wrong_function_is_found(
     name: str,
     mutant: Callable[..., Tensor],
