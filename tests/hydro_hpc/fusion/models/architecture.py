@@ -35,7 +35,8 @@ class Architecture:
 
     `faults` is what today's code does wrong, by executor: an expected failure. `misjudged` is why
     verification refuses even the loop, which then runs all the same. A model leaves the executors
-    in `falls` for the loop on the way. `refused` is what binding says instead of binding it.
+    in `falls` for the loop on the way. `refused` is what binding says instead of binding it. One
+    that `checks_values` raises for NaN: its neighbours then run by the loop, with other last bits.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Architecture:
     misjudged: str | None = None
     falls: tuple[ExecutorKind, ...] = ()
     refused: str | None = None
+    checks_values: bool = False
 
 
 def classes(count: int = CLASSES, *shape: int) -> Tensor:

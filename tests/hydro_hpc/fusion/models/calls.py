@@ -299,5 +299,6 @@ ALL: Final = (
         batch=lambda: Batch(args=vectors().args),
         loss=own_loss,
         why="torch.distributions checks values and draws samples",
+        checks_values=True,
     ),
 )

@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from hydro_hpc import optim
-from hydro_hpc.fusion import Bundle, ExecutorKind
+from hydro_hpc.fusion import Bundle, ExecutorKind, choice
 from hydro_hpc.fusion.executor import Executor
 from hydro_hpc.fusion.grouped import GroupedExecutor
 from hydro_hpc.fusion.loop import LoopExecutor
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.nn.randomness import SlotStreams
 from tests.hydro_hpc.fusion.models import survey
-from tests.hydro_hpc.fusion.models.architecture import Architecture
 from tests.hydro_hpc.fusion.models.exactness import hold_to_exactness, hold_to_its_slot
 from tests.hydro_hpc.fusion.models.registry import ARCHITECTURES
 
@@ -119,7 +118,8 @@ def one_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     right = optim.SGD._update
 
     def update(self: optim.SGD, *args: Any) -> None:
-        self._hyper["lr"] = self._hyper["lr"].mean().expand(3)
+        lr = self._hyper["lr"]  # [slots, groups]
+        self._hyper["lr"] = lr.mean(0, keepdim=True).expand_as(lr)
         right(self, *args)
 
     monkeypatch.setattr(optim.SGD, "_update", update)
@@ -158,12 +158,12 @@ def test_a_shared_plain_attribute_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_binding_that_runs_the_users_own_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bound(architecture: Architecture, models: list[nn.Module], kind: ExecutorKind) -> Bundle:
-        models[1](*architecture.batch().args)
-        return right(architecture, models, kind)
+    def refusals_of(workshop: choice.Workshop, *rest: Any) -> Any:
+        workshop.models[1](*ARCHITECTURES["plain_state"].batch().args)
+        return right(workshop, *rest)
 
-    right = survey.bound
-    monkeypatch.setattr(survey, "bound", bound)
+    right = choice.refusals_of
+    monkeypatch.setattr(choice, "refusals_of", refusals_of)
     assert survey.verdict.__wrapped__("plain_state").changed == ("calls", "seen")
 
 
