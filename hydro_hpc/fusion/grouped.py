@@ -103,9 +103,8 @@ class GroupedExecutor:
 
     def case_of(self, form: InputForm) -> Hashable:
         """A graph for all shapes is one case, with what it read from outside of the model."""
-        self._graph_for(form)
-        occasion, _ = self._occasions(form)
-        if occasion in self._runnable:
+        occasion = self._occasion_of(form)
+        if occasion.types is None:
             return form.but_for_the_batch, occasion.outside
         return form.structure, form.shapes, occasion.outside
 
@@ -146,11 +145,16 @@ class GroupedExecutor:
         self.parts.accept()
 
     def _graph_for(self, form: InputForm) -> fx.GraphModule:
-        """The graph for such inputs under the present training flags, made if there is none yet."""
+        return self._runnable[self._occasion_of(form)]
+
+    def _occasion_of(self, form: InputForm) -> Occasion:
+        """That of the graph for such inputs under the present training flags, which is made if
+        there is none yet.
+        """
         for_all, occasion = self._occasions(form)
         for known in (for_all, occasion):
             if known in self._runnable:
-                return self._runnable[known]
+                return known
         if len(self._runnable) >= MOST_SHAPES:
             raise Refused(
                 f"it would need more than {MOST_SHAPES} graphs, for other shapes of inputs"
@@ -166,7 +170,8 @@ class GroupedExecutor:
         if not traces[0].is_shaped and not traces[0].constants:
             occasion = for_all
         self._traced[occasion] = Traced(form=form, slots=traces)
-        return self._add(occasion)
+        self._add(occasion)
+        return occasion
 
     def _occasions(self, form: InputForm) -> tuple[Occasion, Occasion]:
         """Of a graph for all shapes, and of one for these alone."""
@@ -178,7 +183,7 @@ class GroupedExecutor:
         )
         return for_all, replace(for_all, types=(self.state.blocks[0].values_FP.dtype, form.shapes))
 
-    def _add(self, occasion: Occasion) -> fx.GraphModule:
+    def _add(self, occasion: Occasion) -> None:
         traced = self._traced[occasion]
         first = traced.slots[0]
         constants = [trace.constants for trace in traced.slots]
@@ -191,7 +196,6 @@ class GroupedExecutor:
             raise
         self.parts.refuse_shared_leaves([graph, *self._runnable.values()])
         self._runnable[occasion] = graph
-        return graph
 
     def _traced_like(
         self,

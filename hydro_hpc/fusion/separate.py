@@ -118,12 +118,12 @@ def separate_function(node: fx.Node) -> Callable[..., Any]:
     if is_in_place or "out" in node.kwargs or node.kwargs.get("inplace") or name == "setitem":
         raise Refused(f"{describe(node)} writes into its arguments and has no fused rule")
     if node.op == "call_method":
-        return _Method(str(node.target))
+        return Method(str(node.target))
     assert callable(node.target)
     return node.target
 
 
-class _Method:
+class Method:
     """Calls a method by its name."""
 
     def __init__(self, name: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hydro_hpc.fusion.separate import Method
+
 
 class WithoutGradients(nn.Module):
     """A part that is not its child: it may be called with gradients elsewhere."""
@@ -29,8 +31,9 @@ def switch_gradients_off(node: fx.Node, parts: dict[str, Any]) -> None:
         parts[name] = WithoutGradients(parts[str(node.target)])
         node.target = name
         return
+    call: Callable[..., Any]
     if node.op == "call_method":
-        call = _method(str(node.target))
+        call = Method(str(node.target))
         node.op = "call_function"
     else:
         assert callable(node.target)
@@ -45,10 +48,3 @@ def _without_gradients(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(*args, **kwargs)
 
     return apply
-
-
-def _method(name: str) -> Callable[..., Any]:
-    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(x, name)(*args, **kwargs)
-
-    return call
