@@ -85,15 +85,15 @@ class Bundle(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Trees of tensors [slots, batch, ...] in and out."""
-        self._require_slots((args, kwargs))
-        executor = self._executor_for(args, kwargs)
+        form = InputForm.of(args, kwargs)
+        executor = self._executor_for(form)
         if executor not in self._used:
             self._used.append(executor)
         self._without_gradient.clear()
         self.streams.begin_call(training=self.training)
         before = [] if executor is self._loop else self.state.buffer_values()
         try:
-            output = executor.run(args, kwargs)
+            output = executor.run(form)
         except Refused as reason:  # inputs of another kind than it was made for
             self._fall_to_loop(str(reason))
         except Exception:
@@ -108,13 +108,13 @@ class Bundle(nn.Module):
         self.streams.begin_call_again()
         if self._loop not in self._used:
             self._used.append(self._loop)
-        return self._loop.run(args, kwargs)  # where each slot fails alone
+        return self._loop.run(form)  # where each slot fails alone
 
     def expect(self, *args: Any, **kwargs: Any) -> None:
         """Does now what the first call with such inputs [slots, batch, ...] would do first: looks
         whether the executor is exact for them, which may take seconds.
         """
-        self._executor_for(args, kwargs)
+        self._executor_for(InputForm.of(args, kwargs))
 
     def shared(self, *args: Any, **kwargs: Any) -> Any:
         """The same, for inputs [batch, ...] that are the same for every slot."""
@@ -236,15 +236,16 @@ class Bundle(nn.Module):
             self.report = before
         self._seen = {self._chosen.case_of(self._workshop.form)}
 
-    def _executor_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Executor:
+    def _executor_for(self, form: InputForm) -> Executor:
+        self._require_slots(form.tensors)
         if self.report.executor is None:
-            self.choose_executor(Sample(args=args, kwargs=kwargs))
+            self.choose_executor(Sample(args=form.args, kwargs=form.kwargs))
         if self._chosen is not self._loop:
             try:
-                case = self._chosen.case_of(InputForm.of(args, kwargs))
+                case = self._chosen.case_of(form)
                 if case not in self._seen:
                     self._seen.add(case)
-                    self._verify_again(Sample(args=args, kwargs=kwargs))
+                    self._verify_again(Sample(args=form.args, kwargs=form.kwargs))
             except Refused as reason:
                 self._fall_to_loop(str(reason))
         return self._chosen
@@ -294,9 +295,9 @@ class Bundle(nn.Module):
             raise IndexError(f"slot {slot} of a bundle of {self.slots}")
         return slot
 
-    def _require_slots(self, inputs: Any) -> None:
-        for x in pytree.tree_leaves(inputs):
-            if isinstance(x, Tensor) and (x.ndim == 0 or x.size(0) != self.slots):
+    def _require_slots(self, inputs: Sequence[Tensor]) -> None:
+        for x in inputs:
+            if x.ndim == 0 or x.size(0) != self.slots:
                 raise FusionError(
                     f"an input {list(x.shape)} has no leading dimension of {self.slots} slots: "
                     "give one row per slot, or call bundle.shared(x) for one batch for all"

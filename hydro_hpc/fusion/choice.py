@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,13 @@ from hydro_hpc.fusion.verify import MakeExecutor, Verification
 from hydro_hpc.fusion.vmapped import VmapExecutor
 from hydro_hpc.nn.randomness import SlotStreams
 
+# Which of two equally fast ones to take, and which to verify first.
+PREFERRED: Final = (ExecutorKind.GROUPED, ExecutorKind.LOOP, ExecutorKind.VMAP)
+ALONE: Final = (ExecutorKind.LOOP, ExecutorKind.GROUPED, ExecutorKind.VMAP)  # nothing to group
 FASTER: Final = 0.95  # of the other's time; less is noise
 ONE_BY_ONE_FASTER: Final = 0.8  # the same for a single part, which is timed less well
-BUDGET_S: Final = 10.0  # for verifying and timing; afterwards what is verified has to do
-NO_TIME: Final = f"not tried: verifying and timing others took {BUDGET_S:.0f} s"
+VERIFYING_S: Final = 6.0  # afterwards what is verified has to do, and is timed
+NO_TIME: Final = f"not tried: verifying others took {VERIFYING_S:.0f} s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,7 @@ class Workshop:
     def take(self, sample: Sample) -> None:
         """From now on this is the sample."""
         self.sample = sample
+        self._verification: Verification | None = None
         self.form = InputForm.of(sample.args, sample.kwargs).without_values()
 
     def maker(self, way: Way) -> MakeExecutor:
@@ -80,6 +85,19 @@ class Workshop:
 
         return grouped
 
+    def verification(self) -> Verification:
+        """What untouched copies give for the sample. What they raise comes through."""
+        if self._verification is None:
+            try:
+                self._verification = Verification(self.models, self.sample, self.seeds)
+            except Exception:  # of the user's model
+                if self.sample.unrotated is None:
+                    raise
+                self.take(self.sample.unrotated)
+                return self.verification()
+            self.uses_python = self._verification.uses_python
+        return self._verification
+
     def times_of_parts(self) -> list[PartTime]:
         """Of a grouped executor on copies."""
         state = StackedState([own_copy(model, "trial") for model in self.models])
@@ -92,22 +110,23 @@ def choose(workshop: Workshop, *, wanted: Way | None) -> tuple[Way, BundleReport
     """The executor to use and why; `wanted` is taken if it is exact, so that a resumed study gives
     the values that it gave.
     """
-    deadline_s = time.monotonic() + BUDGET_S
-    ways = [Way(kind=kind) for kind in ExecutorKind]
-    if wanted is not None:
-        ways = [wanted, *(way for way in ways if way != wanted)]
-    tried = refusals_of(workshop, ways, stop_at=wanted, deadline_s=deadline_s)
+    deadline_s = time.monotonic() + VERIFYING_S
+    is_alone = len(workshop.models) == 1
+    ways = [Way(kind=kind) for kind in (ALONE if is_alone else PREFERRED)]
+    tried = refusals_of(workshop, [wanted]) if wanted is not None else []
     parts: tuple[PartTime, ...] = ()
     times: dict[str, float] = {}
-    if wanted is None or tried[0][1] is not None:
-        grouped = next(reason for way, reason in tried if way.kind is ExecutorKind.GROUPED)
-        if grouped is None and time.monotonic() < deadline_s:
+    if not tried or tried[0][1] is not None:
+        ways = [way for way in ways if way != wanted]
+        tried += refusals_of(workshop, ways[:1], deadline_s=deadline_s)
+        if tried[-1] == (Way(kind=ExecutorKind.GROUPED), None) and not is_alone:
             parts = tuple(workshop.times_of_parts())
             if one_by_one := faster_one_by_one(parts):
                 mixed = Way(kind=ExecutorKind.GROUPED, one_by_one=one_by_one)
-                tried = [*refusals_of(workshop, [mixed], deadline_s=deadline_s), *tried]
+                tried[-1:-1] = refusals_of(workshop, [mixed], deadline_s=deadline_s)
+        tried += refusals_of(workshop, ways[1:], deadline_s=deadline_s)
         exact = [way for way, reason in tried if reason is None]
-        if len(exact) > 1 and time.monotonic() < deadline_s:
+        if len(exact) > 1:
             makers = [workshop.maker(way) for way in exact]
             taken = step_times_ms(makers, workshop.models, workshop.sample, workshop.seeds)
             times = {way.name: ms for way, ms in zip(exact, taken, strict=True)}
@@ -127,50 +146,32 @@ def choose(workshop: Workshop, *, wanted: Way | None) -> tuple[Way, BundleReport
 
 
 def faster_one_by_one(parts: Sequence[PartTime]) -> dict[str, str]:
-    """The modules that run faster once per slot, with what was measured."""
-    return {
-        part.path: f"faster: {part}"
-        for part in parts
-        if part.per_slot_ms < ONE_BY_ONE_FASTER * part.grouped_ms
-    }
+    """The modules that run faster once per slot, with what was measured; none if that would not
+    show in the whole.
+    """
+    faster = [part for part in parts if part.per_slot_ms < ONE_BY_ONE_FASTER * part.grouped_ms]
+    gain = sum(part.grouped_ms - part.per_slot_ms for part in faster)
+    if gain < (1.0 - FASTER) * sum(part.grouped_ms for part in parts):
+        return {}
+    return {part.path: f"faster: {part}" for part in faster}
 
 
 def refusals_of(
-    workshop: Workshop,
-    ways: Sequence[Way],
-    *,
-    stop_at: Way | None = None,
-    deadline_s: float | None = None,
+    workshop: Workshop, ways: Sequence[Way], *, deadline_s: float = math.inf
 ) -> list[tuple[Way, str | None]]:
     """Why each of these may not be used for the models and the sample; None: it may. A model that
-    raises gives the same reason to all. If `stop_at` may be used, the rest is not tried.
+    raises gives the same reason to all.
     """
     try:
-        verification = _verification(workshop)
+        verification = workshop.verification()
     except Exception as error:  # of the user's model
         why = f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return [(way, why) for way in ways]
-    workshop.uses_python = verification.uses_python
     tried: list[tuple[Way, str | None]] = []
     for way in ways:
-        if deadline_s is not None and tried and time.monotonic() > deadline_s:
-            tried.append((way, NO_TIME))
-            continue
-        tried.append((way, verification.refusal(workshop.maker(way))))
-        if way == stop_at and tried[-1][1] is None:
-            break
+        is_late = time.monotonic() > deadline_s
+        tried.append((way, NO_TIME if is_late else verification.refusal(workshop.maker(way))))
     return tried
-
-
-def _verification(workshop: Workshop) -> Verification:
-    models, sample, seeds = workshop.models, workshop.sample, workshop.seeds
-    try:
-        return Verification(models, sample, seeds)
-    except Exception:  # of the user's model
-        if sample.unrotated is None:
-            raise
-        workshop.take(sample.unrotated)
-        return Verification(models, sample.unrotated, seeds)
 
 
 def decide(
@@ -190,8 +191,6 @@ def decide(
     but = f"; grouped: {why_not_grouped}" if why_not_grouped else ""
     if len(exact) == 1:
         return exact[0], f"the only one that equals separate models{but}"
-    if not times:
-        return loop if loop in exact else exact[0], f"there was no time to time any{but}"
     fastest = exact[0]
     for way in exact[1:]:  # in the order in which they are preferred
         if times[way.name] < FASTER * times[fastest.name]:

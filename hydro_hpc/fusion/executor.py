@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from enum import Enum
 from typing import Any, Protocol
 
@@ -25,8 +25,8 @@ class Executor(Protocol):
     @property
     def kind(self) -> ExecutorKind: ...
 
-    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Trees of tensors [slots, ...] in and out."""
+    def run(self, form: InputForm) -> Any:
+        """The outputs of a forward with these arguments: trees of tensors [slots, ...]."""
         ...
 
     def case_of(self, form: InputForm) -> Hashable:

@@ -80,8 +80,7 @@ class GroupedExecutor:
     def kind(self) -> ExecutorKind:
         return ExecutorKind.GROUPED
 
-    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        form = InputForm.of(args, kwargs)
+    def run(self, form: InputForm) -> Any:
         graph = self._graph_for(form)
         if not self.parts.runs_users_code:
             output = graph.forward(*form.tensors)  # not called: fx would print what is raised
@@ -151,10 +150,18 @@ class GroupedExecutor:
         """That of the graph for such inputs under the present training flags, which is made if
         there is none yet.
         """
-        for_all, occasion = self._occasions(form)
-        for known in (for_all, occasion):
-            if known in self._runnable:
-                return known
+        for_all = Occasion(
+            flags=self._flags,
+            outside=self._outside.state(),
+            structure=form.structure,
+            types=None,
+        )
+        if for_all in self._runnable:
+            return for_all
+        types = (self.state.blocks[0].values_FP.dtype, form.shapes)
+        occasion = replace(for_all, types=types)
+        if occasion in self._runnable:
+            return occasion
         if len(self._runnable) >= MOST_SHAPES:
             raise Refused(
                 f"it would need more than {MOST_SHAPES} graphs, for other shapes of inputs"
@@ -172,16 +179,6 @@ class GroupedExecutor:
         self._traced[occasion] = Traced(form=form, slots=traces)
         self._add(occasion)
         return occasion
-
-    def _occasions(self, form: InputForm) -> tuple[Occasion, Occasion]:
-        """Of a graph for all shapes, and of one for these alone."""
-        for_all = Occasion(
-            flags=self._flags,
-            outside=self._outside.state(),
-            structure=form.structure,
-            types=None,
-        )
-        return for_all, replace(for_all, types=(self.state.blocks[0].values_FP.dtype, form.shapes))
 
     def _add(self, occasion: Occasion) -> None:
         traced = self._traced[occasion]

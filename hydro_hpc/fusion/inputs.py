@@ -1,4 +1,4 @@
-"""What the arguments of a call look like, apart from what is in its tensors."""
+"""The arguments of a call, and what they look like apart from what is in their tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from hydro_hpc.fusion.rows import are_tensors
+
 PLAIN = (int, float, str, bool, bytes, type(None))
 
 
@@ -17,20 +19,27 @@ class InputForm:
     """`structure` is equal for two calls if they differ in nothing but tensors; `tensors` are those
     of the call [slots, ...], `template` its other leaves by place."""
 
+    args: tuple[Any, ...] = field(compare=False)
+    kwargs: Mapping[str, Any] = field(compare=False)
     structure: Hashable
     tensors: Sequence[Tensor] = field(compare=False)
     template: Mapping[int, Any] = field(compare=False)
-    spec: pytree.TreeSpec = field(compare=False)
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> InputForm:
+        if not kwargs and are_tensors(args):
+            return cls(args=args, kwargs={}, structure=len(args), tensors=args, template={})
         leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
         tensors = [x for x in leaves if isinstance(x, Tensor)]
-        if not kwargs and len(tensors) == len(leaves) == len(args):
-            return cls(structure=len(args), tensors=tensors, template={}, spec=spec)
         template = {n: x for n, x in enumerate(leaves) if not isinstance(x, Tensor)}
         known = tuple((n, x if isinstance(x, PLAIN) else id(x)) for n, x in template.items())
-        return cls(structure=(str(spec), known), tensors=tensors, template=template, spec=spec)
+        return cls(
+            args=args,
+            kwargs=kwargs,
+            structure=(str(spec), known),
+            tensors=tensors,
+            template=template,
+        )
 
     @property
     def shapes(self) -> Hashable:
@@ -49,7 +58,8 @@ class InputForm:
     def without_values(self) -> InputForm:
         """The same with tensors that take no memory."""
         empty = [x.detach().new_empty(()).expand(x.shape) for x in self.tensors]
-        return replace(self, tensors=empty)
+        args, kwargs = self.arguments(empty)
+        return replace(self, args=args, kwargs=kwargs, tensors=empty)
 
     def arguments(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the call, with `values` in place of its tensors."""
@@ -58,5 +68,6 @@ class InputForm:
             self.template[n] if n in self.template else next(remaining)
             for n in range(len(values) + len(self.template))
         ]
-        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        spec = pytree.tree_structure((self.args, dict(self.kwargs)))
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
         return args, kwargs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,9 +35,9 @@ class LoopExecutor:
     def _collect_leaves(self) -> None:
         self._leaves = self.state.slot_parameters(self.state.trainable)
 
-    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run(self, form: InputForm) -> Any:
         with self._calls.streams.owned():
-            return self._calls.run(self.state.slot_models, args, kwargs)
+            return self._calls.run(self.state.slot_models, form.args, form.kwargs)
 
     def case_of(self, form: InputForm) -> Hashable:
         """Python reads all else anew in each call."""

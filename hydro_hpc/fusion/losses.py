@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydro_hpc.errors import FusionError
-from hydro_hpc.fusion.rows import split_slots, tensors_in
+from hydro_hpc.fusion.rows import split_slots, stack_rows, tensors_in
 
 LossFunction = Callable[[Any, Any], Tensor]
 IGNORED = -100  # the class that torch's function ignores unless told otherwise
@@ -39,7 +39,7 @@ def losses(
         if len(loss) != slots:
             raise FusionError(f"{len(loss)} loss functions were given for {slots} slots")
         return _one_by_one(loss, outputs, targets, slots, failed)
-    if _is_plain_cross_entropy(loss) and _are_classes(outputs, targets):
+    if slots > 1 and _is_plain_cross_entropy(loss) and _are_classes(outputs, targets):
         return _cross_entropy(outputs, targets, between)
     return _one_by_one([loss] * slots, outputs, targets, slots, failed)
 
@@ -51,7 +51,7 @@ def _one_by_one(
     slots: int,
     failed: Callable[[int, Exception], None] | None,
 ) -> Tensor:
-    rows = split_slots((outputs, targets), slots)
+    rows = zip(split_slots(outputs, slots), split_slots(targets, slots), strict=True)
     values: list[Tensor] = []
     for slot, (function, row) in enumerate(zip(functions, rows, strict=True)):
         try:
@@ -65,7 +65,7 @@ def _one_by_one(
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise FusionError(f"the loss function returned {shape}, not one number per model")
         values.append(value)
-    return torch.stack(values)
+    return stack_rows(values)
 
 
 def _is_plain_cross_entropy(loss: LossFunction) -> bool:
@@ -113,7 +113,9 @@ def _cross_entropy(
 
 
 def _slots(outputs: Any, targets: Any) -> int:
-    sizes = [x.size(0) if x.ndim else None for x in tensors_in((outputs, targets))]
+    plain = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    tensors = [outputs, targets] if plain else tensors_in((outputs, targets))
+    sizes = [x.size(0) if x.ndim else None for x in tensors]
     if not sizes:
         raise FusionError("losses() was given no tensors")
     slots = sizes[0]

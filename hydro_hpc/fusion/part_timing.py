@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hydro_hpc.fusion.grouped import GroupedExecutor
+from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.report import PartTime
 from hydro_hpc.fusion.sample import Sample
 from hydro_hpc.fusion.timing import clock_ms
@@ -53,7 +54,7 @@ def _inputs_of_parts(executor: GroupedExecutor, sample: Sample) -> dict[str, tup
     handles = [m.register_forward_pre_hook(note(path)) for path, m in trained.items()]
     executor.streams.begin_call(training=executor.state.slot_models[0].training)
     own = sample.copy()
-    executor.run(own.args, own.kwargs)
+    executor.run(InputForm.of(own.args, own.kwargs))
     for handle in handles:
         handle.remove()
     return given

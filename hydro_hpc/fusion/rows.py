@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -12,11 +13,31 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
 
+# Trees cost 10 to 60 us a call: what most models take and give, plain tensors, goes around them.
 
-def own_rows(tree: Any, slots: int) -> list[Any]:
-    """One tree per slot, such that a model may write into its own without the others noticing."""
-    own = pytree.tree_map_only(Tensor, lambda x: _without_overlap(of_all(x, slots)), tree)
-    return list(pytree.tree_map_only(Tensor, _on_its_own, split_slots(own, slots)))
+
+def are_tensors(args: Sequence[Any]) -> bool:
+    """Says whether these are tensors, and no trees of them."""
+    return all(isinstance(x, Tensor) for x in args)
+
+
+def own_rows(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], slots: int
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The arguments of each slot, such that a model may write into its own without the others
+    noticing.
+    """
+    if args and not kwargs and are_tensors(args):
+        columns = [_own_column(x, slots) for x in args]
+        return [(row, {}) for row in zip(*columns, strict=True)]
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    own = [_own_column(x, slots) if isinstance(x, Tensor) else [x] * slots for x in leaves]
+    rows = zip(*own, strict=True) if own else [()] * slots
+    return [pytree.tree_unflatten(list(row), spec) for row in rows]
+
+
+def _own_column(x: Tensor, slots: int) -> list[Tensor]:
+    return [_on_its_own(row) for row in _rows(_without_overlap(of_all(x, slots)))]
 
 
 def flatten(tree: Any) -> tuple[list[Any], pytree.TreeSpec]:
@@ -60,18 +81,24 @@ def _blank(x: Tensor) -> Tensor:
 
 
 def split_slots(tree: Any, slots: int) -> list[Any]:
-    """One tree per slot from a tree of tensors [slots, ...]; what is no tensor goes to each.
-
-    `unbind`, not indexing: the backward of F index operations would be quadratic in F.
-    """
+    """One tree per slot from a tree of tensors [slots, ...]; what is no tensor goes to each."""
+    if isinstance(tree, Tensor):
+        return list(_rows(tree))
     leaves, spec = pytree.tree_flatten(tree)
-    columns = [leaf.unbind(0) if isinstance(leaf, Tensor) else [leaf] * slots for leaf in leaves]
+    columns = [_rows(leaf) if isinstance(leaf, Tensor) else [leaf] * slots for leaf in leaves]
     rows = zip(*columns, strict=True) if columns else [()] * slots
     return [pytree.tree_unflatten(list(row), spec) for row in rows]
 
 
+def _rows(x: Tensor) -> Sequence[Tensor]:
+    """[slots, ...] -> its rows. Not by indexing: the backward of F indices is quadratic in F."""
+    return x.unbind(0) if x.size(0) > 1 else (x.squeeze(0),)
+
+
 def stack_slots(outputs: list[Any]) -> Any:
     """One tree of tensors [slots, ...] from one tree per slot."""
+    if are_tensors(outputs):
+        return _stack(tuple(outputs))
     leaves, specs = zip(*(flatten(output) for output in outputs), strict=True)
     for slot, spec in enumerate(specs):
         if spec != specs[0]:
@@ -79,12 +106,17 @@ def stack_slots(outputs: list[Any]) -> Any:
     return pytree.tree_unflatten([_stack(column) for column in zip(*leaves, strict=True)], specs[0])
 
 
+def stack_rows(rows: Sequence[Tensor]) -> Tensor:
+    """[slots, ...] from tensors of one shape; of a single one a view."""
+    return torch.stack(tuple(rows)) if len(rows) > 1 else rows[0].unsqueeze(0)
+
+
 def _stack(column: tuple[Any, ...]) -> Any:
     if all(isinstance(value, Tensor) for value in column):
         shapes = {tuple(value.shape) for value in column}
         if len(shapes) > 1:
             raise FusionError(f"slots returned tensors of different shapes {sorted(shapes)}")
-        return torch.stack(column)
+        return stack_rows(column)
     if any(isinstance(value, Tensor) or type(value) is not type(column[0]) for value in column):
         raise FusionError("slots returned a tensor in one place and something else in another")
     if not isinstance(column[0], int | float | str | bool | None) or len(set(column)) > 1:

@@ -43,7 +43,7 @@ class SlotCalls:
 
         Only inside `streams.owned()`.
         """
-        rows = own_rows((args, dict(kwargs)), self.state.slots)
+        rows = own_rows(args, kwargs, self.state.slots)
         outputs: dict[int, Any] = {}
         for slot, (call, row) in enumerate(zip(calls, rows, strict=True)):
             if self.state.active[slot]:

@@ -83,6 +83,7 @@ class StackedState:
             if name not in self.stacked:
                 self.stacked[name] = torch.stack([tensors[name].detach() for tensors in own])
         self.owner = _owners(first)
+        self._addresses: list[list[int]] = [[] for _ in self.slot_models]
         for slot, model in enumerate(self.slot_models):
             self._alias(slot, model)
 
@@ -120,6 +121,7 @@ class StackedState:
         """Makes the slot's memory the model's own; object identities, and so ties, stay."""
         for name, tensor in _tensors(model).items():
             tensor.data = self.stacked[name][slot]
+        self._addresses[slot] = _addresses(model)
 
     @torch.no_grad()
     def take_back(self) -> None:
@@ -127,6 +129,8 @@ class StackedState:
         `self.buffer = ...`), their values come into the stack, and its memory is theirs again.
         """
         for slot, model in enumerate(self.slot_models):
+            if _addresses(model) == self._addresses[slot]:  # ten times as fast as names
+                continue
             for name, tensor in _tensors(model).items():
                 if name not in self.stacked:  # a buffer that forward has made
                     continue
@@ -167,6 +171,17 @@ class StackedState:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _addresses(model: nn.Module) -> list[int]:
+    """Where the memory of all its tensors is, in an order of its own."""
+    modules, found = [model], []
+    while modules:
+        module = modules.pop()
+        modules += [inner for inner in module._modules.values() if inner is not None]
+        for own in (module._parameters, module._buffers):
+            found += [tensor.data_ptr() for tensor in own.values() if tensor is not None]
+    return found
 
 
 def _owners(model: nn.Module) -> dict[str, str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.fusion.copying import own_copy
+from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.losses import losses
 from hydro_hpc.fusion.rows import tensors_in
 from hydro_hpc.fusion.sample import Sample
@@ -18,6 +19,8 @@ from hydro_hpc.fusion.verify import MakeExecutor
 from hydro_hpc.nn.randomness import SlotStreams
 
 ROUNDS: Final = 6  # the first warms up
+ENOUGH_S: Final = 1.0  # of rounds: steps this long need fewer of them
+LEAST_ROUNDS: Final = 3
 
 
 def step_times_ms(
@@ -42,11 +45,14 @@ def _step_times_ms(
         state, streams = StackedState([own_copy(m, "trial") for m in models]), SlotStreams(seeds)
         runs.append((make(state, streams), streams))
     times: list[list[float]] = [[] for _ in makers]
-    for _ in range(ROUNDS):
+    begun = time.monotonic()
+    for done in range(ROUNDS):
+        if done >= LEAST_ROUNDS and time.monotonic() - begun > ENOUGH_S:
+            break
         for (executor, streams), taken in zip(runs, times, strict=True):
             start = clock_ms()
             streams.begin_call(training=models[0].training)
-            output = executor.run(sample.args, sample.kwargs)
+            output = executor.run(InputForm.of(sample.args, sample.kwargs))
             loss = _sum_of_losses(sample, output)
             if loss.requires_grad:
                 loss.backward()

@@ -52,13 +52,13 @@ class VmapExecutor:
     def kind(self) -> ExecutorKind:
         return ExecutorKind.VMAP
 
-    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run(self, form: InputForm) -> Any:
         self._num_calls += 1
         if self._num_calls > WATCHED_CALLS:
-            return self._run(args, kwargs)
+            return self._run(form.args, form.kwargs)
         alive = [dict(vars(module)) for module in self._skeleton.modules()]
         before = python_state(self._skeleton)
-        output = self._run(args, kwargs)
+        output = self._run(form.args, form.kwargs)
         changed = first_change(before, python_state(self._skeleton))
         del alive
         if changed:

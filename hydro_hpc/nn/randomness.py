@@ -32,13 +32,27 @@ def trial_stream(seed: int, step: int, call: int = 0, *, training: bool = True) 
     Put it around each forward of an unfused model to give it the masks it has in a bundle; `step`
     counts optimizer steps done, `call` the forwards since. The global state is restored after.
     """
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     key = stream_key(seed, step, call, training=training)
-    devices = [torch.cuda.current_device()] if cuda else []
-    with torch.random.fork_rng(devices=devices), python_randomness_restored():
+    with torch_randomness_restored(), python_randomness_restored():
         seed_globally(key)
         seed_python(key)
         yield
+
+
+@contextmanager
+def torch_randomness_restored() -> Iterator[None]:
+    """The state of torch's global generators, on the CPU and the current GPU, is after it what it
+    was before.
+    """
+    if torch.cuda.is_initialized():
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+            yield
+        return
+    state = torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 @contextmanager
@@ -75,7 +89,7 @@ def _set_python_generators(state: tuple[Any, Any]) -> None:
 def seed_globally(key: int) -> None:
     """Seeds the generators that ordinary torch code draws from, on the CPU and the current GPU."""
     torch.default_generator.manual_seed(key)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed(key)
 
 
@@ -127,7 +141,7 @@ class SlotStreams:
         """
         own = self.generator(slot)
         torch.default_generator.set_state(own.get_state())
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():
             torch.cuda.manual_seed(self.key(slot))
         try:
             if self.uses_python:
@@ -141,8 +155,7 @@ class SlotStreams:
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Within it torch's global generators are the slots' in turn, after it what they were."""
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+        with torch_randomness_restored():
             yield
 
     @contextmanager

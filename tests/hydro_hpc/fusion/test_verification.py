@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hydro_hpc import nn as fused_nn
 from hydro_hpc.fusion import ExecutorKind, bind, choice, rules
-from hydro_hpc.fusion.report import BundleReport
+from hydro_hpc.fusion.report import BundleReport, PartTime
 from hydro_hpc.nn import functional, linear, shapes
 from hydro_hpc.nn.dropout import Dropout
 from hydro_hpc.nn.members import Members
@@ -255,10 +255,10 @@ FASTEST = "the fastest that equals separate models"
             (GROUPED, "the only one that equals separate models"),
         ),
         (
-            {GROUPED: None, VMAP: choice.NO_TIME, LOOP: None},
+            {GROUPED: None, LOOP: choice.NO_TIME, VMAP: choice.NO_TIME},
             (),
             None,
-            (LOOP, "there was no time to time any"),
+            (GROUPED, "the only one that equals separate models"),
         ),
     ],
 )
@@ -284,6 +284,30 @@ def test_models_that_insist_on_single_precision_are_verified_in_it() -> None:
 
     bundle = bind([Single(), Single()], example=vectors().float(), executor=ExecutorKind.GROUPED)
     assert bundle.report.executor is ExecutorKind.GROUPED
+
+
+def test_a_mean_that_is_zero_but_for_rounding_does_not_count() -> None:
+    def normed_twice() -> nn.Module:
+        return nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8))
+
+    pictures = torch.randn(8, 8, 6, 6)
+    report = bind(
+        [normed_twice() for _ in range(6)], example=pictures, executor=ExecutorKind.VMAP
+    ).report
+    assert report.executor is ExecutorKind.VMAP, report.candidates[0].refusal
+
+
+def test_one_model_alone_runs_as_it_is() -> None:
+    report = bind([mlp()], example=vectors().float()).report
+    assert report.candidates[0].name == "loop"
+    assert not report.times
+
+
+def test_modules_run_one_by_one_only_where_the_whole_gains() -> None:
+    small = PartTime(path="a", kind="Linear", grouped_ms=2.0, per_slot_ms=1.0)
+    large = PartTime(path="b", kind="Linear", grouped_ms=50.0, per_slot_ms=60.0)
+    assert list(choice.faster_one_by_one([small])) == ["a"]
+    assert not choice.faster_one_by_one([small, large])
 
 
 def test_a_report_reads_as_text() -> None:

@@ -14,6 +14,7 @@ from hydro_hpc import optim
 from hydro_hpc.fusion import Bundle, ExecutorKind, choice
 from hydro_hpc.fusion.executor import Executor
 from hydro_hpc.fusion.grouped import GroupedExecutor
+from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.loop import LoopExecutor
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.nn.randomness import SlotStreams
@@ -25,13 +26,13 @@ EXECUTORS: dict[ExecutorKind, type[Any]] = {
     ExecutorKind.GROUPED: GroupedExecutor,
     ExecutorKind.LOOP: LoopExecutor,
 }
-Run = Callable[[Executor, tuple[Any, ...], Any], Any]
+Run = Callable[[Executor, InputForm], Any]
 
 
 def changed_outputs(change: Callable[[Tensor], Tensor]) -> Callable[[Run], Run]:
     def wrong(right: Run) -> Run:
-        def run(self: Executor, args: tuple[Any, ...], kwargs: Any) -> Any:
-            return pytree.tree_map_only(Tensor, change, right(self, args, kwargs))
+        def run(self: Executor, form: InputForm) -> Any:
+            return pytree.tree_map_only(Tensor, change, right(self, form))
 
         return run
 
@@ -40,9 +41,9 @@ def changed_outputs(change: Callable[[Tensor], Tensor]) -> Callable[[Run], Run]:
 
 def before(act: Callable[[Any], None]) -> Callable[[Run], Run]:
     def wrong(right: Run) -> Run:
-        def run(self: Executor, args: tuple[Any, ...], kwargs: Any) -> Any:
+        def run(self: Executor, form: InputForm) -> Any:
             act(self)
-            return right(self, args, kwargs)
+            return right(self, form)
 
         return run
 
@@ -69,11 +70,11 @@ def share_an_attribute(executor: Any) -> None:
 
 
 def zero_for_absent(right: Run) -> Run:
-    def run(self: Executor, args: tuple[Any, ...], kwargs: Any) -> Any:
+    def run(self: Executor, form: InputForm) -> Any:
         leaves = [self.leaf(name) for name in self.state.trainable]  # type: ignore[attr-defined]
         rows = [row for leaf in leaves for row in (leaf if isinstance(leaf, list) else [leaf])]
         nothing = torch.stack([row.sum() for row in rows]).sum() * 0
-        return right(self, args, kwargs) + nothing
+        return right(self, form) + nothing
 
     return run
 
