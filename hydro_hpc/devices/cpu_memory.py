@@ -53,14 +53,18 @@ class CpuMemory:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def give_back(self) -> None:
-        """glibc keeps freed pages of its heaps; elsewhere they stay where they are."""
-        if hasattr(_libc, "malloc_trim"):
-            _libc.malloc_trim(0)
+        trim_heaps()
 
     def _own_bytes(self) -> int:
         """Returns what of this process a cgroup counts and cannot drop."""
         _, resident, shared, *_ = _statm()
         return (resident - shared) * PAGE_BYTES
+
+
+def trim_heaps() -> None:
+    """glibc keeps freed pages of its heaps; elsewhere they stay where they are."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
 
 
 def go_first() -> None:

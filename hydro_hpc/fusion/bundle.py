@@ -215,6 +215,7 @@ class Bundle(nn.Module):
         key = key_of(self.state.slot_models, sample)
         before = next(filter(None, (folder.get(key) for folder in self._choices)), None)
         self._choose(before)
+        self._workshop.tidy()
         for folder in self._choices:
             folder.put(key, self.report)
         first = self._choices[0].get(key) if self._choices else None
@@ -264,6 +265,7 @@ class Bundle(nn.Module):
         """Whether what was found exact at binding is exact for this sample too."""
         self._workshop.take(sample)
         [(_, reason)] = choice.refusals_of(self._workshop, [self._way])
+        self._workshop.tidy()
         if reason is not None:
             self._fall_to_loop(reason)
 

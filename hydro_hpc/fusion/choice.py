@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Final
 
 from torch import nn
 
+from hydro_hpc.devices.cpu_memory import trim_heaps
 from hydro_hpc.fusion.copying import own_copy
 from hydro_hpc.fusion.executor import Executor, ExecutorKind
 from hydro_hpc.fusion.grouped import GroupedExecutor, Occasion, Traced
@@ -55,14 +57,14 @@ def way_of(report: BundleReport) -> Way:
 
 
 class Workshop:
-    """Makes executors for the models of a bundle, or copies of them, and a sample of inputs. All
-    share what was traced, so what is verified of one holds for the others.
+    """Makes executors for the models of a bundle, or copies of some or all of them, and a sample of
+    inputs. All share what was traced, so what is verified of one holds for the others.
     """
 
     def __init__(self, models: Sequence[nn.Module], seeds: Sequence[int], sample: Sample) -> None:
         self.models, self.seeds = models, seeds
         self.uses_python = False  # the models draw from Python's or NumPy's generators
-        self._traced: dict[frozenset[str], dict[Occasion, Traced]] = {}
+        self._traced: dict[tuple[frozenset[str], int], dict[Occasion, Traced]] = {}
         self.take(sample)
 
     def take(self, sample: Sample) -> None:
@@ -77,10 +79,10 @@ class Workshop:
             return LoopExecutor
         if way.kind is ExecutorKind.VMAP:
             return VmapExecutor
-        traced = self._traced.setdefault(frozenset(way.one_by_one), {})
         form, closed = self.form, way.one_by_one
 
         def grouped(state: StackedState, streams: SlotStreams) -> Executor:
+            traced = self._traced.setdefault((frozenset(closed), state.slots), {})
             return GroupedExecutor(state, streams, form=form, traced=traced, closed=closed)
 
         return grouped
@@ -97,6 +99,12 @@ class Workshop:
                 return self.verification()
             self.uses_python = self._verification.uses_python
         return self._verification
+
+    def tidy(self) -> None:
+        """Gives back the memory of the copies, which is more than training takes."""
+        self._verification = None
+        gc.collect()  # graphs refer to themselves
+        trim_heaps()
 
     def times_of_parts(self) -> list[PartTime]:
         """Of a grouped executor on copies."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +56,13 @@ class Sample:
             Tensor, lambda x: x.detach().clone(), (self.args, dict(self.kwargs))
         )
         return replace(self, args=args, kwargs=kwargs)
+
+    def of_slots(self, slots: Sequence[int]) -> Sample:
+        """The same for some of the slots."""
+        args, kwargs, targets = pytree.tree_map_only(
+            Tensor, lambda x: x[list(slots)], (self.args, dict(self.kwargs), self.targets)
+        )
+        return replace(self, args=args, kwargs=kwargs, targets=targets)
 
     def in_float64(self) -> Sample:
         """The same with floating-point tensors in double precision."""

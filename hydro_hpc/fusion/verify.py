@@ -1,11 +1,13 @@
 """Does an executor equal separate models? Found out on untouched copies, slot by slot.
 
-Compared are outputs, losses, gradients (absent ones too) and buffers, in every training mode that
-the bundle can be in, in double precision where the models allow it and in their own. Copies get
-slightly different weights, so that slots which start equal cannot be taken for each other.
+Compared are outputs, losses and buffers, in every training mode that the bundle can be in; and in
+double precision for a few slots also gradients, absent ones too. Copies get slightly different
+weights, so that slots which start equal cannot be taken for each other.
 
-Gradients are best compared in double precision: in single precision rounding switches a ReLU now
-and then, and each switch moves a gradient by a visible step, in ordinary torch too.
+Gradients are compared in double precision, where the models allow it: in single precision rounding
+switches a ReLU now and then, and each switch moves a gradient by a visible step, in ordinary torch
+too. Double precision takes twice the memory and thrice the time, so a few slots have to do: the
+first, whose model is what executors trace, two neighbours and the last.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from hydro_hpc.nn.randomness import SlotStreams, python_random_state, trial_stre
 MakeExecutor = Callable[[StackedState, SlotStreams], Executor]
 
 RELATIVE_TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
+PROBED: Final = 4  # slots that are compared in double precision
 COARSE_TOLERANCE: Final = 5e-2  # of half precision, and of gradients in any but double
 # Of a module's largest buffer: a mean that is zero but for rounding has no more in it than that.
 NEGLIGIBLE: Final = {torch.float64: 1e-14, torch.float32: 1e-6}
@@ -46,43 +49,59 @@ class Outcome:
     uses_python: bool = False  # drew from Python's or NumPy's generators
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specimens:
+    """Copies of models to run on a sample, and whether backward too."""
+
+    models: Sequence[nn.Module]
+    sample: Sample
+    seeds: Sequence[int]
+    with_gradients: bool
+
+    def probed(self) -> Specimens:
+        """Copies of a few of them in double precision."""
+        last = len(self.models) - 1
+        slots = sorted({*range(min(PROBED - 1, last)), last})
+        return Specimens(
+            models=[own_copy(self.models[slot], "trial").double() for slot in slots],
+            sample=self.sample.of_slots(slots).in_float64(),
+            seeds=[self.seeds[slot] for slot in slots],
+            with_gradients=True,
+        )
+
+
 class Verification:
     """Untouched copies of some models, and what they give for a sample: the same for each executor
     that is compared with them. The models are not changed. What they raise comes through.
     """
 
     def __init__(self, models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]) -> None:
-        self._sample, self._seeds = sample, seeds
-        self._specimens = [_perturbed(model, slot) for slot, model in enumerate(models)]
-        self._wide = [own_copy(model, "trial").double() for model in self._specimens]
-        self._wide_sample = sample.in_float64()
+        specimens = [_perturbed(model, slot) for slot, model in enumerate(models)]
+        own = Specimens(models=specimens, sample=sample, seeds=seeds, with_gradients=True)
         with torch.inference_mode(False), torch.enable_grad():
             try:
-                self._expected_wide = list(_expected(self._wide, self._wide_sample, seeds))
+                probed = own.probed()
+                self._rounds = [(probed, list(_expected(probed)))]
+                own = replace(own, with_gradients=False)
             except Exception:  # a model may insist on its own precision: then that one has to do
-                self._expected_wide = []
-            self._expected_own = [
-                [replace(one, gradients={}) if self._expected_wide else one for one in outcomes]
-                for outcomes in _expected(self._specimens, sample, seeds)
-            ]
-
-        everything = [*self._expected_wide, *self._expected_own]
-        self.uses_python = any(one.uses_python for outcomes in everything for one in outcomes)
-
-    def _found(
-        self, make: MakeExecutor, models: Sequence[nn.Module], sample: Sample
-    ) -> Iterator[list[Outcome]]:
-        return _found(make, models, sample, self._seeds, uses_python=self.uses_python)
+                self._rounds = []
+            self._rounds.append((own, list(_expected(own))))
+        self.uses_python = any(
+            one.uses_python
+            for _, expected in self._rounds
+            for outcomes in expected
+            for one in outcomes
+        )
 
     def refusal(self, make: MakeExecutor) -> str | None:
         """Why this executor may not be used for these models, or None."""
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                wide = self._found(make, self._wide, self._wide_sample)
-                if difference := _first_difference(self._expected_wide, wide):
-                    return difference
-                own = self._found(make, self._specimens, self._sample)
-                return _first_difference(self._expected_own, own)
+                for specimens, expected in self._rounds:
+                    found = _found(make, specimens, uses_python=self.uses_python)
+                    if difference := _first_difference(expected, found):
+                        return difference
+                return None
         except Refused as reason:
             return str(reason)
         except Exception as error:  # of a fused model where separate ones raise nothing
@@ -97,17 +116,15 @@ def training_modes(model: nn.Module) -> list[bool | None]:
     return [True, False] if is_covered else [None, True, False]
 
 
-def _expected(
-    models: Sequence[nn.Module], sample: Sample, seeds: Sequence[int]
-) -> Iterator[list[Outcome]]:
-    oracles = [own_copy(model, "trial") for model in models]
-    for mode in training_modes(models[0]):
-        rows = zip(oracles, seeds, sample.rows(len(models)), strict=True)
-        yield [_expected_of_one(oracle, mode, sample, seed, row) for oracle, seed, row in rows]
+def _expected(given: Specimens) -> Iterator[list[Outcome]]:
+    oracles = [own_copy(model, "trial") for model in given.models]
+    for mode in training_modes(oracles[0]):
+        rows = zip(oracles, given.seeds, given.sample.rows(len(oracles)), strict=True)
+        yield [_expected_of_one(oracle, mode, given, seed, row) for oracle, seed, row in rows]
 
 
 def _expected_of_one(
-    oracle: nn.Module, mode: bool | None, sample: Sample, seed: int, row: tuple[Any, Any, Any]
+    oracle: nn.Module, mode: bool | None, given: Specimens, seed: int, row: tuple[Any, Any, Any]
 ) -> Outcome:
     args, kwargs, targets = row
     if mode is not None:
@@ -117,31 +134,30 @@ def _expected_of_one(
         randomness = python_random_state()
         output = oracle(*args, **kwargs)
         uses_python = python_random_state() != randomness
-    loss = sample.loss_of(output, targets, is_training=oracle.training)
-    if loss.requires_grad:
-        loss.backward()
+    loss = given.sample.loss_of(output, targets, is_training=oracle.training)
+    gradients = {}
+    if given.with_gradients:
+        if loss.requires_grad:
+            loss.backward()
+        gradients = {n: dense(p.grad) for n, p in oracle.named_parameters() if p.requires_grad}
     return Outcome(
         output=_tensors(output),
         loss=loss.detach(),
-        gradients={n: dense(p.grad) for n, p in oracle.named_parameters() if p.requires_grad},
+        gradients=gradients,
         buffers={n: b.detach().clone() for n, b in oracle.named_buffers()},
         uses_python=uses_python,
     )
 
 
 def _found(
-    make: MakeExecutor,
-    models: Sequence[nn.Module],
-    sample: Sample,
-    seeds: Sequence[int],
-    *,
-    uses_python: bool,
+    make: MakeExecutor, specimens: Specimens, *, uses_python: bool
 ) -> Iterator[list[Outcome]]:
-    state = StackedState([own_copy(model, "trial") for model in models])
-    streams = SlotStreams(seeds)
+    sample = specimens.sample
+    state = StackedState([own_copy(model, "trial") for model in specimens.models])
+    streams = SlotStreams(specimens.seeds)
     streams.uses_python = uses_python
     executor = make(state, streams)
-    for mode in training_modes(models[0]):
+    for mode in training_modes(specimens.models[0]):
         for model in state.slot_models if mode is not None else ():
             model.train(bool(mode))
         executor.adopt_training_flags()
@@ -149,23 +165,27 @@ def _found(
             clear(block, [executor])
         streams.advance([False] * state.slots)  # the first call of a step again
         streams.begin_call(training=state.slot_models[0].training)
-        given = sample.copy()
-        output = executor.run(InputForm.of(given.args, given.kwargs))
+        own = sample.copy()
+        output = executor.run(InputForm.of(own.args, own.kwargs))
         outputs = split_slots(output, state.slots)
         rows = zip(outputs, sample.rows(state.slots), strict=True)
         is_training = state.slot_models[0].training
         losses = [sample.loss_of(o, row[2], is_training=is_training) for o, row in rows]
-        if losses[0].requires_grad:
+        if specimens.with_gradients and losses[0].requires_grad:
             torch.stack(losses).sum().backward()
-        yield [
+        found = [
             Outcome(
                 output=_tensors(outputs[slot]),
                 loss=losses[slot].detach(),
-                gradients={name: _gradient(executor, name, slot) for name in state.trainable},
+                gradients={name: _gradient(executor, name, slot) for name in state.trainable}
+                if specimens.with_gradients
+                else {},
                 buffers={n: b.detach().clone() for n, b in model.named_buffers()},
             )
             for slot, model in enumerate(state.slot_models)
         ]
+        del output, outputs, losses, rows  # and with them what backward would need
+        yield found
 
 
 def _gradient(executor: Executor, name: str, slot: int) -> Tensor | None:

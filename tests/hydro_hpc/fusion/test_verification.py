@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from hydro_hpc import nn as fused_nn
 from hydro_hpc.fusion import ExecutorKind, bind, choice, rules
 from hydro_hpc.fusion.report import BundleReport, PartTime
+from hydro_hpc.fusion.sample import Sample
+from hydro_hpc.fusion.verify import Specimens
 from hydro_hpc.nn import functional, linear, shapes
 from hydro_hpc.nn.dropout import Dropout
 from hydro_hpc.nn.members import Members
@@ -295,6 +297,20 @@ def test_a_mean_that_is_zero_but_for_rounding_does_not_count() -> None:
         [normed_twice() for _ in range(6)], example=pictures, executor=ExecutorKind.VMAP
     ).report
     assert report.executor is ExecutorKind.VMAP, report.candidates[0].refusal
+
+
+@pytest.mark.parametrize(("slots", "probed"), [(1, [0]), (4, [0, 1, 2, 3]), (6, [0, 1, 2, 5])])
+def test_a_few_slots_are_probed_in_double_precision(slots: int, probed: list[int]) -> None:
+    models = [nn.Linear(2, 1) for _ in range(slots)]
+    inputs = torch.arange(slots * 2.0).view(slots, 1, 2)
+    sample = Sample(args=(inputs,), kwargs={})
+    seeds = list(range(10, 10 + slots))
+    few = Specimens(models=models, sample=sample, seeds=seeds, with_gradients=False).probed()
+    assert few.seeds == [seeds[slot] for slot in probed]
+    assert torch.equal(few.sample.args[0], inputs[probed].double())
+    for slot, model in zip(probed, few.models, strict=True):
+        assert torch.equal(model.get_parameter("weight"), models[slot].weight.double())
+    assert few.with_gradients
 
 
 def test_one_model_alone_runs_as_it_is() -> None:
