@@ -15,7 +15,10 @@ from hydro_hpc.fusion.trace import Trace
 from hydro_hpc.fusion.tracer import runs_without_gradients
 from hydro_hpc.fusion.without_gradients import switch_gradients_off
 from hydro_hpc.fusion.writes import refuse_writes_to_inputs
+from hydro_hpc.nn.activation import Elementwise
+from hydro_hpc.nn.conv import Conv, ConvTranspose
 from hydro_hpc.nn.members import Refused
+from hydro_hpc.nn.norm import Norm
 
 
 def rewrite(
@@ -66,7 +69,19 @@ class _Rewriting:
             )
             copied.target = name_of_part(node.op, target)
             self._called[copied.target] = part
+            if isinstance(part, Elementwise) and self._is_last_reader(node):
+                copied.kwargs = {"is_last_reader": True}
         return copied
+
+    def _is_last_reader(self, node: fx.Node) -> bool:
+        """Says whether a call has its input, the new result of another, for itself."""
+        given = node.args[0] if node.args else None
+        return (
+            isinstance(given, fx.Node)
+            and given.op == "call_module"
+            and set(given.users) == {node}
+            and isinstance(self._parts.fused.get(str(given.target)), Conv | ConvTranspose | Norm)
+        )
 
     def _call(self, node: fx.Node) -> fx.Node:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda old: self._made[old])

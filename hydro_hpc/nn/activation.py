@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -50,19 +51,27 @@ ALONG_AN_AXIS: Final[dict[type[nn.Module], str]] = {
 
 
 class Elementwise(Fused):
-    """[F, ...] -> the same: one torch activation on all slots at once."""
+    """[F, ...] -> the same: one torch activation on all slots at once.
+
+    Autograd takes twice as long over a write into a view, as convolutions and norms return them: so
+    there none is made if nobody else reads what would be overwritten (`is_last_reader`).
+    """
 
     def __init__(self, activation: nn.Module, **settings: Any) -> None:
         super().__init__(**settings)
-        self.activation = activation.forward
+        apart = copy.copy(activation)
+        if "inplace" in settings:
+            apart.inplace = False  # type: ignore[assignment]
+        self.activation, self.activation_apart = activation.forward, apart.forward
 
     @classmethod
     def of(cls, members: Members) -> Elementwise:
         names = ELEMENTWISE[type(members.modules[0])]
         return cls(members.modules[0], **{name: members.same(name) for name in names})
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.activation(x)
+    def forward(self, x: Tensor, *, is_last_reader: bool = False) -> Tensor:
+        call = self.activation_apart if is_last_reader and x._is_view() else self.activation
+        y: Tensor = call(x)
         return y
 
 
