@@ -235,7 +235,8 @@ class Bundle(nn.Module):
             self.report = replace(self.report, per_slot={**parts, **calls})
         if before is not None and self._way == wanted:
             self.report = before
-        self._seen = {self._chosen.case_of(self._workshop.form)}
+        form = self._workshop.form
+        self._seen = {(self._chosen.case_of(form), form.precision)}
 
     def _executor_for(self, form: InputForm) -> Executor:
         self._require_slots(form.tensors)
@@ -243,7 +244,7 @@ class Bundle(nn.Module):
             self.choose_executor(Sample(args=form.args, kwargs=form.kwargs))
         if self._chosen is not self._loop:
             try:
-                case = self._chosen.case_of(form)
+                case = self._chosen.case_of(form), form.precision
                 if case not in self._seen:
                     self._seen.add(case)
                     self._verify_again(Sample(args=form.args, kwargs=form.kwargs))

@@ -22,7 +22,7 @@ from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.report import BundleReport, Candidate, PartTime
 from hydro_hpc.fusion.sample import Sample
 
-FORMAT: Final = 1  # of the files, and of what executors do: another number makes all be chosen anew
+FORMAT: Final = 2  # of the files, and of what executors do: another number makes all be chosen anew
 
 
 def users_cache() -> Path:
@@ -44,6 +44,7 @@ def key_of(models: Sequence[nn.Module], sample: Sample) -> str:
         [(name, list(b.shape), str(b.dtype)) for name, b in first.named_buffers()],
         str(form.structure),
         str(form.shapes),
+        str(form.precision),
         torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         torch.__version__,
         torch.get_num_threads(),

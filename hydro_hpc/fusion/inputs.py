@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -24,6 +25,17 @@ class InputForm:
     structure: Hashable
     tensors: Sequence[Tensor] = field(compare=False)
     template: Mapping[int, Any] = field(compare=False)
+
+    @property
+    def precision(self) -> tuple[torch.dtype | None, ...]:
+        """What autocast computes in, by kind of device; None where it is off."""
+        kinds = {x.device.type for x in self.tensors}
+        return tuple(
+            [
+                torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+                for kind in sorted(kinds)
+            ]
+        )
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> InputForm:
