@@ -16,25 +16,28 @@ from hydro_hpc.fusion.state import Block
 class BlockGradient:
     """`values` [slots, P] is laid out like the block. `present` says which parameters got a
     gradient: [slots, N], or [slots, 1] if a slot's are all alike; None if all did. An absent
-    gradient is zero in `values`."""
+    gradient is zero in `values`, which hold until gradients are gathered again."""
 
     values: Tensor
     present: Tensor | None
 
 
+@torch.no_grad()
 def gather(
     block: Block, executors: Sequence[Executor], between: Callable[[], None] = lambda: None
 ) -> BlockGradient:
     """The sum of what has gathered on the leaves of these executors; `between` is called where that
     may pause.
     """
-    first, *others = [_gather_one(block, executor, between) for executor in executors]
-    for other in others:
+    first, *others = executors
+    gathered = _gather_one(block, first, between, block.room_for_gradient())
+    for executor in others:
+        other = _gather_one(block, executor, between, torch.empty_like(block.values_FP))
         present = None
-        if first.present is not None and other.present is not None:
-            present = first.present | other.present
-        first = BlockGradient(values=first.values + other.values, present=present)
-    return first
+        if gathered.present is not None and other.present is not None:
+            present = gathered.present | other.present
+        gathered = BlockGradient(values=gathered.values.add_(other.values), present=present)
+    return gathered
 
 
 def without(gradient: BlockGradient, slots: Collection[int]) -> BlockGradient:
@@ -57,9 +60,12 @@ def clear(block: Block, executors: Sequence[Executor]) -> None:
                 tensor.grad = None
 
 
-def _gather_one(block: Block, executor: Executor, between: Callable[[], None]) -> BlockGradient:
+def _gather_one(
+    block: Block, executor: Executor, between: Callable[[], None], room_FP: Tensor
+) -> BlockGradient:
+    """In `room_FP`."""
     leaves = [executor.leaf(column.name) for column in block.columns]
-    slots, width = block.values_FP.shape
+    slots = block.values_FP.size(0)
     if all(isinstance(leaf, list) for leaf in leaves):
         rows = [[dense(leaf[slot].grad) for leaf in leaves] for slot in range(slots)]
         present = [[grad is not None for grad in row] for row in rows]
@@ -70,21 +76,15 @@ def _gather_one(block: Block, executor: Executor, between: Callable[[], None]) -
         present = [[_is_present(leaf, slot) for leaf in leaves] for slot in range(slots)]
     lead = slots // len(rows)  # slots that one gradient tensor holds
     between()
-    parts = [
-        torch.cat(
-            [
-                _absent(block, lead, number) if grad is None else grad.reshape(lead, -1)
-                for number, grad in enumerate(row)
-            ],
-            dim=1,
-        )
-        for row in rows
-    ]
-    values_FP = parts[0] if len(parts) == 1 else torch.cat(parts)
-    assert values_FP.shape == (slots, width)
+    for row, part in zip(rows, room_FP.split(lead), strict=True):
+        columns = [
+            _absent(block, lead, number) if grad is None else grad.reshape(lead, -1)
+            for number, grad in enumerate(row)
+        ]
+        torch.cat(columns, dim=1, out=part)
     if all(map(all, present)):
-        return BlockGradient(values=values_FP, present=None)
-    return BlockGradient(values=values_FP, present=torch.tensor(present, device=values_FP.device))
+        return BlockGradient(values=room_FP, present=None)
+    return BlockGradient(values=room_FP, present=torch.tensor(present, device=room_FP.device))
 
 
 def _is_present(leaf: Tensor | list[Tensor], slot: int) -> bool:

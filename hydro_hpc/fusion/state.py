@@ -42,6 +42,15 @@ class Block:
             start = stop
         rows = [torch.cat([p[name].detach().reshape(-1) for name in names]) for p in parameters]
         self.values_FP = torch.stack(rows)
+        self._gradient_FP: Tensor | None = None
+
+    def room_for_gradient(self) -> Tensor:
+        """[slots, P], always the same: memory that is new in each step takes four times as long to
+        write to.
+        """
+        if self._gradient_FP is None:
+            self._gradient_FP = torch.empty_like(self.values_FP)
+        return self._gradient_FP
 
     def view(self, column: Column) -> Tensor:
         """The parameter, [slots, *shape], in the block's memory."""
