@@ -4,6 +4,7 @@ from hydro_hpc.fusion.binding import bind
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.losses import losses
+from hydro_hpc.fusion.parking import ParkedTrial
 from hydro_hpc.fusion.report import BundleReport, Candidate
 from hydro_hpc.nn.randomness import trial_stream
 
@@ -12,6 +13,7 @@ __all__ = [
     "BundleReport",
     "Candidate",
     "ExecutorKind",
+    "ParkedTrial",
     "bind",
     "losses",
     "trial_stream",

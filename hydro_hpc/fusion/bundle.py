@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
-from hydro_hpc.fusion import choice, gradients, signature
+from hydro_hpc.fusion import choice, gradients, parking, resizing, signature
 from hydro_hpc.fusion.choice import Way, Workshop
 from hydro_hpc.fusion.choices import ChoiceFolder, key_of
 from hydro_hpc.fusion.copying import own_copy
@@ -20,7 +20,9 @@ from hydro_hpc.fusion.gradients import BlockGradient
 from hydro_hpc.fusion.grouped import GroupedExecutor
 from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.loop import LoopExecutor
+from hydro_hpc.fusion.parking import ParkedTrial, SlotPart
 from hydro_hpc.fusion.report import BundleReport
+from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.sample import Sample
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.nn.members import Refused
@@ -180,6 +182,61 @@ class Bundle(nn.Module):
         self._loop.accept(slot, self.between)
         self.streams.restart(slot, seed, step)
         self._or_loop(lambda chosen: chosen.accept(slot, self.between))
+
+    def park(self, slot: int, *parts: SlotPart) -> ParkedTrial:
+        """Takes the slot's trial into host memory, between two steps; the slot is idle then.
+
+        `parts` are the optimizer, then the schedule, scaler and average whose state of the slot
+        goes along. Gradients that backward has left do not.
+        """
+        return parking.park(self, self._checked(slot), parts)
+
+    def unpark(self, slot: int, parked: ParkedTrial, *parts: SlotPart) -> None:
+        """Brings a parked trial back into an idle slot, of whichever bundle of such models, on
+        whichever device, to go on as if it had never left: to the last bit under the same executor
+        and F in a slot of the same number, and in any slot of a loop. (In others rows lie otherwise
+        in memory, and matrix products may round otherwise.) `parts` are of the same kinds.
+
+        FusionError if the slot has a trial, or the model or the parts do not fit.
+        """
+        parking.unpark(self, self._checked(slot), parked, parts)
+
+    def grow(self, slots: int, *parts: SlotPart) -> None:
+        """Makes F larger, between two steps: all trials keep their slots and go on, equal to
+        separate training; the new slots are idle until `replace` or `unpark`.
+
+        `parts` are all that has slots, the optimizer before what goes with it; their settings of a
+        new slot are those of the first slot with a trial. If F at least doubles, the executor is
+        chosen anew, else only verified. If memory does not suffice, all stays as it was.
+        """
+        if slots <= self.slots:
+            raise ValueError(f"grow to {slots} slots: the bundle has {self.slots}; name more")
+        resizing.resize(self, slots, parts)
+
+    def shrink(self, slots: int, *parts: SlotPart) -> dict[int, int]:
+        """Makes F smaller, likewise. Returns old slot -> new slot of every trial: those whose slots
+        go move to the first idle ones. FusionError if there are more trials than slots.
+        """
+        if not 0 < slots < self.slots:
+            raise ValueError(f"shrink to {slots} slots: name 1 to {self.slots - 1} of {self.slots}")
+        return resizing.resize(self, slots, parts)
+
+    def take_slots(self, new: NewSlots) -> None:
+        """Called by `grow` and `shrink`."""
+        self.zero_grad()
+        old, self.state = self.slots, self.state.of_slots(new)
+        self.streams = self.streams.of_slots(new.sources)
+        self._loop = self._chosen = LoopExecutor(self.state, self.streams)
+        self._without_gradient = set()
+        self.report = replace(self.report, slots=self.slots)
+        if self.report.executor is None:
+            return
+        sample = self._workshop.sample.of_slots(new.sources)
+        if max(old, self.slots) < 2 * min(old, self.slots):
+            self._workshop = Workshop(self.state.slot_models, self.streams.seeds, sample)
+            self._choose(self.report)
+        else:
+            self.choose_executor(sample)
 
     def gradients(self, between: Callable[[], None] = lambda: None) -> list[BlockGradient]:
         """What backward has left since `zero_grad`, one per block of `state.blocks`; `between` is

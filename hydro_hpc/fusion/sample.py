@@ -44,6 +44,14 @@ class Sample:
             return cls(args=stacked, kwargs={})
         return cls(args=stacked[:-1], kwargs={}, targets=stacked[-1], loss=loss)
 
+    def of_slots(self, sources: Sequence[int]) -> Sample:
+        """For other slots, each with the batch of the one that it continues."""
+        args, kwargs, targets = pytree.tree_map_only(
+            Tensor, lambda x: x[list(sources)], (self.args, dict(self.kwargs), self.targets)
+        )
+        unrotated = None if self.unrotated is None else self.unrotated.of_slots(sources)
+        return replace(self, args=args, kwargs=kwargs, targets=targets, unrotated=unrotated)
+
     def rows(self, slots: int) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
         """(args, kwargs, targets) of each slot's unfused model, its own to write into."""
         rows = split_slots((self.args, dict(self.kwargs), self.targets), slots)

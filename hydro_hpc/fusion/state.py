@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.copying import own_copy
+from hydro_hpc.fusion.resizing import NewSlots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +117,14 @@ class StackedState:
 
     @torch.no_grad()
     def restore_buffers(self, values: Sequence[Tensor], slots: Sequence[int]) -> None:
-        """Puts back, for these slots, what `buffer_values` gave."""
+        """Puts back, for these slots, what `buffer_values` gave.
+
+        Past autograd (`data`), which would call it a change of what a norm keeps for its backward:
+        no other slot's gradient reads these rows.
+        """
         for name, value in zip(self._buffers, values, strict=True):
             for slot in slots:
-                self.stacked[name][slot].copy_(value[slot])
+                self.stacked[name].data[slot].copy_(value[slot])
 
     def slot_parameters(self, names: Collection[str]) -> dict[str, list[Tensor]]:
         """The slot models' own parameters of these names, one per slot."""
@@ -167,6 +172,19 @@ class StackedState:
         self.slot_models[slot] = model
         self.active[slot] = True
         self.failures.pop(slot, None)
+
+    def of_slots(self, new: NewSlots) -> StackedState:
+        """The same trials in other slots. It takes over the slot models: `take_back` of this one
+        gets them back.
+        """
+        pattern = [own_copy(self.slot_models[new.sources[slot]], "trial") for slot in new.empty]
+        copies = dict(zip(new.empty, pattern, strict=True))
+        other = StackedState(
+            [copies.get(slot, self.slot_models[old]) for slot, old in enumerate(new.sources)]
+        )
+        for slot, old in enumerate(new.sources):
+            other.active[slot] = self.active[old] and slot not in new.empty
+        return other
 
     def fail(self, slot: int, error: Exception) -> None:
         """The slot's model raised: it is idle from now on."""

@@ -128,6 +128,13 @@ class SlotStreams:
         """Another trial, or the same one at another step, is in the slot now."""
         self.seeds[slot], self.steps[slot] = seed, step
 
+    def of_slots(self, sources: Sequence[int]) -> SlotStreams:
+        """The same streams in other slots, `sources[new]` being the old one."""
+        other = SlotStreams([self.seeds[slot] for slot in sources])
+        other.steps = [self.steps[slot] for slot in sources]
+        other._calls, other.uses_python = dict(self._calls), self.uses_python
+        return other
+
     def key(self, slot: int) -> int:
         """The slot's generator seed for the present call."""
         call = self._calls[self._training] - 1

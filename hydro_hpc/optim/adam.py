@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.gradients import BlockGradient
+from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.optim.adam_rows import LARGEST, STATE, Rows, kernel_for
 from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.hyperparameters import Pair, PerSlot, split_betas
@@ -73,6 +74,10 @@ class Adam(SlotOptimizer):
     def _adopt(self, hyper: dict[str, Tensor]) -> None:
         super()._adopt(hyper)
         self._numbers_now: list[list[dict[str, Any]]] = []
+
+    def take_slots(self, new: NewSlots) -> None:
+        self._rows = {}
+        super().take_slots(new)
 
     def _step_block(self, moments: Moments, gradient: BlockGradient) -> None:
         kernel = kernel_for(moments, self.KERNEL)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hydro_hpc.fusion import resizing
 from hydro_hpc.fusion.bundle import Bundle
+from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.state import view_columns
 from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
 
@@ -33,6 +35,8 @@ class SlotAverage:
     def update(self) -> None:
         """Takes in the active slots' present parameters, after an optimizer step."""
         decays = self._decay.tolist()
+        is_current = len(decays) == self.bundle.slots
+        resizing.refuse_left_behind(self, is_current=is_current)
         for slot, is_active in enumerate(self.bundle.active):
             if is_active:
                 self.between()
@@ -58,10 +62,7 @@ class SlotAverage:
 
     def reset_slot(self, slot: int, decay: float | None = None) -> None:
         """Another trial is in the slot: its average begins with its present parameters."""
-        if decay is not None:
-            decays = self._decay.clone()
-            decays[slot] = decay
-            self._decay = _checked(decays)
+        self._set_decay(slot, decay)
         self._take(slot, self.bundle.unbind(slot), count=0)
 
     def slot_state(self, slot: int) -> dict[str, Any]:
@@ -70,12 +71,35 @@ class SlotAverage:
         own = {PREFIX + name: value for name, value in model.items()}
         return {"n_averaged": torch.tensor(self._counts[slot]), **own}
 
-    def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
+    def load_slot_state(
+        self, slot: int, state: Mapping[str, Any], decay: float | None = None
+    ) -> None:
         """Takes the `state_dict()` of an AveragedModel, or `slot_state`'s, into the slot."""
+        self._set_decay(slot, decay)
         model = self.bundle.unbind(slot)
         own = {n.removeprefix(PREFIX): v for n, v in state.items() if n.startswith(PREFIX)}
         model.load_state_dict(own, strict=True)
         self._take(slot, model, count=int(state["n_averaged"]))
+
+    def parked_slot(self, slot: int) -> dict[str, Any]:
+        """What the bundle's `park` keeps."""
+        return {"state": self.slot_state(slot), "decay": self._decay[slot].item()}
+
+    def take_slots(self, new: NewSlots) -> None:
+        """Called by the bundle's `grow` and `shrink`."""
+        sources = list(new.sources)
+        self._decay = self._decay[sources]
+        self._counts = [self._counts[slot] for slot in sources]
+        self._averages = [average_FP[sources] for average_FP in self._averages]
+        self._buffers = [self._buffers[slot] for slot in sources]
+        for slot in new.empty:
+            self.reset_slot(slot)
+
+    def _set_decay(self, slot: int, decay: float | None) -> None:
+        if decay is not None:
+            decays = self._decay.clone()
+            decays[slot] = decay
+            self._decay = _checked(decays)
 
     @torch.no_grad()
     def _take(self, slot: int, model: nn.Module, *, count: int) -> None:

@@ -6,7 +6,8 @@ of the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +29,14 @@ class Moments:
         self._widths = torch.tensor([column.stop - column.start for column in block.columns])
         self.groups = [group_of[column.name] for column in block.columns]
         self.is_one_group = len(set(self.groups)) == 1
+
+    def of_slots(self, sources: Sequence[int], block: Block) -> Moments:
+        """The same state in other slots, of the resized block; `sources[new]` is the old slot."""
+        other = copy.copy(self)
+        other.block, other.constants = block, {}
+        other.tensors = {name: tensor[list(sources)] for name, tensor in self.tensors.items()}
+        other.steps_FN = self.steps_FN[list(sources)]
+        return other
 
     @property
     def steps(self) -> Tensor:

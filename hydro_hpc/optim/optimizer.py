@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hydro_hpc.fusion import resizing
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.gradients import BlockGradient
+from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.state import view_columns
 from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.moments import Moments
@@ -51,6 +53,7 @@ class SlotOptimizer(SlotSettings):
     @torch.no_grad()
     def step(self) -> None:
         """One step of every active slot with the gradients that backward left."""
+        self.refuse_left_behind()
         gradients = self.bundle.gradients(self.between)
         for moments, gradient in zip(self._moments, gradients, strict=True):
             self.between()
@@ -107,6 +110,25 @@ class SlotOptimizer(SlotSettings):
                     for name in known:
                         view_columns(moments.tensors[name], column)[slot].copy_(found[name])
             moments.count_even()
+
+    def parked_slot(self, slot: int) -> dict[str, Any]:
+        """What the bundle's `park` keeps."""
+        return {"state": self.slot_state(slot)}
+
+    def take_slots(self, new: NewSlots) -> None:
+        """Called by the bundle's `grow` and `shrink`."""
+        sources, blocks = list(new.sources), self.bundle.state.blocks
+        self._moments = [
+            own.of_slots(sources, block) for own, block in zip(self._moments, blocks, strict=True)
+        ]
+        self._adopt({name: values[sources] for name, values in self._hyper.items()})
+        for slot in new.empty:
+            self._begin(slot)
+
+    def refuse_left_behind(self) -> None:
+        """FusionError if the bundle was resized without this optimizer."""
+        is_current = self._moments[0].block is self.bundle.state.blocks[0]
+        resizing.refuse_left_behind(self, is_current=is_current)
 
     def _has(self, tensor: str, slot: int, group: int) -> bool:
         """Says whether torch keeps a tensor of this name under the slot's settings."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.optim.hyperparameters import PerSlot, check_range, over_slots
 from hydro_hpc.optim.leaf_gradients import LeafGradients, leaf_gradients
 from hydro_hpc.optim.optimizer import SlotOptimizer
@@ -163,6 +164,20 @@ class SlotGradScaler:
         """Takes the `state_dict()` of a GradScaler, or `slot_state`'s, into the slot."""
         settings = {name: float(state[name]) for name in self._settings}
         self._set(slot, settings, steps=int(state["_growth_tracker"]))
+
+    def parked_slot(self, slot: int) -> dict[str, Any]:
+        """What the bundle's `park` keeps."""
+        return {"state": self.slot_state(slot)}
+
+    def take_slots(self, new: NewSlots) -> None:
+        """Called by the bundle's `grow` and `shrink`."""
+        sources = list(new.sources)
+        self._settings = {name: values[sources] for name, values in self._settings.items()}
+        self._scale_F = self._scale_F[sources]
+        self._steps_since_change = self._steps_since_change[sources]
+        self._is_infinite = self._is_infinite[sources]
+        for slot in new.empty:
+            self.reset_slot(slot)
 
     def _set(self, slot: int, settings: Mapping[str, float], *, steps: int) -> None:
         check_range({name: torch.tensor([x]) for name, x in settings.items()}, RANGES)

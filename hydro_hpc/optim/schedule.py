@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from hydro_hpc.fusion import resizing
+from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
 from hydro_hpc.optim.optimizer import SlotOptimizer
 
@@ -42,6 +44,7 @@ class SlotSchedule:
         `metrics` is what ReduceLROnPlateau reads, one number per slot; other schedules read none.
         """
         active = self.optimizer.bundle.active
+        resizing.refuse_left_behind(self, is_current=len(self._make) == len(active))
         stepping = [slot for slot in range(len(active)) if active[slot]] if slots is None else slots
         values = None if metrics is None else over_slots("metrics", metrics, len(active)).tolist()
         if values is None:
@@ -76,6 +79,19 @@ class SlotSchedule:
         self._restart(slot, make)
         self._schedulers[slot].load_state_dict(copy.deepcopy(dict(state)))
         self._show(slot, now)
+
+    def parked_slot(self, slot: int) -> dict[str, Any]:
+        """What the bundle's `park` keeps; `make` goes along."""
+        return {"state": self.slot_state(slot), "make": self._make[slot]}
+
+    def take_slots(self, new: NewSlots) -> None:
+        """Called by the bundle's `grow` and `shrink`."""
+        self.optimizer.refuse_left_behind()
+        self._make = [self._make[slot] for slot in new.sources]
+        self._twins = [self._twins[slot] for slot in new.sources]
+        self._schedulers = [self._schedulers[slot] for slot in new.sources]
+        for slot in new.empty:
+            self._restart(slot, None)
 
     def _restart(self, slot: int, make: MakeScheduler | None) -> None:
         if make is not None:

@@ -152,6 +152,21 @@ def test_statistics_of_an_idle_slot_stay(kind: ExecutorKind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_norms_train_on_beside_an_idle_slot(kind: ExecutorKind) -> None:
+    make, make_input = CASES["cnn"]
+    models = build(make, 3)
+    bundle = bind(models, example=make_input(), executor=kind)
+    bundle.idle(1)
+    x = make_input(3)
+    bundle(x).sum().backward()
+    [gradient] = bundle.gradients()
+    for slot in (0, 2):
+        models[slot](x[slot]).sum().backward()
+        expected = torch.cat([p.grad.reshape(-1) for p in models[slot].parameters()])
+        torch.testing.assert_close(gradient.values[slot], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_nan_in_one_slot_leaves_the_others_bit_identical(kind: ExecutorKind) -> None:
     models = build(mlp, 3)
     results = []
