@@ -8,7 +8,9 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= hydro-demo
-PLAIN := tests/hydro_hpc/fusion tests/hydro_hpc/nn tests/hydro_hpc/optim
+PLAIN := tests/benchmarks $(addprefix tests/hydro_hpc/,fusion nn optim report schedules)
+CLUSTER := tests/slurm_plugin/cluster tests/slurm_plugin/test_clients.py \
+	tests/slurm_plugin/test_coordinator_on_slurm.py tests/hydro_hpc/devcluster/test_cluster.py
 REPEATS ?= 50
 
 # A Python that users of the embedded cluster can run too: the system's, if it is new enough.
@@ -19,15 +21,23 @@ PYTHON ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.13 /usr/bin/python3
 # The embedded cluster needs root.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 
-.PHONY: demo test soak lint setup debian clean
+.PHONY: demo test test-plain test-cluster soak lint setup debian clean
 
 demo: setup
 	$(SUDO) $(BIN)/hydro demo --out "$(OUT)" $(if $(KEEP),--keep)
 
-# What neither starts processes nor measures time runs on both cores; the rest needs them to itself.
+# What needs the cores to itself comes last.
 test: setup lint
+	$(MAKE) --jobs=2 --output-sync=target test-plain test-cluster
+	$(SUDO) $(BIN)/python -m pytest $(addprefix --ignore=,$(PLAIN) $(CLUSTER))
+
+# What neither starts processes nor measures time.
+test-plain:
 	$(SUDO) $(BIN)/python -m pytest --numprocesses=2 $(PLAIN)
-	$(SUDO) $(BIN)/python -m pytest $(addprefix --ignore=,$(PLAIN))
+
+# What measures no time, and mostly waits for Slurm.
+test-cluster:
+	$(SUDO) $(BIN)/python -m pytest $(CLUSTER)
 
 # A failure says with which HYDRO_SOAK_SEED it comes again.
 soak: setup

@@ -18,7 +18,7 @@ SCHEDULES = (
     "ScheduleInterleavedZeroBubble",
     "ScheduleZBVZeroBubble",
 )
-STEPS = 20
+STEPS = 12
 WORK_MS = 8
 ACCUMULATION = 2  # runs of the schedule before the optimizer steps
 

@@ -11,6 +11,7 @@ import pytest
 
 from hydro_hpc.page_layout import PrimaryState, RecordKind
 from tests.hydro_hpc.ranks import make_lanes, read_stage, run_ranks
+from tests.hydro_hpc.warm_python import WarmPython
 
 pytestmark = pytest.mark.processes
 
@@ -45,6 +46,14 @@ SCRIPT = textwrap.dedent(
 
 
 @pytest.fixture
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SCRIPT as a file, for a Python that is warm; a test may change it."""
+    path = tmp_path_factory.mktemp("script") / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.fixture
 def page_dir(tmp_path: Path) -> Path:
     return make_lanes(tmp_path)
 
@@ -65,13 +74,17 @@ def test_process_without_lanes_is_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_lane_stops_sharing_and_not_the_training(tmp_path: Path) -> None:
-    outputs = run_ranks("-c", SCRIPT, "3", page_dir=tmp_path / "nothing")
+def test_missing_lane_stops_sharing_and_not_the_training(
+    script: Path, warm: WarmPython, tmp_path: Path
+) -> None:
+    outputs = warm.run_ranks(str(script), "3", page_dir=tmp_path / "nothing")
     assert all(output.endswith("done\n") for output in outputs)
     assert all("bubbles are not lent" in output for output in outputs)
 
 
-def test_an_error_of_ours_stops_sharing_and_not_the_training(page_dir: Path) -> None:
+def test_an_error_of_ours_stops_sharing_and_not_the_training(
+    script: Path, warm: WarmPython, page_dir: Path
+) -> None:
     spoil = textwrap.dedent(
         """
         from hydro_hpc.primary import publisher
@@ -80,14 +93,17 @@ def test_an_error_of_ours_stops_sharing_and_not_the_training(page_dir: Path) -> 
         publisher.Publisher.end_wait = end_wait
         """
     )
-    outputs = run_ranks("-c", spoil + SCRIPT, "3", page_dir=page_dir)
+    script.write_text(spoil + SCRIPT)
+    outputs = warm.run_ranks(str(script), "3", page_dir=page_dir)
     for output in outputs:
         assert output.endswith("done\n")
         assert output.count("bubbles are not lent any more: a bug of ours") == 1
     assert read_stage(page_dir, 0).get("state") == PrimaryState.ENDED
 
 
-def test_forked_child_leaves_its_parents_page_alone(page_dir: Path) -> None:
+def test_forked_child_leaves_its_parents_page_alone(
+    script: Path, warm: WarmPython, page_dir: Path
+) -> None:
     fork = textwrap.dedent(
         """
         child = os.fork()
@@ -102,7 +118,8 @@ def test_forked_child_leaves_its_parents_page_alone(page_dir: Path) -> None:
         assert page.get("state") != PrimaryState.ENDED
         """
     )
-    outputs = run_ranks("-c", SCRIPT + fork, "12", page_dir=page_dir)
+    script.write_text(SCRIPT + fork)
+    outputs = warm.run_ranks(str(script), "12", page_dir=page_dir)
     assert outputs == ["done\n", "done\n"]
 
 

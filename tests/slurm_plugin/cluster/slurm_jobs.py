@@ -20,8 +20,13 @@ for file in $(find /sys/fs/cgroup -path '*/step_[0-9]*' -name cgroup.procs); do
 done | sort -u
 """
 
-# Steps, batch scripts, then the jobs: who is only cancelled has Slurm's KillWait to end by itself.
-KILL = "scancel -s KILL -p PARTITION; scancel -s KILL -b -p PARTITION; scancel -p PARTITION"
+# Steps, batch scripts, then the jobs: who is only cancelled has Slurm's KillWait to end by itself,
+# and a KILL for a whole job is no more than that.
+KILL = """
+squeue -h -s -p PARTITION -o %i | xargs -r scancel -s KILL
+scancel -s KILL -b -p PARTITION
+scancel -p PARTITION
+"""
 
 
 class Jobs:
