@@ -45,7 +45,7 @@ class Sample:
         return cls(args=stacked[:-1], kwargs={}, targets=stacked[-1], loss=loss)
 
     def of_slots(self, sources: Sequence[int]) -> Sample:
-        """For other slots, each with the batch of the one that it continues."""
+        """For as many slots, each with the batch of one of these."""
         args, kwargs, targets = pytree.tree_map_only(
             Tensor, lambda x: x[list(sources)], (self.args, dict(self.kwargs), self.targets)
         )
@@ -64,13 +64,6 @@ class Sample:
             Tensor, lambda x: x.detach().clone(), (self.args, dict(self.kwargs))
         )
         return replace(self, args=args, kwargs=kwargs)
-
-    def of_slots(self, slots: Sequence[int]) -> Sample:
-        """The same for some of the slots."""
-        args, kwargs, targets = pytree.tree_map_only(
-            Tensor, lambda x: x[list(slots)], (self.args, dict(self.kwargs), self.targets)
-        )
-        return replace(self, args=args, kwargs=kwargs, targets=targets)
 
     def in_float64(self) -> Sample:
         """The same with floating-point tensors in double precision."""
