@@ -24,6 +24,7 @@ from hydro_hpc.fusion.parking import ParkedTrial, SlotPart
 from hydro_hpc.fusion.report import BundleReport
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.sample import Sample
+from hydro_hpc.fusion.sampled_calls import SampledCalls
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.nn.members import Refused
 from hydro_hpc.nn.randomness import SlotStreams
@@ -54,6 +55,8 @@ class Bundle(nn.Module):
         self.streams = SlotStreams(seeds)
         self.training = state.slot_models[0].training
         self.between: Callable[[str], None] = nothing  # called where `replace` may pause
+        self.samples_calls = True  # verifies again in some calls, which takes as long as 20 calls
+        self._sampled = SampledCalls()
         self._mode: bool | None = None  # of the last train() or eval(); None: flags as bound
         self._wanted = None if executor is None else Way(kind=executor)
         self._choices = choices
@@ -304,7 +307,9 @@ class Bundle(nn.Module):
                 case = self._chosen.case_of(form), form.precision
                 if case not in self._seen:
                     self._seen.add(case)
-                    self._verify_again(Sample(args=form.args, kwargs=form.kwargs))
+                    self._verify_again(form)
+                elif self.samples_calls and self._sampled.is_next() and all(self.state.active):
+                    self._verify_again(form, in_passing=True)
             except Refused as reason:
                 self._fall_to_loop(str(reason))
         return self._chosen
@@ -319,10 +324,10 @@ class Bundle(nn.Module):
             else (chosen is self._loop)
         )
 
-    def _verify_again(self, sample: Sample) -> None:
-        """Whether what was found exact at binding is exact for this sample too."""
-        self._workshop.take(sample)
-        [(_, reason)] = choice.refusals_of(self._workshop, [self._way])
+    def _verify_again(self, form: InputForm, *, in_passing: bool = False) -> None:
+        """Whether what was found exact at binding is exact for these inputs and weights too."""
+        self._workshop.take(Sample(args=form.args, kwargs=form.kwargs))
+        reason = self._workshop.refusal_again(self._way, in_passing=in_passing)
         self._workshop.tidy()
         if reason is not None:
             self._fall_to_loop(reason)

@@ -100,6 +100,19 @@ class Workshop:
             self.uses_python = self._verification.uses_python
         return self._verification
 
+    def refusal_again(self, way: Way, *, in_passing: bool) -> str | None:
+        """Why a way that was exact at binding is not for the sample; None: it is. In passing models
+        that raise say nothing.
+        """
+        if not in_passing:
+            [(_, reason)] = refusals_of(self, [way])
+            return reason
+        try:
+            verification = Verification(self.models, self.sample, self.seeds, in_passing=True)
+        except Exception:  # of the user's model
+            return None
+        return verification.refusal(self.maker(way))
+
     def tidy(self) -> None:
         """Gives back the memory of the copies, which is more than training takes."""
         self._verification = None

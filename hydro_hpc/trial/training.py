@@ -80,6 +80,7 @@ class BundleTraining:
             seeds=[trial.seed for trial in trials],
             choices=[folder.choices, users_cache()],
         )
+        self._bundle.samples_calls = False  # that takes longer than a bubble
         settings = [study.optimizer_settings(trial.params) for trial in trials]
         self._optimizer = OPTIMIZERS[study.optimizer_name](
             self._bundle, **{name: [each[name] for each in settings] for name in settings[0]}

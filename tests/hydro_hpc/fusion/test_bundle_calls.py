@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydro_hpc.errors import FusionError
-from hydro_hpc.fusion import Bundle, ExecutorKind, bind, choice, losses
+from hydro_hpc.fusion import Bundle, ExecutorKind, bind, choice, losses, sampled_calls
 from tests.hydro_hpc.fusion.architectures import TwoInputs, batch, build, mlp, vectors
 
 KINDS = list(ExecutorKind)
@@ -76,6 +76,48 @@ def test_one_that_changes_all_the_time_is_left_to_the_loop() -> None:
     assert bundle.report.executor is ExecutorKind.LOOP
     assert "more than 32 graphs" in bundle.report.reason
     SWITCH[0] = 1.0
+
+
+HIDDEN = {"factor": 1.0}
+TABLE: dict[str, Callable[[Tensor], Tensor]] = {"scale": lambda x: x * HIDDEN["factor"]}
+
+
+class ReadsThroughATable(ReadsASwitch):
+    """What it reads is not found by reading its code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return TABLE["scale"](self.fc(x))
+
+
+def test_a_change_that_nobody_saw_is_found_in_a_sampled_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sampled_calls, "FIRST", 4)
+    models = build(ReadsThroughATable, 2)
+    bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
+    x = vectors(2)
+    bundle(x)
+    monkeypatch.setitem(HIDDEN, "factor", 2.0)
+    assert not torch.allclose(bundle(x)[1], models[1](x[1]))
+    bundle(x)
+    assert bundle.report.executor is ExecutorKind.GROUPED
+    torch.testing.assert_close(bundle(x)[1], models[1](x[1]))  # the fourth
+    assert bundle.report.executor is ExecutorKind.LOOP
+    assert bundle.report.reason.startswith("differs from separate models in slot 0")
+
+
+@pytest.mark.parametrize("why", ["idle", "told"])
+def test_no_call_is_sampled_with_idle_slots_or_if_told(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampled_calls, "FIRST", 1)
+    bundle = bind(build(mlp, 2), example=vectors(), executor=ExecutorKind.GROUPED)
+    monkeypatch.setattr(choice.Verification, "refusal", lambda *_: "differs")
+    bundle.samples_calls = why != "told"
+    if why == "idle":
+        bundle.idle(0)
+    bundle(vectors(2))
+    assert bundle.report.executor is ExecutorKind.GROUPED
 
 
 def test_a_new_shape_is_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
