@@ -68,11 +68,5 @@ def test_a_bundle_drifts_no_further_than_rounding(name: str, kind: ExecutorKind)
     ]
     allowed_T = torch.stack([(one - expected).abs() for one in nudges]).amax((0, 2))
     drift_T = (found - expected).abs().amax(1)
-    print(
-        name,
-        kind.value,
-        float(drift_T.max()),
-        float(allowed_T.max()),
-        float(drift_T[-10:].max() / allowed_T[-10:].max()),
-    )
-    assert drift_T[-10:].max() <= allowed_T[-10:].max()
+    one_rounding = torch.finfo(torch.float32).eps * expected.abs().max()  # of the loss itself
+    assert drift_T[-10:].max() <= allowed_T[-10:].max() + one_rounding
