@@ -26,7 +26,7 @@ from hydro_hpc.fusion.verify import MakeExecutor, Verification
 from hydro_hpc.fusion.vmapped import VmapExecutor
 from hydro_hpc.nn.randomness import SlotStreams
 
-# Which of two equally fast ones to take, and which to verify first.
+# Which to verify first and, the loop apart, which of two equally fast ones to take.
 PREFERRED: Final = (ExecutorKind.GROUPED, ExecutorKind.LOOP, ExecutorKind.VMAP)
 ALONE: Final = (ExecutorKind.LOOP, ExecutorKind.GROUPED, ExecutorKind.VMAP)  # nothing to group
 FASTER: Final = 0.95  # of the other's time; less is noise
@@ -198,7 +198,9 @@ def refusals_of(
 def decide(
     tried: Sequence[tuple[Way, str | None]], times: Mapping[str, float], wanted: Way | None
 ) -> tuple[Way, str]:
-    """The choice and its reason. The loop is the floor: it is real models, whatever they do."""
+    """The choice and its reason. The loop is the floor: it is real models, whatever they do, so
+    what is to run instead has to be faster by more than noise.
+    """
     exact = [way for way, reason in tried if reason is None]
     if wanted is not None and wanted in exact:
         return wanted, "asked for"
@@ -212,8 +214,8 @@ def decide(
     but = f"; grouped: {why_not_grouped}" if why_not_grouped else ""
     if len(exact) == 1:
         return exact[0], f"the only one that equals separate models{but}"
-    fastest = exact[0]
-    for way in exact[1:]:  # in the order in which they are preferred
+    fastest, *others = sorted(exact, key=lambda way: way != loop)  # else as they are preferred
+    for way in others:
         if times[way.name] < FASTER * times[fastest.name]:
             fastest = way
     return fastest, f"the fastest that equals separate models{but}"

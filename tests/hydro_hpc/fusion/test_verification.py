@@ -232,7 +232,8 @@ FASTEST = "the fastest that equals separate models"
     [
         ({GROUPED: None, LOOP: None}, (1.0, 2.0), None, (GROUPED, FASTEST)),
         ({GROUPED: None, LOOP: None}, (2.0, 1.0), None, (LOOP, FASTEST)),
-        ({GROUPED: None, LOOP: None}, (1.0, 0.99), None, (GROUPED, FASTEST)),
+        ({GROUPED: None, LOOP: None}, (0.97, 1.0), None, (LOOP, FASTEST)),
+        ({GROUPED: None, VMAP: None}, (1.0, 0.97), None, (GROUPED, FASTEST)),
         ({MIXED: None, GROUPED: None, LOOP: None}, (1.0, 2.0, 3.0), None, (MIXED, FASTEST)),
         ({LOOP: None}, (), LOOP, (LOOP, "asked for")),
         ({MIXED: None}, (), MIXED, (MIXED, "asked for")),
