@@ -226,7 +226,9 @@ class Bundle(nn.Module):
 
     def take_slots(self, new: NewSlots) -> None:
         """Called by `grow` and `shrink`."""
+        self.state.refuse_thawed()
         self.zero_grad()
+        self._used = []
         old, self.state = self.slots, self.state.of_slots(new)
         self.streams = self.streams.of_slots(new.sources)
         self._loop = self._chosen = LoopExecutor(self.state, self.streams)
@@ -252,16 +254,15 @@ class Bundle(nn.Module):
         found = [gradients.gather(block, executors, between) for block in self.state.blocks]
         return [gradients.without(one, self._without_gradient) for one in found]
 
-    def executors_with_gradients(self) -> list[Executor]:
+    def executors_with_gradients(self) -> Sequence[Executor]:
         """On whose leaves backward has left gradients since `zero_grad`: the sum of them counts."""
-        return self._used or [self._loop]
+        return gradients.bearers(self._used, self.state.trainable) or [self._loop]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets all gradients; they are absent then, not zero, whatever `set_to_none` says."""
         del set_to_none
         for block in self.state.blocks:
-            gradients.clear(block, self._used)
-        self._used = []
+            gradients.clear(block, self._used)  # which stay: backward may be still to come
 
     def stepped(self) -> None:
         """An optimizer has made a step: the active trials' random streams move on."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from hydro_hpc.fusion.executor import Executor
 from hydro_hpc.fusion.state import Block
 
+Leaf = Tensor | list[Tensor]  # [slots, *shape], or one per slot
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockGradient:
@@ -29,10 +31,12 @@ def gather(
     """The sum of what has gathered on the leaves of these executors; `between` is called where that
     may pause.
     """
-    first, *others = executors
+    first, *others = [
+        _leaves_beside(block, executor, executors[:n]) for n, executor in enumerate(executors)
+    ]
     gathered = _gather_one(block, first, between, block.room_for_gradient())
-    for executor in others:
-        other = _gather_one(block, executor, between, torch.empty_like(block.values_FP))
+    for leaves in others:
+        other = _gather_one(block, leaves, between, torch.empty_like(block.values_FP))
         present = None
         if gathered.present is not None and other.present is not None:
             present = gathered.present | other.present
@@ -55,16 +59,44 @@ def clear(block: Block, executors: Sequence[Executor]) -> None:
     """Forgets all gradients."""
     for executor in executors:
         for column in block.columns:
-            leaf = executor.leaf(column.name)
-            for tensor in [leaf] if isinstance(leaf, Tensor) else leaf:
+            for tensor in _tensors(executor.leaf(column.name)):
                 tensor.grad = None
 
 
+def bearers(executors: Sequence[Executor], names: Collection[str]) -> Sequence[Executor]:
+    """Those with a gradient on any of these leaves; a single one whether it has any or not."""
+    if len(executors) < 2:
+        return executors
+    return [
+        one
+        for one in executors
+        if any(x.grad is not None for name in names for x in _tensors(one.leaf(name)))
+    ]
+
+
+def _tensors(leaf: Leaf) -> list[Tensor]:
+    return [leaf] if isinstance(leaf, Tensor) else leaf
+
+
+def _leaves_beside(block: Block, executor: Executor, others: Sequence[Executor]) -> list[Leaf]:
+    """Its leaves; where it shares one with the others, which have counted it, one without a
+    gradient. Modules that run once per slot have theirs in common with the loop.
+    """
+    names = [column.name for column in block.columns]
+    counted = {id(x) for other in others for name in names for x in _tensors(other.leaf(name))}
+    leaves = [executor.leaf(name) for name in names]
+    if not counted:
+        return leaves
+    return [
+        leaf if isinstance(leaf, Tensor) else [x.detach() if id(x) in counted else x for x in leaf]
+        for leaf in leaves
+    ]
+
+
 def _gather_one(
-    block: Block, executor: Executor, between: Callable[[], None], room_FP: Tensor
+    block: Block, leaves: Sequence[Leaf], between: Callable[[], None], room_FP: Tensor
 ) -> BlockGradient:
     """In `room_FP`."""
-    leaves = [executor.leaf(column.name) for column in block.columns]
     slots = block.values_FP.size(0)
     if all(isinstance(leaf, list) for leaf in leaves):
         rows = [[dense(leaf[slot].grad) for leaf in leaves] for slot in range(slots)]
@@ -87,7 +119,7 @@ def _gather_one(
     return BlockGradient(values=room_FP, present=torch.tensor(present, device=room_FP.device))
 
 
-def _is_present(leaf: Tensor | list[Tensor], slot: int) -> bool:
+def _is_present(leaf: Leaf, slot: int) -> bool:
     return (leaf if isinstance(leaf, Tensor) else leaf[slot]).grad is not None
 
 

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 from hydro_hpc.errors import FusionError
 
 if TYPE_CHECKING:
@@ -74,8 +76,9 @@ def resize(bundle: Bundle, slots: int, parts: Sequence[Resizable]) -> dict[int, 
     new = plan(active, state.failures, slots)
     before = [(one, dict(vars(one))) for one in (bundle, *parts)]
     try:
-        for one in (bundle, *parts):
-            one.take_slots(new)
+        with torch.inference_mode(False), torch.no_grad():  # made in an evaluation, but to train
+            for one in (bundle, *parts):
+                one.take_slots(new)
     except BaseException:
         for one, attributes in before:
             vars(one).clear()

@@ -150,6 +150,12 @@ class StackedState:
                     continue
                 row = self.stacked[name][slot]
                 if tensor.data_ptr() != row.data_ptr():
+                    if tensor.shape != row.shape:
+                        raise FusionError(
+                            f"forward has given '{name}' in slot {slot} the shape "
+                            f"{list(tensor.shape)}, not {list(row.shape)}: in a bundle buffers and "
+                            "parameters keep their shapes; make it as large as it gets"
+                        )
                     row.copy_(tensor)
                     tensor.data = row
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from hydro_hpc.fusion.bundle import Bundle
-
-Leaf = Tensor | list[Tensor]  # [slots, *shape], or one per slot
+from hydro_hpc.fusion.gradients import Leaf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +80,12 @@ def _move(leaf: Leaf, home: Leaf) -> None:
         grads = [None] * len(home) if leaf.grad is None else list(leaf.grad)
         pairs = list(zip(home, grads, strict=True))
     else:
-        pairs = [(own, other.grad) for own, other in zip(home, leaf, strict=True)]
+        both = zip(home, leaf, strict=True)
+        pairs = [(own, other.grad) for own, other in both if own is not other]
     for own, grad in pairs:
         if grad is not None:
             own.grad = grad if own.grad is None else own.grad + grad
+    kept = {id(own) for own in ([home] if isinstance(home, Tensor) else home)}
     for tensor in [leaf] if isinstance(leaf, Tensor) else leaf:
-        tensor.grad = None
+        if id(tensor) not in kept:  # modules that run once per slot share theirs with the loop
+            tensor.grad = None

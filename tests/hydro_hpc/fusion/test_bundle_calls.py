@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hydro_hpc import optim
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import Bundle, ExecutorKind, bind, choice, losses, sampled_calls
+from hydro_hpc.optim import clip_grad_norm_
 from tests.hydro_hpc.fusion.architectures import TwoInputs, batch, build, mlp, vectors
 
 KINDS = list(ExecutorKind)
@@ -118,6 +120,96 @@ def test_no_call_is_sampled_with_idle_slots_or_if_told(
         bundle.idle(0)
     bundle(vectors(2))
     assert bundle.report.executor is ExecutorKind.GROUPED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_may_be_cleared_between_forward_and_backward(kind: ExecutorKind) -> None:
+    models = build(mlp, 2)
+    bundle = bind(models, example=vectors(), executor=kind)
+    x = vectors(2)
+    for _ in range(2):
+        loss = losses(lambda y, _: y.square().sum(), bundle(x), x).sum()
+        bundle.zero_grad()
+        loss.backward()
+    [gradient] = bundle.gradients()
+    assert gradient.present is None
+    for slot, model in enumerate(models):
+        model(x[slot]).square().sum().backward()
+        wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        torch.testing.assert_close(gradient.values[slot], wanted)
+
+
+class BranchesInside(nn.Module):
+    """Runs once per slot, as the only part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (2 * x if x.sum() > 1e9 else x) @ self.weight
+
+
+class Looks(nn.Module):
+    """Raises where an index is out of range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inside, self.fc = nn.Embedding(5, 6), BranchesInside(), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.inside(self.embed(x)))
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_leaves_that_the_loop_shares_are_counted_once_when_a_slot_raises(clips: bool) -> None:
+    models = build(Looks, 3)
+    x = torch.randint(0, 5, (3, 4))
+    bundle = bind(models, example=x[0], executor=ExecutorKind.GROUPED)
+    assert bundle.report.per_slot
+    x[2, 0] = 99
+    bundle(x)[:2].square().sum().backward()
+    if clips:
+        clip_grad_norm_(bundle, 1e9)
+    [gradient] = bundle.gradients()
+    assert list(bundle.failures) == [2]
+    for slot, model in enumerate(models[:2]):
+        model(x[slot]).square().sum().backward()
+        wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        torch.testing.assert_close(gradient.values[slot], wanted)
+
+
+class Grows(nn.Module):
+    """A buffer that keeps all it has seen."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 2)
+        self.register_buffer("seen", torch.zeros(length))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        self.seen = torch.cat([self.seen, y.detach().mean()[None]])
+        return y
+
+
+@pytest.mark.parametrize("length", [0, 1, 3])
+def test_a_buffer_that_grows_is_an_error(length: int) -> None:
+    bundle = bind(build(lambda: Grows(length), 2), example=vectors())
+    optimizer = optim.SGD(bundle)
+    bundle(vectors(2)).sum().backward()
+    with pytest.raises(FusionError, match=r"'seen' in slot 0 the shape \[\d\], not \[\d\]"):
+        optimizer.step()
+
+
+def test_what_is_bound_and_grown_in_an_evaluation_trains() -> None:
+    with torch.inference_mode():
+        bundle = bind(build(mlp, 2), example=vectors(), executor=ExecutorKind.GROUPED)
+        bundle.grow(3)
+    optimizer = optim.SGD(bundle)
+    for _ in range(2):
+        bundle(vectors(3))[:2].sum().backward()
+        optimizer.step()
 
 
 def test_a_new_shape_is_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
