@@ -5,36 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from hydro_hpc.demo.jobs import EXAMPLES
 from hydro_hpc.devcluster import Cluster, ClusterSpec
 from hydro_hpc.devcluster.cgroups import CGROUP_ROOT
 
 pytestmark = pytest.mark.slurm
 
 DEMO_S = 900  # on a machine that does other things too
-PROGRAM = ("-m", "hydro_hpc.cli")
-# The same with the examples of another folder, which is its first argument.
-WITH_EXAMPLES = """
-import pathlib, sys
-from hydro_hpc.demo import jobs
-jobs.EXAMPLES = pathlib.Path(sys.argv.pop(1))
-from hydro_hpc.cli import main
-sys.exit(main())
-"""
-SHORTER = {"trials=64,": "trials=32,", "epochs=16,": "epochs=8,"}
 
 
-def demo(out: Path, directory: Path, *, program: Sequence[str] = PROGRAM) -> subprocess.Popen[str]:
-    command = [sys.executable, *program, "demo"]
+def demo(out: Path, directory: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hydro_hpc.cli", "demo"]
     return subprocess.Popen(
         [*command, "--out", str(out), "--dir", str(directory)],
         stdout=subprocess.PIPE,
@@ -49,23 +36,9 @@ def is_gone(directory: Path) -> bool:
     return not directory.exists() and not any(p.is_dir() for p in CGROUP_ROOT.rglob(name))
 
 
-def shorter_examples(target: Path) -> Path:
-    """Copies the examples, with a study that takes a quarter of the time."""
-    shutil.copytree(EXAMPLES, target, ignore=shutil.ignore_patterns("__pycache__", "*.hydro"))
-    study = target / "digits/study.py"
-    text = study.read_text()
-    for words, fewer in SHORTER.items():
-        assert text.count(words) == 1, f"{words} in {study}"
-        text = text.replace(words, fewer)
-    study.write_text(text)
-    return target
-
-
 @pytest.mark.timeout(DEMO_S)
 def test_walks_the_whole_road(tmp_path: Path, cluster_directory: Path) -> None:
-    examples = shorter_examples(tmp_path / "examples")
-    program = ("-c", WITH_EXAMPLES, str(examples))
-    with demo(tmp_path, cluster_directory, program=program) as process:
+    with demo(tmp_path, cluster_directory) as process:
         output, errors = process.communicate()
     assert process.returncode == 0, output + errors
     summary = json.loads((tmp_path / "summary.json").read_text())
