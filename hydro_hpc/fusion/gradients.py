@@ -59,7 +59,7 @@ def clear(block: Block, executors: Sequence[Executor]) -> None:
     """Forgets all gradients."""
     for executor in executors:
         for column in block.columns:
-            for tensor in _tensors(executor.leaf(column.name)):
+            for tensor in tensors_of(executor.leaf(column.name)):
                 tensor.grad = None
 
 
@@ -70,11 +70,12 @@ def bearers(executors: Sequence[Executor], names: Collection[str]) -> Sequence[E
     return [
         one
         for one in executors
-        if any(x.grad is not None for name in names for x in _tensors(one.leaf(name)))
+        if any(x.grad is not None for name in names for x in tensors_of(one.leaf(name)))
     ]
 
 
-def _tensors(leaf: Leaf) -> list[Tensor]:
+def tensors_of(leaf: Leaf) -> list[Tensor]:
+    """The tensors that gradients gather on."""
     return [leaf] if isinstance(leaf, Tensor) else leaf
 
 
@@ -83,7 +84,7 @@ def _leaves_beside(block: Block, executor: Executor, others: Sequence[Executor])
     gradient. Modules that run once per slot have theirs in common with the loop.
     """
     names = [column.name for column in block.columns]
-    counted = {id(x) for other in others for name in names for x in _tensors(other.leaf(name))}
+    counted = {id(x) for other in others for name in names for x in tensors_of(other.leaf(name))}
     leaves = [executor.leaf(name) for name in names]
     if not counted:
         return leaves

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hydro_hpc.fusion.bundle import Bundle
-from hydro_hpc.fusion.gradients import Leaf
+from hydro_hpc.fusion.gradients import Leaf, tensors_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def _move(leaf: Leaf, home: Leaf) -> None:
     for own, grad in pairs:
         if grad is not None:
             own.grad = grad if own.grad is None else own.grad + grad
-    kept = {id(own) for own in ([home] if isinstance(home, Tensor) else home)}
-    for tensor in [leaf] if isinstance(leaf, Tensor) else leaf:
+    kept = {id(own) for own in tensors_of(home)}
+    for tensor in tensors_of(leaf):
         if id(tensor) not in kept:  # modules that run once per slot share theirs with the loop
             tensor.grad = None
