@@ -60,7 +60,7 @@ class Bundle(nn.Module):
         self._mode: bool | None = None  # of the last train() or eval(); None: flags as bound
         self._wanted = None if executor is None else Way(kind=executor)
         self._choices = choices
-        self._way = Way(kind=ExecutorKind.LOOP)
+        self._way = choice.LOOP
         self._workshop: Workshop
         self._seen: set[Any] = set()
         self._loop = LoopExecutor(state, self.streams)
@@ -288,7 +288,7 @@ class Bundle(nn.Module):
         self._way, self.report = choice.choose(self._workshop, wanted=wanted)
         self.streams.uses_python = self._workshop.uses_python
         self._chosen = self._loop
-        if self._way.kind is not ExecutorKind.LOOP:
+        if self._way != choice.LOOP:
             self._chosen = self._workshop.maker(self._way)(self.state, self.streams)
         if isinstance(self._chosen, GroupedExecutor):
             parts = self._chosen.parts.closed
@@ -322,7 +322,7 @@ class Bundle(nn.Module):
         return (
             chosen.parts.runs_users_code
             if isinstance(chosen, GroupedExecutor)
-            else (chosen is self._loop)
+            else isinstance(chosen, LoopExecutor)
         )
 
     def _verify_again(self, form: InputForm, *, in_passing: bool = False) -> None:
@@ -343,7 +343,7 @@ class Bundle(nn.Module):
 
     def _fall_to_loop(self, reason: str) -> None:
         self._chosen = self._loop
-        self.report = replace(self.report, executor=ExecutorKind.LOOP, reason=reason)
+        self.report = self.report.fallen_to_loop(reason)
 
     def _forget_gradients(self, slot: int) -> None:
         """Gradients that the slot's last trial left must not reach the next."""

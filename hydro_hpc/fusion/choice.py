@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import time
@@ -12,6 +13,7 @@ from typing import Final
 from torch import nn
 
 from hydro_hpc.devices.cpu_memory import trim_heaps
+from hydro_hpc.fusion import layout
 from hydro_hpc.fusion.copying import own_copy
 from hydro_hpc.fusion.executor import Executor, ExecutorKind
 from hydro_hpc.fusion.grouped import GroupedExecutor, Occasion, Traced
@@ -37,23 +39,35 @@ NO_TIME: Final = f"not tried: verifying others took {VERIFYING_S:.0f} s"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """An executor; of a grouped one also the modules that run once per slot since that is faster,
-    by path, with what was measured.
+    """An executor, and whether images are laid out for it with their channels last; of a grouped
+    one also the modules that run once per slot since that is faster, by path, with what was
+    measured.
     """
 
     kind: ExecutorKind
+    channels_last: bool = False
     one_by_one: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
         number = len(self.one_by_one)
-        return f"{self.kind.value}, {number} modules one by one" if number else self.kind.value
+        one_by_one = [f"{number} modules one by one"] if number else []
+        channels_last = ["channels last"] if self.channels_last else []
+        return ", ".join([self.kind.value, *channels_last, *one_by_one])
+
+
+GROUPED: Final = Way(kind=ExecutorKind.GROUPED)
+LOOP: Final = Way(kind=ExecutorKind.LOOP)
 
 
 def way_of(report: BundleReport) -> Way:
     """What was chosen then."""
     assert report.executor is not None
-    return Way(kind=report.executor, one_by_one=report.one_by_one)
+    return Way(
+        kind=report.executor,
+        channels_last=report.channels_last,
+        one_by_one=report.one_by_one,
+    )
 
 
 class Workshop:
@@ -76,14 +90,21 @@ class Workshop:
     def maker(self, way: Way) -> MakeExecutor:
         """A function that makes this executor from a state."""
         if way.kind is ExecutorKind.LOOP:
-            return LoopExecutor
+            return functools.partial(LoopExecutor, channels_last=way.channels_last)
         if way.kind is ExecutorKind.VMAP:
             return VmapExecutor
-        form, closed = self.form, way.one_by_one
+        form, closed, channels_last = self.form, way.one_by_one, way.channels_last
 
         def grouped(state: StackedState, streams: SlotStreams) -> Executor:
             traced = self._traced.setdefault((frozenset(closed), state.slots), {})
-            return GroupedExecutor(state, streams, form=form, traced=traced, closed=closed)
+            return GroupedExecutor(
+                state,
+                streams,
+                form=form,
+                traced=traced,
+                closed=closed,
+                channels_last=channels_last,
+            )
 
         return grouped
 
@@ -122,7 +143,7 @@ class Workshop:
     def times_of_parts(self) -> list[PartTime]:
         """Of a grouped executor on copies."""
         state = StackedState([own_copy(model, "trial") for model in self.models])
-        executor = self.maker(Way(kind=ExecutorKind.GROUPED))(state, SlotStreams(self.seeds))
+        executor = self.maker(GROUPED)(state, SlotStreams(self.seeds))
         assert isinstance(executor, GroupedExecutor)
         return time_parts(executor, self.sample)
 
@@ -131,21 +152,12 @@ def choose(workshop: Workshop, *, wanted: Way | None) -> tuple[Way, BundleReport
     """The executor to use and why; `wanted` is taken if it is exact, so that a resumed study gives
     the values that it gave.
     """
-    deadline_s = time.monotonic() + VERIFYING_S
-    is_alone = len(workshop.models) == 1
-    ways = [Way(kind=kind) for kind in (ALONE if is_alone else PREFERRED)]
     tried = refusals_of(workshop, [wanted]) if wanted is not None else []
     parts: tuple[PartTime, ...] = ()
     times: dict[str, float] = {}
     if not tried or tried[0][1] is not None:
-        ways = [way for way in ways if way != wanted]
-        tried += refusals_of(workshop, ways[:1], deadline_s=deadline_s)
-        if tried[-1] == (Way(kind=ExecutorKind.GROUPED), None) and not is_alone:
-            parts = tuple(workshop.times_of_parts())
-            if one_by_one := faster_one_by_one(parts):
-                mixed = Way(kind=ExecutorKind.GROUPED, one_by_one=one_by_one)
-                tried[-1:-1] = refusals_of(workshop, [mixed], deadline_s=deadline_s)
-        tried += refusals_of(workshop, ways[1:], deadline_s=deadline_s)
+        others, parts = try_all(workshop, but=wanted)
+        tried += others
         exact = [way for way, reason in tried if reason is None]
         if len(exact) > 1:
             makers = [workshop.maker(way) for way in exact]
@@ -160,10 +172,37 @@ def choose(workshop: Workshop, *, wanted: Way | None) -> tuple[Way, BundleReport
         executor=way.kind,
         reason=reason,
         candidates=candidates,
+        channels_last=way.channels_last,
         one_by_one=way.one_by_one,
         times=parts,
     )
     return way, report
+
+
+def try_all(
+    workshop: Workshop, *, but: Way | None
+) -> tuple[list[tuple[Way, str | None]], tuple[PartTime, ...]]:
+    """Why each way there is may not be used (None: it may), and how long the modules take."""
+    is_alone = len(workshop.models) == 1
+    has_images = layout.has_images(workshop.form.tensors)
+    parts: tuple[PartTime, ...] = ()
+    tried: list[tuple[Way, str | None]] = []
+    deadline_s = time.monotonic() + VERIFYING_S
+    attempt = functools.partial(refusals_of, workshop, deadline_s=deadline_s)
+    for kind in ALONE if is_alone else PREFERRED:
+        plain, images_last = Way(kind=kind), Way(kind=kind, channels_last=True)
+        if has_images and kind is ExecutorKind.VMAP and (GROUPED, None) in tried:
+            break  # its convolutions are grouped ones
+        if plain != but:
+            tried += attempt([plain])
+        is_exact = (plain, None) in tried
+        if has_images and is_exact and images_last != but:
+            tried += attempt([images_last])
+        if plain == GROUPED and is_exact and not is_alone:
+            parts = tuple(workshop.times_of_parts())
+            if one_by_one := faster_one_by_one(parts):
+                tried += attempt([Way(kind=kind, one_by_one=one_by_one)])
+    return tried, parts
 
 
 def faster_one_by_one(parts: Sequence[PartTime]) -> dict[str, str]:
@@ -204,17 +243,16 @@ def decide(
     exact = [way for way, reason in tried if reason is None]
     if wanted is not None and wanted in exact:
         return wanted, "asked for"
-    why_not_grouped = next((r for way, r in tried if way == Way(kind=ExecutorKind.GROUPED)), None)
-    loop = Way(kind=ExecutorKind.LOOP)
-    if exact == [loop]:
-        return loop, why_not_grouped or "the only one there is"
+    why_not_grouped = next((r for way, r in tried if way == GROUPED), None)
+    if exact == [LOOP]:
+        return LOOP, why_not_grouped or "the only one there is"
     if not exact:  # real models all the same, whatever they do
-        why_not_loop = next((reason for way, reason in tried if way == loop), None)
-        return loop, f"none equals separate models; loop: {why_not_loop}"
+        why_not_loop = next((reason for way, reason in tried if way == LOOP), None)
+        return LOOP, f"none equals separate models; loop: {why_not_loop}"
     but = f"; grouped: {why_not_grouped}" if why_not_grouped else ""
     if len(exact) == 1:
         return exact[0], f"the only one that equals separate models{but}"
-    fastest, *others = sorted(exact, key=lambda way: way != loop)  # else as they are preferred
+    fastest, *others = sorted(exact, key=lambda way: way != LOOP)  # else as they are preferred
     for way in others:
         if times[way.name] < FASTER * times[fastest.name]:
             fastest = way

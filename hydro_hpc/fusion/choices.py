@@ -22,7 +22,7 @@ from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.report import BundleReport, Candidate, PartTime
 from hydro_hpc.fusion.sample import Sample
 
-FORMAT: Final = 2  # of the files, and of what executors do: another number makes all be chosen anew
+FORMAT: Final = 3  # of the files, and of what executors do: another number makes all be chosen anew
 
 
 def users_cache() -> Path:
@@ -102,6 +102,7 @@ def from_json(data: dict[str, Any]) -> BundleReport:
         slots=data["slots"],
         executor=ExecutorKind(data["executor"]),
         reason=data["reason"],
+        channels_last=data["channels_last"],
         candidates=tuple(Candidate(**candidate) for candidate in data["candidates"]),
         per_slot=data["per_slot"],
         one_by_one=data["one_by_one"],

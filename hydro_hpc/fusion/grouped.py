@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.inputs import InputForm
+from hydro_hpc.fusion.layout import across_slots
 from hydro_hpc.fusion.outside import OutsideValues
 from hydro_hpc.fusion.parts import Parts
 from hydro_hpc.fusion.python_state import first_difference
@@ -65,8 +66,9 @@ class GroupedExecutor:
         form: InputForm,
         traced: dict[Occasion, Traced],
         closed: Mapping[str, str] = NOTHING,
+        channels_last: bool = False,
     ) -> None:
-        self.state, self.streams = state, streams
+        self.state, self.streams, self._channels_last = state, streams, channels_last
         self._traced, self._closed = traced, closed
         self.parts = Parts(state, streams)
         self._outside = OutsideValues(state.slot_models[0])
@@ -82,14 +84,18 @@ class GroupedExecutor:
 
     def run(self, form: InputForm) -> Any:
         graph = self._graph_for(form)
+        tensors = across_slots(form).tensors if self._channels_last else form.tensors
         if not self.parts.runs_users_code:
-            output = graph.forward(*form.tensors)  # not called: fx would print what is raised
+            output = graph.forward(*tensors)  # not called: fx would print what is raised
         else:
             with self.streams.owned():
-                output = graph.forward(*(x.contiguous() for x in form.tensors))
+                output = graph.forward(*map(self._rows_of_their_own, tensors))
         if isinstance(output, Tensor):
             return of_all(output, self.state.slots)
         return pytree.tree_map_only(Tensor, lambda x: of_all(x, self.state.slots), output)
+
+    def _rows_of_their_own(self, x: Tensor) -> Tensor:
+        return x if self._channels_last else x.contiguous()
 
     def calls_per_slot(self, form: InputForm) -> dict[str, str]:
         """The calls of functions that run once per slot, with their source line, and why."""

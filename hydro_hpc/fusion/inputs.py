@@ -69,12 +69,17 @@ class InputForm:
 
     def without_values(self) -> InputForm:
         """The same with tensors that take no memory."""
-        empty = [x.detach().new_empty(()).expand(x.shape) for x in self.tensors]
-        args, kwargs = self.arguments(empty)
-        return replace(self, args=args, kwargs=kwargs, tensors=empty)
+        return self.with_tensors([x.detach().new_empty(()).expand(x.shape) for x in self.tensors])
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> InputForm:
+        """The same with these, of the same shapes, in place of its own."""
+        args, kwargs = self.arguments(tensors)
+        return replace(self, args=args, kwargs=kwargs, tensors=tensors)
 
     def arguments(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the call, with `values` in place of its tensors."""
+        if isinstance(self.structure, int):  # plain tensors
+            return tuple(values), {}
         remaining = iter(values)
         leaves = [
             self.template[n] if n in self.template else next(remaining)

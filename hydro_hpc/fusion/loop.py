@@ -9,23 +9,28 @@ from torch import Tensor, nn
 
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.inputs import InputForm
+from hydro_hpc.fusion.layout import within_slots
 from hydro_hpc.fusion.separate import SlotCalls, leaf_modules
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.nn.randomness import SlotStreams
 
 
 class LoopExecutor:
-    """Calls each slot model with its own row of the inputs, within its own random stream."""
+    """Calls each slot model with its own row of the inputs, within its own random stream. With the
+    channels last no slot fails alone: what a model raises may be about the memory of its images.
+    """
+
+    def __init__(
+        self, state: StackedState, streams: SlotStreams, *, channels_last: bool = False
+    ) -> None:
+        self.state, self._channels_last = state, channels_last
+        self._calls = SlotCalls(state, streams, fail_alone=not channels_last)
+        self._leaves: dict[str, list[Tensor]] = {}
+        self._collect_leaves()
 
     @property
     def kind(self) -> ExecutorKind:
         return ExecutorKind.LOOP
-
-    def __init__(self, state: StackedState, streams: SlotStreams) -> None:
-        self.state = state
-        self._calls = SlotCalls(state, streams)
-        self._leaves: dict[str, list[Tensor]] = {}
-        self._collect_leaves()
 
     def accept(self, slot: int, between: Callable[[str], None]) -> None:
         """Whatever it does."""
@@ -36,6 +41,8 @@ class LoopExecutor:
         self._leaves = self.state.slot_parameters(self.state.trainable)
 
     def run(self, form: InputForm) -> Any:
+        if self._channels_last:
+            form = within_slots(form)
         with self._calls.streams.owned():
             return self._calls.run(self.state.slot_models, form.args, form.kwargs)
 

@@ -30,10 +30,14 @@ READ_VALUES: Final = frozenset(
 
 
 class SlotCalls:
-    """Calls something for every active slot of a bundle."""
+    """Calls something for every active slot of a bundle; unless slots `fail_alone`, what a call
+    raises comes through.
+    """
 
-    def __init__(self, state: StackedState, streams: SlotStreams) -> None:
-        self.state, self.streams = state, streams
+    def __init__(
+        self, state: StackedState, streams: SlotStreams, *, fail_alone: bool = True
+    ) -> None:
+        self.state, self.streams, self._fail_alone = state, streams, fail_alone
 
     def run(
         self, calls: Sequence[Callable[..., Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -61,6 +65,8 @@ class SlotCalls:
             try:
                 outputs[slot] = call(*args, **kwargs)
             except Exception as error:  # the user's code: it may raise anything
+                if not self._fail_alone:
+                    raise
                 self.state.fail(slot, error)
 
 
