@@ -27,12 +27,14 @@ from tests.hydro_hpc.fusion.separate_training import TOLERANCE
 STEPS: Final = 20
 
 
-def hold_to_exactness(architecture: Architecture, kind: ExecutorKind) -> None:
+def hold_to_exactness(
+    architecture: Architecture, kind: ExecutorKind, *, channels_last: bool = False
+) -> None:
     """Trains the trials both ways, the bundle under this executor; AssertionError where they
     differ."""
     with double_precision(seed=1):
         models = [architecture.make() for _ in range(SLOTS)]
-        fused = BundledTrials(architecture, models, kind)
+        fused = BundledTrials(architecture, models, kind, channels_last=channels_last)
         alone = [OrdinaryTrial(architecture, model, slot) for slot, model in enumerate(models)]
         _compare_training(architecture, fused, alone)
         _compare_evaluation(architecture, fused, alone)

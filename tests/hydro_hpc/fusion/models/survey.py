@@ -10,11 +10,14 @@ from typing import Any, Final
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from hydro_hpc.fusion import ExecutorKind, choice
+from hydro_hpc.fusion import ExecutorKind, choice, layout
+from hydro_hpc.fusion.inputs import InputForm
+from tests.hydro_hpc.fusion.models.architecture import Architecture
 from tests.hydro_hpc.fusion.models.exactness import buffers, parameters, plain_attributes, same_bits
 from tests.hydro_hpc.fusion.models.registry import ARCHITECTURES
 from tests.hydro_hpc.fusion.models.trials import SEEDS, SLOTS, double_precision, example
 
+LAID_OUT: Final = (ExecutorKind.GROUPED, ExecutorKind.LOOP)  # for which images can be
 BOUND: Final = tuple(name for name, one in ARCHITECTURES.items() if one.refused is None)
 
 
@@ -32,6 +35,7 @@ class Verdict:
     """What binding a model's trials said, and the attributes of the user's models it changed."""
 
     refusals: Mapping[ExecutorKind, str | None]
+    with_channels_last: Mapping[ExecutorKind, str | None]
     changed: tuple[str, ...]
 
 
@@ -43,6 +47,10 @@ def verdict(name: str) -> Verdict:
         before = [_everything(model) for model in models]
         workshop = choice.Workshop(models, SEEDS, example(ARCHITECTURES[name]))
         tried = choice.refusals_of(workshop, [choice.Way(kind=kind) for kind in ExecutorKind])
+        images_last = [choice.Way(kind=kind, channels_last=True) for kind in LAID_OUT]
+        tried_last = (
+            choice.refusals_of(workshop, images_last) if has_images(ARCHITECTURES[name]) else []
+        )
         after = [_everything(model) for model in models]
     changed = {
         what
@@ -51,7 +59,17 @@ def verdict(name: str) -> Verdict:
         if what not in b or not same_bits(a[what], b[what])
     }
     refusals = {way.kind: refusal for way, refusal in tried}
-    return Verdict(refusals=refusals, changed=tuple(sorted(changed)))
+    return Verdict(
+        refusals=refusals,
+        with_channels_last={way.kind: refusal for way, refusal in tried_last},
+        changed=tuple(sorted(changed)),
+    )
+
+
+def has_images(architecture: Architecture) -> bool:
+    with double_precision(seed=1):
+        sample = example(architecture)
+    return layout.has_images(InputForm.of(sample.args, sample.kwargs).tensors)
 
 
 def survey(names: Iterable[str] = BOUND) -> list[Finding]:

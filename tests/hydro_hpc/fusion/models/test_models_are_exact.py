@@ -10,7 +10,7 @@ from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import ExecutorKind, bind
 from tests.hydro_hpc.fusion.models.exactness import hold_to_exactness, hold_to_its_slot
 from tests.hydro_hpc.fusion.models.registry import ARCHITECTURES, FAMILIES
-from tests.hydro_hpc.fusion.models.survey import survey, table, verdict
+from tests.hydro_hpc.fusion.models.survey import has_images, survey, table, verdict
 from tests.hydro_hpc.fusion.models.trials import double_precision
 
 pytestmark = [
@@ -19,6 +19,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning"),
 ]
 BOUND = [name for name, one in ARCHITECTURES.items() if one.refused is None]
+OF_IMAGES = [name for name in BOUND if has_images(ARCHITECTURES[name])]
+TAKES_VIEWS = ("residual_cnn", ExecutorKind.LOOP)  # that no images with channels last have
 EVERY_PAIR = [(name, kind) for name in BOUND for kind in ExecutorKind]
 
 
@@ -50,6 +52,18 @@ def test_twenty_steps_equal_those_of_separate_models(name: str, kind: ExecutorKi
 def test_nan_weights_stay_in_their_slot(name: str, kind: ExecutorKind) -> None:
     if verdict(name).refusals[kind] is None:
         hold_to_its_slot(ARCHITECTURES[name], kind)
+
+
+@pytest.mark.parametrize("name", sorted(OF_IMAGES))
+@pytest.mark.parametrize("kind", [ExecutorKind.GROUPED, ExecutorKind.LOOP], ids=spoken)
+def test_twenty_steps_with_the_channels_last_do_too(name: str, kind: ExecutorKind) -> None:
+    refusal = verdict(name).with_channels_last[kind]
+    if (name, kind) == TAKES_VIEWS:
+        assert "view size is not compatible" in str(refusal)
+    else:
+        assert refusal == verdict(name).refusals[kind]
+    if refusal is None:
+        hold_to_exactness(ARCHITECTURES[name], kind, channels_last=True)
 
 
 def with_misjudgements() -> list[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -14,6 +16,8 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc import optim
 from hydro_hpc.fusion import Bundle, ExecutorKind, bind, choice, losses, trial_stream
+from hydro_hpc.fusion.choices import ChoiceFolder, key_of
+from hydro_hpc.fusion.report import BundleReport
 from hydro_hpc.fusion.rows import split_slots
 from hydro_hpc.fusion.sample import Sample
 from hydro_hpc.fusion.state import view_columns
@@ -100,11 +104,19 @@ class BundledTrials:
     """The same trials as one bundle."""
 
     def __init__(
-        self, architecture: Architecture, models: Sequence[nn.Module], kind: ExecutorKind
+        self,
+        architecture: Architecture,
+        models: Sequence[nn.Module],
+        kind: ExecutorKind,
+        *,
+        channels_last: bool = False,
     ) -> None:
         self.architecture = architecture
         with taken_at_its_word():
-            self.bundle = bound(architecture, models, kind)
+            if channels_last:
+                self.bundle = with_channels_last(architecture, models, kind)
+            else:
+                self.bundle = bound(architecture, models, kind)
         assert self.bundle.report.executor is kind, self.bundle.report
         self.steps = 0
         self.optimizer = optim.SGD(
@@ -141,6 +153,21 @@ def bound(
     """These models bound on one batch; which executor came of it is in the report."""
     bundle = bind(models, seeds=list(SEEDS), executor=kind)
     bundle.choose_executor(example(architecture))
+    return bundle
+
+
+def with_channels_last(
+    architecture: Architecture, models: Sequence[nn.Module], kind: ExecutorKind
+) -> Bundle:
+    """The same with images laid out so, as a choice that was written down."""
+    sample = example(architecture)
+    report = BundleReport(slots=SLOTS, executor=kind, reason="test", channels_last=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ChoiceFolder(folder).put(key_of(models, sample), report)
+        bundle = bind(models, seeds=list(SEEDS), choices=[folder])
+        bundle.choose_executor(sample)
+    assert bundle.report.channels_last, bundle.report
     return bundle
 
 
