@@ -226,8 +226,6 @@ class Bundle(nn.Module):
 
     def take_slots(self, new: NewSlots) -> None:
         """Called by `grow` and `shrink`."""
-        self.state.refuse_thawed()
-        self.zero_grad()
         self._used = []
         old, self.state = self.slots, self.state.of_slots(new)
         self.streams = self.streams.of_slots(new.sources)
@@ -244,8 +242,8 @@ class Bundle(nn.Module):
             self.choose_executor(sample)
 
     def gradients(self, between: Callable[[], None] = lambda: None) -> list[BlockGradient]:
-        """What backward has left since `zero_grad`, one per block of `state.blocks`; `between` is
-        called where gathering may pause.
+        """What backward has left since `zero_grad`, one per block of `state.blocks`, in memory that
+        the next call, or optimizer step, overwrites. `between` is called where it may pause.
         """
         self.state.refuse_thawed()
         if self._runs_users_code:

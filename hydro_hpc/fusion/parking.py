@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.copying import own_copy
-from hydro_hpc.fusion.resizing import Resizable
+from hydro_hpc.fusion.resizing import Resizable, check_parts
 
 if TYPE_CHECKING:
     from hydro_hpc.fusion.bundle import Bundle
@@ -62,6 +62,7 @@ def park(bundle: Bundle, slot: int, parts: Sequence[SlotPart]) -> ParkedTrial:
     """The slot's trial, which leaves it."""
     if not bundle.active[slot]:
         raise FusionError(f"slot {slot} is idle: it has no trial to park")
+    check_parts(bundle, parts)
     parked = ParkedTrial(
         model=bundle.unbind(slot).cpu(),
         seed=bundle.streams.seeds[slot],
@@ -76,6 +77,7 @@ def unpark(bundle: Bundle, slot: int, parked: ParkedTrial, parts: Sequence[SlotP
     """The trial takes the slot; if its parts cannot, the slot is idle again."""
     if bundle.active[slot]:
         raise FusionError(f"slot {slot} has a trial: park it, or make it idle, first")
+    check_parts(bundle, parts)
     _require_same(parked.parts, parts)
     device = next(bundle.state.slot_models[slot].parameters()).device
     bundle.replace(slot, parked.on(device), seed=parked.seed, step=parked.step)

@@ -190,6 +190,8 @@ class StackedState:
         )
         for slot, old in enumerate(new.sources):
             other.active[slot] = self.active[old] and slot not in new.empty
+            if slot in new.empty and slot in self.failures:  # nobody has moved in
+                other.failures[slot] = self.failures[slot]
         return other
 
     def fail(self, slot: int, error: Exception) -> None:

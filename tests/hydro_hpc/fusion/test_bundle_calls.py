@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hydro_hpc import optim
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import Bundle, ExecutorKind, bind, choice, losses, sampled_calls
-from hydro_hpc.optim import clip_grad_norm_
+from hydro_hpc.optim import SlotAverage, clip_grad_norm_
 from tests.hydro_hpc.fusion.architectures import TwoInputs, batch, build, mlp, vectors
 
 KINDS = list(ExecutorKind)
@@ -210,6 +210,15 @@ def test_what_is_bound_and_grown_in_an_evaluation_trains() -> None:
     for _ in range(2):
         bundle(vectors(3))[:2].sum().backward()
         optimizer.step()
+
+
+def test_what_an_evaluation_takes_out_of_a_bundle_trains() -> None:
+    bundle = bind(build(mlp, 2), example=vectors(), executor=ExecutorKind.GROUPED)
+    with torch.inference_mode():
+        models = [bundle.unbind(0), SlotAverage(bundle).unbind(1)]
+    for model in models:
+        model(vectors()).sum().backward()
+        torch.optim.SGD(model.parameters()).step()
 
 
 def test_a_new_shape_is_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
