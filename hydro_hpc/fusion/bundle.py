@@ -175,7 +175,7 @@ class Bundle(nn.Module):
         from there. The optimizer's part is `reset_slot` or `load_slot_state`. FusionError if the
         model does not have the others' signature.
         """
-        signature.check_like(self.state.slot_models[self._checked(slot)], model)
+        signature.check_like(self.state.slot_models[self._checked(slot)], model, self.state.owner)
         self.between("copy")
         newcomer = own_copy(model, "new trial")
         if self._mode is not None:
@@ -185,6 +185,8 @@ class Bundle(nn.Module):
         self._loop.accept(slot, self.between)
         self.streams.restart(slot, seed, step)
         self._or_loop(lambda chosen: chosen.accept(slot, self.between))
+        if self.state.own_buffers(newcomer):
+            self._fall_to_loop(f"forward has made buffers of the trial in slot {slot}")
 
     def park(self, slot: int, *parts: SlotPart) -> ParkedTrial:
         """Takes the slot's trial into host memory, between two steps; the slot is idle then.

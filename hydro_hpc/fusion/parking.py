@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,11 +37,31 @@ class SlotPart(Resizable, Protocol):
 class ParkedPart:
     """A trial's part of an optimizer, say: the class's name and what its `load_slot_state` takes.
 
-    `arguments["state"]` is in torch's format.
+    `arguments["state"]` is in torch's format. Pickled without functions that cannot be, such as a
+    lambda that makes a schedule: the slot's own takes its place, as torch has it with `LambdaLR`.
     """
 
     kind: str
     arguments: Mapping[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {n: x for n, x in self.arguments.items() if not callable(x) or _can_be_pickled(x)}
+        return _part, (self.kind, kept)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParkedPart:
+        return _part(self.kind, copy.deepcopy(dict(self.arguments), memo))
+
+
+def _part(kind: str, arguments: Mapping[str, Any]) -> ParkedPart:
+    return ParkedPart(kind=kind, arguments=arguments)
+
+
+def _can_be_pickled(function: Callable[..., Any]) -> bool:
+    try:
+        pickle.dumps(function)
+    except Exception:  # of many kinds, by what it is and closes over
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,8 @@ class SlotAverage:
             for column in block.columns:
                 parameters[column.name].copy_(view_columns(average_FP, column)[slot])
         for name, buffer in model.named_buffers():
-            buffer.data = self._buffers[slot][name].clone()
+            if name in self._buffers[slot]:  # else made by a forward since
+                buffer.data = self._buffers[slot][name].clone()
         return model
 
     def reset_slot(self, slot: int, decay: float | None = None) -> None:

@@ -159,6 +159,11 @@ class SlotOptimizer(SlotSettings):
 
     def _advance(self, moments: Moments, grad_FP: Tensor) -> None:
         """One step of a whole block with its gradient, towards less or, if asked, more."""
+        if grad_FP.element_size() == 2:  # bfloat16, float16
+            wide = moments.widened()
+            self._advance(wide, grad_FP.float())
+            moments.round_from(wide)
+            return
         moments.steps_FN += 1
         if "maximize" in self._used:
             grad_FP.mul_(moments.constant("sign", lambda: 1.0 - 2.0 * self._hyper["maximize"]))

@@ -83,18 +83,32 @@ class SlotSchedule:
         return state
 
     def load_slot_state(
-        self, slot: int, state: Mapping[str, Any], make: MakeScheduler | None = None
+        self,
+        slot: int,
+        state: Mapping[str, Any],
+        make: MakeScheduler | None = None,
+        *,
+        kind: str | None = None,
     ) -> None:
-        """Goes on from a scheduler's `state_dict()`; the slot's settings stay as they are."""
+        """Goes on from a scheduler's `state_dict()`; the slot's settings stay as they are. `kind`
+        is the scheduler's class, ValueError if another is made.
+        """
         self.refuse_left_behind()
         now = self.optimizer.settings()[slot]
         self._restart(slot, make)
+        made = type(self._schedulers[slot]).__name__
+        if kind not in (None, made):
+            raise ValueError(
+                f"the trial's schedule is a {kind} and slot {slot} makes a {made}: call "
+                "reset_slot(slot, make) with a function that makes the trial's before"
+            )
         self._schedulers[slot].load_state_dict(copy.deepcopy(dict(state)))
         self._show(slot, now)
 
     def parked_slot(self, slot: int) -> dict[str, Any]:
         """What the bundle's `park` keeps; `make` goes along."""
-        return {"state": self.slot_state(slot), "make": self._make[slot]}
+        kind = type(self._schedulers[slot]).__name__
+        return {"state": self.slot_state(slot), "make": self._make[slot], "kind": kind}
 
     def take_slots(self, new: NewSlots) -> None:
         """Called by the bundle's `grow` and `shrink`."""
