@@ -90,7 +90,7 @@ class Bundle(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Trees of tensors [slots, batch, ...] in and out."""
-        form = InputForm.of(args, kwargs)
+        form = self._form_of(args, kwargs)
         executor = self._executor_for(form)
         if executor not in self._used:
             self._used.append(executor)
@@ -113,13 +113,15 @@ class Bundle(nn.Module):
         self.streams.begin_call_again()
         if self._loop not in self._used:
             self._used.append(self._loop)
-        return self._loop.run(form)  # where each slot fails alone
+        output = self._loop.run(form)  # where each slot fails alone
+        self.state.spare_idle_slots()
+        return output
 
     def expect(self, *args: Any, **kwargs: Any) -> None:
         """Does now what the first call with such inputs [slots, batch, ...] would do first: looks
         whether the executor is exact for them, which may take seconds.
         """
-        self._executor_for(InputForm.of(args, kwargs))
+        self._executor_for(self._form_of(args, kwargs))
 
     def shared(self, *args: Any, **kwargs: Any) -> Any:
         """The same, for inputs [batch, ...] that are the same for every slot."""
@@ -299,8 +301,12 @@ class Bundle(nn.Module):
         form = self._workshop.form
         self._seen = {(self._chosen.case_of(form), form.precision)}
 
+    def _form_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> InputForm:
+        form = InputForm.of(args, kwargs)
+        form.require_slots(self.slots)
+        return form.beside(self.state.active, self.state.spared) if self.state.spared else form
+
     def _executor_for(self, form: InputForm) -> Executor:
-        self._require_slots(form.tensors)
         if self.report.executor is None:
             self.choose_executor(Sample(args=form.args, kwargs=form.kwargs))
         if self._chosen is not self._loop:
@@ -360,14 +366,6 @@ class Bundle(nn.Module):
         if not 0 <= slot < self.slots:
             raise IndexError(f"slot {slot} of a bundle of {self.slots}")
         return slot
-
-    def _require_slots(self, inputs: Sequence[Tensor]) -> None:
-        for x in inputs:
-            if x.ndim == 0 or x.size(0) != self.slots:
-                raise FusionError(
-                    f"an input {list(x.shape)} has no leading dimension of {self.slots} slots: "
-                    "give one row per slot, or call bundle.shared(x) for one batch for all"
-                )
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

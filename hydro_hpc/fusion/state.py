@@ -69,7 +69,8 @@ class StackedState:
 
     `stacked` maps each parameter's and buffer's own name to its tensor [slots, *shape]; `owner`
     maps every name, tied ones too, to the name under which it is stacked. An idle slot has
-    `active[slot]` False; `failures` has what models raised, by slot.
+    `active[slot]` False; `failures` has what models raised, by slot. `spared` are slots whose
+    inputs may be what a model raises for: while they are idle, nobody is given them.
 
     A buffer that not all have in one shape, since forward has made it, is in no stack: it is its
     model's own, as those of these names are, and only that model's own forward uses it.
@@ -79,6 +80,7 @@ class StackedState:
         self.slot_models = list(models)
         self.active = [True] * len(self.slot_models)
         self.failures: dict[int, Exception] = {}
+        self.spared: set[int] = set()
         first = self.slot_models[0]
         trainable = {n: p for n, p in first.named_parameters() if p.requires_grad}
         by_dtype: dict[torch.dtype, list[str]] = {}
@@ -193,6 +195,7 @@ class StackedState:
         self.slot_models[slot] = model
         self.active[slot] = True
         self.failures.pop(slot, None)
+        self.spared.discard(slot)
 
     def of_slots(self, new: NewSlots) -> StackedState:
         """The same trials in other slots. It takes over the slot models: `take_back` of this one
@@ -213,6 +216,10 @@ class StackedState:
         """The slot's model raised: it is idle from now on."""
         self.active[slot] = False
         self.failures[slot] = error
+
+    def spare_idle_slots(self) -> None:
+        """All slots together raised, and the active ones did not: it was the idle ones' inputs."""
+        self.spared |= {slot for slot, is_active in enumerate(self.active) if not is_active}
 
     def extract(self, slot: int) -> nn.Module:
         """A copy of the slot's model, of the user's class, with storage of its own."""
