@@ -384,9 +384,11 @@ class Bundle(nn.Module):
         del args, kwargs
         raise FusionError("a bundle has no state_dict: save each bundle.unbind(slot).state_dict()")
 
-    def __deepcopy__(self, memo: Any) -> Any:
+    load_state_dict = state_dict
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
         raise FusionError(
-            "a bundle cannot be copied: bind its models again, each bundle.unbind(slot)"
+            "a bundle cannot be copied or pickled: bind its models again, each bundle.unbind(slot)"
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Bundle:

@@ -13,6 +13,7 @@ from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.state import view_columns
 from hydro_hpc.fusion.to_train import to_train
+from hydro_hpc.optim.arguments import require_bundle
 from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
 
 PREFIX = "module."  # of the model's names in the state of torch's AveragedModel
@@ -26,6 +27,7 @@ class SlotAverage:
 
     @to_train()
     def __init__(self, bundle: Bundle, decay: PerSlot = 0.999) -> None:
+        require_bundle(bundle, type(self).__name__)
         self.bundle = bundle
         self._state = bundle.state  # whose slots it has
         self.between: Callable[[], None] = lambda: None  # called where an update may pause

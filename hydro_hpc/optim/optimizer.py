@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.gradients import BlockGradient
 from hydro_hpc.fusion.resizing import NewSlots
@@ -47,9 +48,19 @@ class SlotOptimizer(SlotSettings):
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
         """One step of a whole block, in place; `grad_FP` may be overwritten."""
 
-    def zero_grad(self) -> None:
-        """Forgets all gradients of the bundle."""
-        self.bundle.zero_grad()
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets all gradients of the bundle, whatever `set_to_none` says."""
+        self.bundle.zero_grad(set_to_none)
+
+    def state_dict(self, *args: Any) -> Any:
+        """Refused: the state is saved trial by trial."""
+        del args
+        kind = type(self).__name__
+        raise FusionError(
+            f"{kind} has no state_dict: save each slot_state(slot), load by load_slot_state"
+        )
+
+    load_state_dict = state_dict
 
     @torch.no_grad()
     def step(self) -> None:
@@ -219,3 +230,10 @@ class SlotOptimizer(SlotSettings):
             tensor.copy_(torch.where(mask_FP, tensor, old))
         moments.steps_FN = torch.where(stepping_FN.cpu(), moments.steps_FN, steps_FN)
         moments.count_even()
+
+
+def require_slot_optimizer(given: object, who: str) -> None:
+    """FusionError unless it is an optimizer of a bundle."""
+    if not isinstance(given, SlotOptimizer):
+        kind = type(given).__name__
+        raise FusionError(f"{who} was given a {kind}: give it an optimizer of hydro_hpc.optim")

@@ -16,7 +16,7 @@ from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.to_train import to_train
 from hydro_hpc.optim.hyperparameters import PerSlot, check_range, over_slots
 from hydro_hpc.optim.leaf_gradients import LeafGradients, leaf_gradients
-from hydro_hpc.optim.optimizer import SlotOptimizer
+from hydro_hpc.optim.optimizer import SlotOptimizer, require_slot_optimizer
 
 RANGES = {
     "scale": (0.0, float("inf")),
@@ -54,6 +54,7 @@ class SlotGradScaler:
         backoff_factor: PerSlot = 0.5,
         growth_interval: PerSlot = 2000,
     ) -> None:
+        require_slot_optimizer(optimizer, type(self).__name__)
         self.optimizer = optimizer
         self._state = self.bundle.state  # whose slots it has
         self.between: Callable[[], None] = lambda: None  # called where unscaling may pause

@@ -14,7 +14,7 @@ from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.to_train import to_train
 from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
-from hydro_hpc.optim.optimizer import SlotOptimizer
+from hydro_hpc.optim.optimizer import SlotOptimizer, require_slot_optimizer
 
 MakeScheduler = Callable[[torch.optim.Optimizer], LRScheduler]
 
@@ -32,6 +32,7 @@ class SlotSchedule:
     def __init__(
         self, optimizer: SlotOptimizer, make: MakeScheduler | Sequence[MakeScheduler]
     ) -> None:
+        require_slot_optimizer(optimizer, type(self).__name__)
         self.optimizer = optimizer
         self._state = self.bundle.state  # whose slots it has
         slots = optimizer.bundle.slots

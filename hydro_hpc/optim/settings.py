@@ -16,6 +16,7 @@ from hydro_hpc.fusion import resizing
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.to_train import to_train
+from hydro_hpc.optim.arguments import require_bundle
 from hydro_hpc.optim.groups import ParameterGroup, partition
 from hydro_hpc.optim.hyperparameters import check_range, over_slots
 
@@ -37,6 +38,7 @@ class SlotSettings(ABC):
     def __init__(
         self, bundle: Bundle, settings: Mapping[str, Any], groups: Sequence[ParameterGroup]
     ) -> None:
+        require_bundle(bundle, type(self).__name__)
         self.bundle = bundle
         self._state = bundle.state  # whose slots it has
         self._names = tuple(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -363,8 +364,11 @@ def test_what_a_bundle_cannot_do_is_said_in_a_sentence() -> None:
     assert "before" in refused(bundle, "to") or "then bind" in refused(bundle, "to")
     assert "unbind(slot).state_dict()" in refused(bundle, "state_dict")
     assert "call bundle.shared(x)" in refused(bundle, "input")
-    with pytest.raises(FusionError, match="bind its models again"):
-        copy.deepcopy(bundle)
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(FusionError, match="bind its models again"):
+            copied(bundle)
+    with pytest.raises(FusionError, match="a bundle has no state_dict"):
+        bundle.load_state_dict({})
     with pytest.raises(IndexError, match="slot 2 of a bundle of 2"):
         bundle.unbind(2)
 
