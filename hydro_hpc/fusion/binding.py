@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from hydro_hpc.errors import FusionError
@@ -17,6 +16,7 @@ from hydro_hpc.fusion.copying import own_copy
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.sample import LossFunction, Sample
 from hydro_hpc.fusion.state import StackedState
+from hydro_hpc.fusion.to_train import to_train
 
 
 def bind(
@@ -47,11 +47,10 @@ def bind(
     seeds = list(range(len(models))) if seeds is None else list(seeds)
     if len(seeds) != len(models):
         raise FusionError(f"{len(seeds)} seeds were given for {len(models)} models")
-    with torch.inference_mode(False):  # they are to train, wherever they are bound
-        copies = [own_copy(model, f"model of trial {trial}") for trial, model in enumerate(models)]
+    copies = [own_copy(model, f"model of trial {trial}") for trial, model in enumerate(models)]
     folders = [users_cache()] if choices is None else choices
     known = [ChoiceFolder(folder) for folder in folders] if executor is None else []
-    with torch.inference_mode(False):
+    with to_train():
         bundle = Bundle(StackedState(copies), seeds, executor=executor, choices=known)
     if example is not None:
         bundle.choose_executor(Sample.of_one_model(example, loss, len(models)))

@@ -90,7 +90,7 @@ class Bundle(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Trees of tensors [slots, batch, ...] in and out."""
-        form = InputForm.of(args, kwargs)
+        form = self._form_of(args, kwargs)
         executor = self._executor_for(form)
         if executor not in self._used:
             self._used.append(executor)
@@ -113,13 +113,15 @@ class Bundle(nn.Module):
         self.streams.begin_call_again()
         if self._loop not in self._used:
             self._used.append(self._loop)
-        return self._loop.run(form)  # where each slot fails alone
+        output = self._loop.run(form)  # where each slot fails alone
+        self.state.spare_idle_slots()
+        return output
 
     def expect(self, *args: Any, **kwargs: Any) -> None:
         """Does now what the first call with such inputs [slots, batch, ...] would do first: looks
         whether the executor is exact for them, which may take seconds.
         """
-        self._executor_for(InputForm.of(args, kwargs))
+        self._executor_for(self._form_of(args, kwargs))
 
     def shared(self, *args: Any, **kwargs: Any) -> Any:
         """The same, for inputs [batch, ...] that are the same for every slot."""
@@ -175,7 +177,7 @@ class Bundle(nn.Module):
         from there. The optimizer's part is `reset_slot` or `load_slot_state`. FusionError if the
         model does not have the others' signature.
         """
-        signature.check_like(self.state.slot_models[self._checked(slot)], model)
+        signature.check_like(self.state.slot_models[self._checked(slot)], model, self.state.owner)
         self.between("copy")
         newcomer = own_copy(model, "new trial")
         if self._mode is not None:
@@ -185,6 +187,8 @@ class Bundle(nn.Module):
         self._loop.accept(slot, self.between)
         self.streams.restart(slot, seed, step)
         self._or_loop(lambda chosen: chosen.accept(slot, self.between))
+        if self.state.own_buffers(newcomer):
+            self._fall_to_loop(f"forward has made buffers of the trial in slot {slot}")
 
     def park(self, slot: int, *parts: SlotPart) -> ParkedTrial:
         """Takes the slot's trial into host memory, between two steps; the slot is idle then.
@@ -226,8 +230,6 @@ class Bundle(nn.Module):
 
     def take_slots(self, new: NewSlots) -> None:
         """Called by `grow` and `shrink`."""
-        self.state.refuse_thawed()
-        self.zero_grad()
         self._used = []
         old, self.state = self.slots, self.state.of_slots(new)
         self.streams = self.streams.of_slots(new.sources)
@@ -244,8 +246,8 @@ class Bundle(nn.Module):
             self.choose_executor(sample)
 
     def gradients(self, between: Callable[[], None] = lambda: None) -> list[BlockGradient]:
-        """What backward has left since `zero_grad`, one per block of `state.blocks`; `between` is
-        called where gathering may pause.
+        """What backward has left since `zero_grad`, one per block of `state.blocks`, in memory that
+        the next call, or optimizer step, overwrites. `between` is called where it may pause.
         """
         self.state.refuse_thawed()
         if self._runs_users_code:
@@ -299,8 +301,12 @@ class Bundle(nn.Module):
         form = self._workshop.form
         self._seen = {(self._chosen.case_of(form), form.precision)}
 
+    def _form_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> InputForm:
+        form = InputForm.of(args, kwargs)
+        form.require_slots(self.slots)
+        return form.beside(self.state.active, self.state.spared) if self.state.spared else form
+
     def _executor_for(self, form: InputForm) -> Executor:
-        self._require_slots(form.tensors)
         if self.report.executor is None:
             self.choose_executor(Sample(args=form.args, kwargs=form.kwargs))
         if self._chosen is not self._loop:
@@ -361,14 +367,6 @@ class Bundle(nn.Module):
             raise IndexError(f"slot {slot} of a bundle of {self.slots}")
         return slot
 
-    def _require_slots(self, inputs: Sequence[Tensor]) -> None:
-        for x in inputs:
-            if x.ndim == 0 or x.size(0) != self.slots:
-                raise FusionError(
-                    f"an input {list(x.shape)} has no leading dimension of {self.slots} slots: "
-                    "give one row per slot, or call bundle.shared(x) for one batch for all"
-                )
-
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
@@ -386,9 +384,11 @@ class Bundle(nn.Module):
         del args, kwargs
         raise FusionError("a bundle has no state_dict: save each bundle.unbind(slot).state_dict()")
 
-    def __deepcopy__(self, memo: Any) -> Any:
+    load_state_dict = state_dict
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
         raise FusionError(
-            "a bundle cannot be copied: bind its models again, each bundle.unbind(slot)"
+            "a bundle cannot be copied or pickled: bind its models again, each bundle.unbind(slot)"
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Bundle:

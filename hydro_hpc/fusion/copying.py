@@ -16,12 +16,18 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.hidden import HOOKS, without_pause_points
+from hydro_hpc.fusion.to_train import to_train
 
 NOT_ATTRIBUTES: Final = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def own_copy(model: nn.Module, who: str) -> nn.Module:
     """A deep copy in which every parameter and buffer has storage of its own and no gradient."""
+    with to_train():
+        return _own_copy(model, who)
+
+
+def _own_copy(model: nn.Module, who: str) -> nn.Module:
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         values = parameter.detach().clone(memory_format=torch.contiguous_format)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.rows import are_tensors
 
 PLAIN = (int, float, str, bool, bytes, type(None))
@@ -63,6 +64,25 @@ class InputForm:
         """The same without the size of the batch, which no rule reads."""
         return self.structure, tuple([(x.dtype, x.ndim, x.shape[2:]) for x in self.tensors])
 
+    def require_slots(self, slots: int) -> None:
+        """FusionError unless each tensor has a row per slot."""
+        for x in self.tensors:
+            if x.ndim == 0 or x.size(0) != slots:
+                raise FusionError(
+                    f"an input {list(x.shape)} has no leading dimension of {slots} slots: give "
+                    "one row per slot, or call bundle.shared(x) for one batch for all"
+                )
+
+    def beside(self, active: Sequence[bool], spared: Collection[int]) -> InputForm:
+        """The same with what an active slot is given in place of what idle ones of these are."""
+        idle = [slot for slot in spared if not active[slot]]
+        if not idle or not any(active):
+            return self
+        donor = active.index(True)
+        values = [x if x.stride(0) == 0 else _with_rows_of(x, donor, idle) for x in self.tensors]
+        args, kwargs = self.arguments(values)
+        return replace(self, args=args, kwargs=kwargs, tensors=values)
+
     def rows(self) -> list[Tensor]:
         """The first slot's own tensors."""
         return [x[0].detach() for x in self.tensors]
@@ -88,3 +108,11 @@ class InputForm:
         spec = pytree.tree_structure((self.args, dict(self.kwargs)))
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         return args, kwargs
+
+
+def _with_rows_of(x: Tensor, donor: int, slots: Collection[int]) -> Tensor:
+    """A copy with the donor's row in place of these, from where no gradient reaches the donor."""
+    rows = list(x.unbind())
+    for slot in slots:
+        rows[slot] = rows[donor].detach()
+    return torch.stack(rows)

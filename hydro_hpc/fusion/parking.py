@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.copying import own_copy
-from hydro_hpc.fusion.resizing import Resizable
+from hydro_hpc.fusion.resizing import Resizable, check_parts
 
 if TYPE_CHECKING:
     from hydro_hpc.fusion.bundle import Bundle
@@ -35,11 +37,31 @@ class SlotPart(Resizable, Protocol):
 class ParkedPart:
     """A trial's part of an optimizer, say: the class's name and what its `load_slot_state` takes.
 
-    `arguments["state"]` is in torch's format.
+    `arguments["state"]` is in torch's format. Pickled without functions that cannot be, such as a
+    lambda that makes a schedule: the slot's own takes its place, as torch has it with `LambdaLR`.
     """
 
     kind: str
     arguments: Mapping[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {n: x for n, x in self.arguments.items() if not callable(x) or _can_be_pickled(x)}
+        return _part, (self.kind, kept)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParkedPart:
+        return _part(self.kind, copy.deepcopy(dict(self.arguments), memo))
+
+
+def _part(kind: str, arguments: Mapping[str, Any]) -> ParkedPart:
+    return ParkedPart(kind=kind, arguments=arguments)
+
+
+def _can_be_pickled(function: Callable[..., Any]) -> bool:
+    try:
+        pickle.dumps(function)
+    except Exception:  # of many kinds, by what it is and closes over
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +84,7 @@ def park(bundle: Bundle, slot: int, parts: Sequence[SlotPart]) -> ParkedTrial:
     """The slot's trial, which leaves it."""
     if not bundle.active[slot]:
         raise FusionError(f"slot {slot} is idle: it has no trial to park")
+    check_parts(bundle, parts)
     parked = ParkedTrial(
         model=bundle.unbind(slot).cpu(),
         seed=bundle.streams.seeds[slot],
@@ -76,6 +99,7 @@ def unpark(bundle: Bundle, slot: int, parked: ParkedTrial, parts: Sequence[SlotP
     """The trial takes the slot; if its parts cannot, the slot is idle again."""
     if bundle.active[slot]:
         raise FusionError(f"slot {slot} has a trial: park it, or make it idle, first")
+    check_parts(bundle, parts)
     _require_same(parked.parts, parts)
     device = next(bundle.state.slot_models[slot].parameters()).device
     bundle.replace(slot, parked.on(device), seed=parked.seed, step=parked.step)

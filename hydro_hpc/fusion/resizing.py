@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
 from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion.to_train import to_train
 
 if TYPE_CHECKING:
     from hydro_hpc.fusion.bundle import Bundle
+    from hydro_hpc.fusion.state import StackedState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,16 @@ class NewSlots:
 
 
 class Resizable(Protocol):
-    """Something that has slots."""
+    """Something that has slots beside a bundle."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """The one whose slots it has."""
+        ...
+
+    def refuse_left_behind(self) -> None:
+        """FusionError if the bundle was resized without it."""
+        ...
 
     def take_slots(self, new: NewSlots) -> None:
         """Its slots are these from now on. Binds attributes anew and writes into no old tensor, so
@@ -72,25 +81,53 @@ def resize(bundle: Bundle, slots: int, parts: Sequence[Resizable]) -> dict[int, 
 
     If one of them cannot, for want of memory say, all are as before, and its error comes through.
     """
+    check_parts(bundle, parts)
+    bundle.state.refuse_thawed()
     active, state = bundle.active, bundle.state
     new = plan(active, state.failures, slots)
     before = [(one, dict(vars(one))) for one in (bundle, *parts)]
     try:
-        with torch.inference_mode(False), torch.no_grad():  # made in an evaluation, but to train
-            for one in (bundle, *parts):
-                one.take_slots(new)
+        with to_train():
+            bundle.take_slots(new)
+            for part in parts:
+                part.take_slots(new)
     except BaseException:
         for one, attributes in before:
             vars(one).clear()
             vars(one).update(attributes)
         state.take_back()
         raise
+    for model in bundle.state.slot_models:  # only now: after a failure backward's are still there
+        for parameter in model.parameters():
+            parameter.grad = None
     return new.moved(active)
 
 
-def refuse_left_behind(part: object, *, is_current: bool) -> None:
-    """FusionError if the bundle has been resized without one of its parts."""
-    if not is_current:
+def check_parts(bundle: Bundle, parts: Sequence[Resizable]) -> None:
+    """FusionError unless all these have the slots that the bundle has, each given once."""
+    for number, part in enumerate(parts):
+        kind = type(part).__name__
+        if not hasattr(part, "bundle"):
+            raise FusionError(
+                f"a {kind} has no slots of a bundle: give what hydro_hpc.optim has made for it"
+            )
+        if part.bundle is not bundle:
+            raise FusionError(f"this {kind} is of another bundle: give the one made for this one")
+        if not hasattr(part, "__dict__"):
+            raise FusionError(
+                f"a {kind} keeps its attributes in __slots__, where they could not be put back "
+                "if memory did not suffice: make it a class without __slots__"
+            )
+        if any(part is other for other in parts[:number]):
+            raise FusionError(f"the same {kind} was given twice: give it once")
+        part.refuse_left_behind()
+
+
+def refuse_left_behind(part: Resizable, *, state: StackedState) -> None:
+    """FusionError if the bundle has been resized without one of its parts, which has the slots of
+    this state.
+    """
+    if state is not part.bundle.state:
         raise FusionError(
             f"the bundle was resized without its {type(part).__name__}: give bundle.grow and "
             "bundle.shrink all that has slots, the optimizer before what goes with it"

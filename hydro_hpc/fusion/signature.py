@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,10 +68,13 @@ def _every_tensor(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{path}.{name}".lstrip("."), value
 
 
-def check_like(resident: nn.Module, newcomer: nn.Module) -> None:
-    """FusionError unless a new trial's model fits where `resident` lives."""
+def check_like(resident: nn.Module, newcomer: nn.Module, stacked: Collection[str]) -> None:
+    """FusionError unless a new trial's model fits where `resident` lives. Buffers that are not
+    `stacked` may differ: forward has made them.
+    """
     _refuse_shared_memory(newcomer, "the new trial's model")
-    compare(dict(_facts(resident)), dict(_facts(newcomer)), "the new trial")
+    first, other = (dict(_facts(model, stacked)) for model in (resident, newcomer))
+    compare(first, other, "the new trial")
 
 
 def compare(first: Facts, other: Facts, who: str) -> None:
@@ -84,8 +87,10 @@ def compare(first: Facts, other: Facts, who: str) -> None:
             )
 
 
-def _facts(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """What must agree, in the order in which a person would want to hear of it."""
+def _facts(model: nn.Module, stacked: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+    """What must agree, in the order in which a person would want to hear of it; of all buffers, or
+    of these.
+    """
     for path, module in model.named_modules(remove_duplicate=False):
         yield f"class of '{path}'" if path else "class", type(module).__qualname__
     kinds = (
@@ -95,6 +100,8 @@ def _facts(model: nn.Module) -> Iterator[tuple[str, str]]:
     seen: dict[int, str] = {}
     for kind, named in kinds:
         for name, tensor in named:
+            if kind == "buffer" and stacked is not None and name not in stacked:
+                continue
             owner = seen.setdefault(id(tensor), name)
             yield f"{kind} '{name}'", f"{list(tensor.shape)}"
             yield f"dtype of {kind} '{name}'", str(tensor.dtype)

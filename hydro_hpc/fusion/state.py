@@ -69,13 +69,18 @@ class StackedState:
 
     `stacked` maps each parameter's and buffer's own name to its tensor [slots, *shape]; `owner`
     maps every name, tied ones too, to the name under which it is stacked. An idle slot has
-    `active[slot]` False; `failures` has what models raised, by slot.
+    `active[slot]` False; `failures` has what models raised, by slot. `spared` are slots whose
+    inputs may be what a model raises for: while they are idle, nobody is given them.
+
+    A buffer that not all have in one shape, since forward has made it, is in no stack: it is its
+    model's own, as those of these names are, and only that model's own forward uses it.
     """
 
-    def __init__(self, models: Sequence[nn.Module]) -> None:
+    def __init__(self, models: Sequence[nn.Module], own_buffers: Collection[str] = ()) -> None:
         self.slot_models = list(models)
         self.active = [True] * len(self.slot_models)
         self.failures: dict[int, Exception] = {}
+        self.spared: set[int] = set()
         first = self.slot_models[0]
         trainable = {n: p for n, p in first.named_parameters() if p.requires_grad}
         by_dtype: dict[torch.dtype, list[str]] = {}
@@ -86,13 +91,18 @@ class StackedState:
             column.name: block.view(column) for block in self.blocks for column in block.columns
         }
         self.trainable = frozenset(trainable)
-        self._buffers = [name for name, _ in first.named_buffers()]
-        self.frozen = [n for n, p in first.named_parameters() if not p.requires_grad]
         own = [_tensors(model) for model in self.slot_models]
-        for name in own[0]:
-            if name not in self.stacked:
-                self.stacked[name] = torch.stack([tensors[name].detach() for tensors in own])
-        self.owner = _owners(first)
+        self._buffers = [
+            name
+            for name, buffer in first.named_buffers()
+            if name not in own_buffers
+            and all(name in each and each[name].shape == buffer.shape for each in own)
+        ]
+        self.frozen = [n for n, p in first.named_parameters() if not p.requires_grad]
+        for name in (*self.frozen, *self._buffers):
+            self.stacked[name] = torch.stack([tensors[name].detach() for tensors in own])
+        owners = _owners(first)
+        self.owner = {name: one for name, one in owners.items() if one in self.stacked}
         self._addresses: list[list[int]] = [[] for _ in self.slot_models]
         for slot, model in enumerate(self.slot_models):
             self._alias(slot, model)
@@ -133,9 +143,17 @@ class StackedState:
 
     def _alias(self, slot: int, model: nn.Module) -> None:
         """Makes the slot's memory the model's own; object identities, and so ties, stay."""
-        for name, tensor in _tensors(model).items():
+        for name, tensor in self._shared(model):
             tensor.data = self.stacked[name][slot]
         self._addresses[slot] = _addresses(model)
+
+    def own_buffers(self, model: nn.Module) -> list[str]:
+        """The names of its buffers that are in no stack."""
+        return [name for name, _ in model.named_buffers() if name not in self.owner]
+
+    def _shared(self, model: nn.Module) -> list[tuple[str, Tensor]]:
+        """The model's tensors that are stacked, by name."""
+        return [(name, x) for name, x in _tensors(model).items() if name in self.stacked]
 
     @torch.no_grad()
     def take_back(self) -> None:
@@ -145,9 +163,7 @@ class StackedState:
         for slot, model in enumerate(self.slot_models):
             if _addresses(model) == self._addresses[slot]:  # ten times as fast as names
                 continue
-            for name, tensor in _tensors(model).items():
-                if name not in self.stacked:  # a buffer that forward has made
-                    continue
+            for name, tensor in self._shared(model):
                 row = self.stacked[name][slot]
                 if tensor.data_ptr() != row.data_ptr():
                     if tensor.shape != row.shape:
@@ -158,6 +174,7 @@ class StackedState:
                         )
                     row.copy_(tensor)
                     tensor.data = row
+            self._addresses[slot] = _addresses(model)  # with those of buffers that forward has made
 
     def refuse_thawed(self) -> None:
         """FusionError if a parameter that was frozen at binding wants a gradient now."""
@@ -172,12 +189,13 @@ class StackedState:
     def write(self, slot: int, model: nn.Module) -> None:
         """Puts a model's values into the slot and takes the model as its slot model."""
         with torch.no_grad():
-            for name, tensor in _tensors(model).items():
+            for name, tensor in self._shared(model):
                 self.stacked[name][slot].copy_(tensor)
         self._alias(slot, model)
         self.slot_models[slot] = model
         self.active[slot] = True
         self.failures.pop(slot, None)
+        self.spared.discard(slot)
 
     def of_slots(self, new: NewSlots) -> StackedState:
         """The same trials in other slots. It takes over the slot models: `take_back` of this one
@@ -185,17 +203,23 @@ class StackedState:
         """
         pattern = [own_copy(self.slot_models[new.sources[slot]], "trial") for slot in new.empty]
         copies = dict(zip(new.empty, pattern, strict=True))
-        other = StackedState(
-            [copies.get(slot, self.slot_models[old]) for slot, old in enumerate(new.sources)]
-        )
+        models = [copies.get(slot, self.slot_models[old]) for slot, old in enumerate(new.sources)]
+        own = {name for model in models for name in self.own_buffers(model)}
+        other = StackedState(models, own)
         for slot, old in enumerate(new.sources):
             other.active[slot] = self.active[old] and slot not in new.empty
+            if slot in new.empty and slot in self.failures:  # nobody has moved in
+                other.failures[slot] = self.failures[slot]
         return other
 
     def fail(self, slot: int, error: Exception) -> None:
         """The slot's model raised: it is idle from now on."""
         self.active[slot] = False
         self.failures[slot] = error
+
+    def spare_idle_slots(self) -> None:
+        """All slots together raised, and the active ones did not: it was the idle ones' inputs."""
+        self.spared |= {slot for slot, is_active in enumerate(self.active) if not is_active}
 
     def extract(self, slot: int) -> nn.Module:
         """A copy of the slot's model, of the user's class, with storage of its own."""

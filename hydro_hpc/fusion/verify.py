@@ -239,7 +239,8 @@ def _difference(right: Outcome, ours: Outcome) -> str | None:
         if not _close(a, b):
             return what
     for name, buffer in right.buffers.items():
-        if not _close(buffer, ours.buffers[name], floor=_negligible(name, right.buffers)):
+        floor = _negligible(name, right.buffers)
+        if name not in ours.buffers or not _close(buffer, ours.buffers[name], floor):
             return f"buffer '{name}'"
     norms = [float(g.norm()) for g in right.gradients.values() if g is not None]
     for name, expected in right.gradients.items():

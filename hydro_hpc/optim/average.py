@@ -12,6 +12,8 @@ from hydro_hpc.fusion import resizing
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.state import view_columns
+from hydro_hpc.fusion.to_train import to_train
+from hydro_hpc.optim.arguments import require_bundle
 from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
 
 PREFIX = "module."  # of the model's names in the state of torch's AveragedModel
@@ -23,8 +25,11 @@ class SlotAverage:
     is one number or one per slot.
     """
 
+    @to_train()
     def __init__(self, bundle: Bundle, decay: PerSlot = 0.999) -> None:
+        require_bundle(bundle, type(self).__name__)
         self.bundle = bundle
+        self._state = bundle.state  # whose slots it has
         self.between: Callable[[], None] = lambda: None  # called where an update may pause
         self._decay = _checked(over_slots("decay", decay, bundle.slots))
         self._counts = [0] * bundle.slots
@@ -34,9 +39,8 @@ class SlotAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the active slots' present parameters, after an optimizer step."""
+        self.refuse_left_behind()
         decays = self._decay.tolist()
-        is_current = len(decays) == self.bundle.slots
-        resizing.refuse_left_behind(self, is_current=is_current)
         for slot, is_active in enumerate(self.bundle.active):
             if is_active:
                 self.between()
@@ -48,16 +52,18 @@ class SlotAverage:
                 self._buffers[slot] = self._present_buffers(slot)
                 self._counts[slot] += 1
 
-    @torch.no_grad()
+    @to_train()
     def unbind(self, slot: int) -> nn.Module:
         """The slot's averaged model: the user's class, with storage of its own."""
+        self.refuse_left_behind()
         model = self.bundle.unbind(slot)
         parameters = dict(model.named_parameters())
         for average_FP, block in zip(self._averages, self.bundle.state.blocks, strict=True):
             for column in block.columns:
                 parameters[column.name].copy_(view_columns(average_FP, column)[slot])
         for name, buffer in model.named_buffers():
-            buffer.data = self._buffers[slot][name].clone()
+            if name in self._buffers[slot]:  # else made by a forward since
+                buffer.data = self._buffers[slot][name].clone()
         return model
 
     def reset_slot(self, slot: int, decay: float | None = None) -> None:
@@ -87,6 +93,7 @@ class SlotAverage:
 
     def take_slots(self, new: NewSlots) -> None:
         """Called by the bundle's `grow` and `shrink`."""
+        self._state = self.bundle.state
         sources = list(new.sources)
         self._decay = self._decay[sources]
         self._counts = [self._counts[slot] for slot in sources]
@@ -95,13 +102,19 @@ class SlotAverage:
         for slot in new.empty:
             self.reset_slot(slot)
 
+    def refuse_left_behind(self) -> None:
+        """FusionError if the bundle was resized without this average."""
+        resizing.refuse_left_behind(self, state=self._state)
+
+    @to_train()
     def _set_decay(self, slot: int, decay: float | None) -> None:
+        self.refuse_left_behind()
         if decay is not None:
             decays = self._decay.clone()
             decays[slot] = decay
             self._decay = _checked(decays)
 
-    @torch.no_grad()
+    @to_train()
     def _take(self, slot: int, model: nn.Module, *, count: int) -> None:
         parameters = dict(model.named_parameters())
         for average_FP, block in zip(self._averages, self.bundle.state.blocks, strict=True):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hydro_hpc.fusion.bundle import Bundle
+from hydro_hpc.optim.arguments import require_bundle
 from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
 from hydro_hpc.optim.leaf_gradients import LeafGradients, leaf_gradients
 
@@ -26,6 +27,7 @@ def clip_grad_norm_(
     number or one per slot. A norm that is NaN or infinite makes its own slot's gradients NaN or
     zero, as torch has it, and no others. `between` is called where this may pause.
     """
+    require_bundle(bundle, "clip_grad_norm_")
     limits_F = _limits("max_norm", max_norm, bundle.slots)
     found = leaf_gradients(bundle, between)
     norms_F = _norms(found, norm_type)
@@ -40,6 +42,7 @@ def clip_grad_value_(
 ) -> None:
     """Limits each gradient to [-clip_value, clip_value], one number or one per slot, as
     `torch.nn.utils.clip_grad_value_` does. `between` is called where this may pause."""
+    require_bundle(bundle, "clip_grad_value_")
     limits_F = _limits("clip_value", clip_value, bundle.slots)
     found = leaf_gradients(bundle, between)
     for grad_FP in found.of_slots():

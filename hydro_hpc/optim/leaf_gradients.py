@@ -38,7 +38,7 @@ class LeafGradients:
     def multiply_(self, factors_F: Tensor) -> None:
         """Multiplies all gradients of each slot by its factor."""
         for grad_FP in self.of_slots():
-            grad_FP.mul_(factors_F.to(grad_FP)[:, None])
+            grad_FP.mul_(factors_F.to(grad_FP.device)[:, None])  # in the more precise dtype of both
         for slot, row in self.of_one_slot():
             torch._foreach_mul_(row, factors_F[slot])
 

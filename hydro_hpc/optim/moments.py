@@ -38,6 +38,23 @@ class Moments:
         other.steps_FN = self.steps_FN[list(sources)]
         return other
 
+    def widened(self) -> Moments:
+        """The same in float32, to compute a step in: settings of 16 bits would have three digits,
+        and a step is rounded once so, not in each operation. `round_from` takes it back.
+        """
+        other = copy.copy(self)
+        other.block = copy.copy(self.block)
+        other.block.values_FP = self.block.values_FP.float()
+        other.tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
+        return other
+
+    def round_from(self, wide: Moments) -> None:
+        """Takes over what was computed."""
+        self.block.values_FP.copy_(wide.block.values_FP)
+        for name, tensor in wide.tensors.items():
+            self.tensors[name].copy_(tensor)
+        self.steps_FN, self.is_even = wide.steps_FN, wide.is_even
+
     @property
     def steps(self) -> Tensor:
         """[F, 1] steps per slot if they are even, else [F, N]."""

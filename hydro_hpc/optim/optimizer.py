@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hydro_hpc.fusion import resizing
+from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.gradients import BlockGradient
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.state import view_columns
+from hydro_hpc.fusion.to_train import to_train
 from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.moments import Moments
 from hydro_hpc.optim.settings import SlotSettings
@@ -30,6 +31,7 @@ class SlotOptimizer(SlotSettings):
     TENSORS: ClassVar[tuple[str, ...]] = ()  # names of the state tensors, as in torch
     OPTIONAL: ClassVar[Mapping[str, str]] = {}  # of those that a setting asks for -> the setting
 
+    @to_train()
     def __init__(
         self, bundle: Bundle, settings: Mapping[str, Any], groups: Sequence[ParameterGroup]
     ) -> None:
@@ -46,9 +48,19 @@ class SlotOptimizer(SlotSettings):
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
         """One step of a whole block, in place; `grad_FP` may be overwritten."""
 
-    def zero_grad(self) -> None:
-        """Forgets all gradients of the bundle."""
-        self.bundle.zero_grad()
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets all gradients of the bundle, whatever `set_to_none` says."""
+        self.bundle.zero_grad(set_to_none)
+
+    def state_dict(self, *args: Any) -> Any:
+        """Refused: the state is saved trial by trial."""
+        del args
+        kind = type(self).__name__
+        raise FusionError(
+            f"{kind} has no state_dict: save each slot_state(slot), load by load_slot_state"
+        )
+
+    load_state_dict = state_dict
 
     @torch.no_grad()
     def step(self) -> None:
@@ -60,7 +72,7 @@ class SlotOptimizer(SlotSettings):
             self._step_block(moments, gradient)
         self.bundle.stepped()
 
-    @torch.no_grad()
+    @to_train()
     def reset_slot(self, slot: int, **settings: Any) -> None:
         """The slot's optimizer state as new, with these hyperparameters and the rest as before."""
         self.set(slot, **settings)
@@ -69,6 +81,7 @@ class SlotOptimizer(SlotSettings):
     def slot_state(self, slot: int) -> dict[str, Any]:
         """The slot's state as `state_dict()` of a torch optimizer over `model.parameters()`, or
         over the same groups of them."""
+        self.refuse_left_behind()
         own = dict(self._frozen_states(slot))
         for moments in self._moments:
             for number, column in enumerate(moments.block.columns):
@@ -86,7 +99,7 @@ class SlotOptimizer(SlotSettings):
         state = {place: own[name] for place, name in enumerate(names) if own.get(name)}
         return {"state": state, "param_groups": groups}
 
-    @torch.no_grad()
+    @to_train()
     def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
         """Takes a torch optimizer's `state_dict()`, or `slot_state`'s, into the slot."""
         stored = state["param_groups"]
@@ -117,6 +130,7 @@ class SlotOptimizer(SlotSettings):
 
     def take_slots(self, new: NewSlots) -> None:
         """Called by the bundle's `grow` and `shrink`."""
+        self._state = self.bundle.state
         sources, blocks = list(new.sources), self.bundle.state.blocks
         self._moments = [
             own.of_slots(sources, block) for own, block in zip(self._moments, blocks, strict=True)
@@ -124,11 +138,6 @@ class SlotOptimizer(SlotSettings):
         self._adopt({name: values[sources] for name, values in self._hyper.items()})
         for slot in new.empty:
             self._begin(slot)
-
-    def refuse_left_behind(self) -> None:
-        """FusionError if the bundle was resized without this optimizer."""
-        is_current = self._moments[0].block is self.bundle.state.blocks[0]
-        resizing.refuse_left_behind(self, is_current=is_current)
 
     def _has(self, tensor: str, slot: int, group: int) -> bool:
         """Says whether torch keeps a tensor of this name under the slot's settings."""
@@ -161,6 +170,11 @@ class SlotOptimizer(SlotSettings):
 
     def _advance(self, moments: Moments, grad_FP: Tensor) -> None:
         """One step of a whole block with its gradient, towards less or, if asked, more."""
+        if grad_FP.element_size() == 2:  # bfloat16, float16
+            wide = moments.widened()
+            self._advance(wide, grad_FP.float())
+            moments.round_from(wide)
+            return
         moments.steps_FN += 1
         if "maximize" in self._used:
             grad_FP.mul_(moments.constant("sign", lambda: 1.0 - 2.0 * self._hyper["maximize"]))
@@ -216,3 +230,10 @@ class SlotOptimizer(SlotSettings):
             tensor.copy_(torch.where(mask_FP, tensor, old))
         moments.steps_FN = torch.where(stepping_FN.cpu(), moments.steps_FN, steps_FN)
         moments.count_even()
+
+
+def require_slot_optimizer(given: object, who: str) -> None:
+    """FusionError unless it is an optimizer of a bundle."""
+    if not isinstance(given, SlotOptimizer):
+        kind = type(given).__name__
+        raise FusionError(f"{who} was given a {kind}: give it an optimizer of hydro_hpc.optim")

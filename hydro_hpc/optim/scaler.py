@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion import resizing
+from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.resizing import NewSlots
+from hydro_hpc.fusion.to_train import to_train
 from hydro_hpc.optim.hyperparameters import PerSlot, check_range, over_slots
 from hydro_hpc.optim.leaf_gradients import LeafGradients, leaf_gradients
-from hydro_hpc.optim.optimizer import SlotOptimizer
+from hydro_hpc.optim.optimizer import SlotOptimizer, require_slot_optimizer
 
 RANGES = {
     "scale": (0.0, float("inf")),
@@ -41,6 +44,7 @@ class SlotGradScaler:
     stream: the next masks are others.
     """
 
+    @to_train()
     def __init__(
         self,
         optimizer: SlotOptimizer,
@@ -50,7 +54,9 @@ class SlotGradScaler:
         backoff_factor: PerSlot = 0.5,
         growth_interval: PerSlot = 2000,
     ) -> None:
+        require_slot_optimizer(optimizer, type(self).__name__)
         self.optimizer = optimizer
+        self._state = self.bundle.state  # whose slots it has
         self.between: Callable[[], None] = lambda: None  # called where unscaling may pause
         given = {
             "scale": init_scale,
@@ -58,13 +64,18 @@ class SlotGradScaler:
             "backoff_factor": backoff_factor,
             "growth_interval": growth_interval,
         }
-        slots = optimizer.bundle.slots
+        slots = self.bundle.slots
         self._settings = {name: over_slots(name, value, slots) for name, value in given.items()}
         check_range(self._settings, RANGES)
         self._scale_F = self._settings["scale"].float()
         self._steps_since_change = torch.zeros(slots, dtype=torch.int64)
         self._is_infinite = torch.zeros(slots, dtype=torch.bool)
         self._stage = Stage.READY
+
+    @property
+    def bundle(self) -> Bundle:
+        """The optimizer's."""
+        return self.optimizer.bundle
 
     @property
     def scales(self) -> Tensor:
@@ -79,6 +90,7 @@ class SlotGradScaler:
 
     def scale(self, losses: Tensor) -> Tensor:
         """[slots, ...] losses or other outputs, each slot's times its scale."""
+        self.refuse_left_behind()
         if losses.ndim == 0 or losses.size(0) != len(self._scale_F):
             raise FusionError(f"{list(losses.shape)} is not [{len(self._scale_F)} slots, ...]")
         factors_F = self._scale_F.to(losses.device)
@@ -91,9 +103,10 @@ class SlotGradScaler:
     def unscale_(self) -> None:
         """Takes the scale out of the gradients, so that they can be clipped; else `step` does it.
         Once between two `update()`s."""
+        self.refuse_left_behind()
         if self._stage is not Stage.READY:
             raise FusionError(f"unscale_() after {self._stage.value}: call update() in between")
-        bundle = self.optimizer.bundle
+        bundle = self.bundle
         found = leaf_gradients(bundle, self.between)
         if torch.float16 in {block.values_FP.dtype for block in bundle.state.blocks}:
             raise FusionError("parameters are float16: keep them in float32, under autocast")
@@ -103,11 +116,12 @@ class SlotGradScaler:
 
     def step(self) -> None:
         """The optimizer's step, in the slots whose gradients are finite."""
+        self.refuse_left_behind()
         if self._stage is Stage.STEPPED:
             raise FusionError("step() after step(): call update() in between")
         if self._stage is Stage.READY:
             self.unscale_()
-        bundle, skipped = self.optimizer.bundle, self.is_skipped
+        bundle, skipped = self.bundle, self.is_skipped
         held = [on and skip for on, skip in zip(bundle.active, skipped, strict=True)]
         if not any(held):
             self.optimizer.step()
@@ -120,7 +134,8 @@ class SlotGradScaler:
     def update(self, new_scale: PerSlot | None = None) -> None:
         """Lowers the scale of slots that were skipped and, from time to time, raises the others';
         or sets it."""
-        slots = len(self._scale_F)
+        self.refuse_left_behind()
+        slots = self.bundle.slots
         if new_scale is not None:
             scale = over_slots("scale", new_scale, slots)
             check_range({"scale": scale}, {"scale": RANGES["scale"]})
@@ -128,7 +143,7 @@ class SlotGradScaler:
         elif self._stage is Stage.READY:
             raise FusionError("update() before unscale_() or step(): no gradients were looked at")
         else:
-            self._adapt(torch.tensor(self.optimizer.bundle.active))
+            self._adapt(torch.tensor(self.bundle.active))
         self._is_infinite = torch.zeros(slots, dtype=torch.bool)
         self._stage = Stage.READY
 
@@ -145,6 +160,7 @@ class SlotGradScaler:
 
     def reset_slot(self, slot: int, init_scale: float | None = None) -> None:
         """The slot's scale as at first, or this one."""
+        self.refuse_left_behind()
         settings = {name: values[slot].item() for name, values in self._settings.items()}
         if init_scale is not None:
             settings["scale"] = init_scale
@@ -152,6 +168,7 @@ class SlotGradScaler:
 
     def slot_state(self, slot: int) -> dict[str, Any]:
         """What torch's GradScaler of the slot would have as `state_dict()`."""
+        self.refuse_left_behind()
         settings = {name: values[slot].item() for name, values in self._settings.items()}
         return {
             **settings,
@@ -171,6 +188,7 @@ class SlotGradScaler:
 
     def take_slots(self, new: NewSlots) -> None:
         """Called by the bundle's `grow` and `shrink`."""
+        self._state = self.bundle.state
         sources = list(new.sources)
         self._settings = {name: values[sources] for name, values in self._settings.items()}
         self._scale_F = self._scale_F[sources]
@@ -179,7 +197,13 @@ class SlotGradScaler:
         for slot in new.empty:
             self.reset_slot(slot)
 
+    def refuse_left_behind(self) -> None:
+        """FusionError if the bundle was resized without this scaler."""
+        resizing.refuse_left_behind(self, state=self._state)
+
+    @to_train()
     def _set(self, slot: int, settings: Mapping[str, float], *, steps: int) -> None:
+        self.refuse_left_behind()
         check_range({name: torch.tensor([x]) for name, x in settings.items()}, RANGES)
         for name, value in settings.items():
             if name != "scale":  # that is where the slot's next trial begins

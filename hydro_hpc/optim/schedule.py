@@ -10,9 +10,11 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from hydro_hpc.fusion import resizing
+from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.resizing import NewSlots
+from hydro_hpc.fusion.to_train import to_train
 from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
-from hydro_hpc.optim.optimizer import SlotOptimizer
+from hydro_hpc.optim.optimizer import SlotOptimizer, require_slot_optimizer
 
 MakeScheduler = Callable[[torch.optim.Optimizer], LRScheduler]
 
@@ -26,10 +28,13 @@ class SlotSchedule:
     optimizer first (`reset_slot`, `load_slot_state`), then here.
     """
 
+    @to_train()
     def __init__(
         self, optimizer: SlotOptimizer, make: MakeScheduler | Sequence[MakeScheduler]
     ) -> None:
+        require_slot_optimizer(optimizer, type(self).__name__)
         self.optimizer = optimizer
+        self._state = self.bundle.state  # whose slots it has
         slots = optimizer.bundle.slots
         self._make = list(make) if isinstance(make, Sequence) else [make] * slots
         if len(self._make) != slots:
@@ -38,13 +43,18 @@ class SlotSchedule:
         self._schedulers = [self._started(slot) for slot in range(slots)]
         self._tell(range(slots))
 
+    @property
+    def bundle(self) -> Bundle:
+        """The optimizer's."""
+        return self.optimizer.bundle
+
     def step(self, metrics: PerSlot | None = None, *, slots: Collection[int] | None = None) -> None:
         """One step of the schedules of these slots, or of all active ones.
 
         `metrics` is what ReduceLROnPlateau reads, one number per slot; other schedules read none.
         """
-        active = self.optimizer.bundle.active
-        resizing.refuse_left_behind(self, is_current=len(self._make) == len(active))
+        self.refuse_left_behind()
+        active = self.bundle.active
         stepping = [slot for slot in range(len(active)) if active[slot]] if slots is None else slots
         values = None if metrics is None else over_slots("metrics", metrics, len(active)).tolist()
         if values is None:
@@ -63,36 +73,59 @@ class SlotSchedule:
 
     def reset_slot(self, slot: int, make: MakeScheduler | None = None) -> None:
         """The slot's schedule from its beginning, or another one."""
+        self.refuse_left_behind()
         self._restart(slot, make)
         self._tell([slot])
 
     def slot_state(self, slot: int) -> dict[str, Any]:
         """What the slot's scheduler has as `state_dict()`."""
+        self.refuse_left_behind()
         state: dict[str, Any] = copy.deepcopy(self._schedulers[slot].state_dict())
         return state
 
     def load_slot_state(
-        self, slot: int, state: Mapping[str, Any], make: MakeScheduler | None = None
+        self,
+        slot: int,
+        state: Mapping[str, Any],
+        make: MakeScheduler | None = None,
+        *,
+        kind: str | None = None,
     ) -> None:
-        """Goes on from a scheduler's `state_dict()`; the slot's settings stay as they are."""
+        """Goes on from a scheduler's `state_dict()`; the slot's settings stay as they are. `kind`
+        is the scheduler's class, ValueError if another is made.
+        """
+        self.refuse_left_behind()
         now = self.optimizer.settings()[slot]
         self._restart(slot, make)
+        made = type(self._schedulers[slot]).__name__
+        if kind not in (None, made):
+            raise ValueError(
+                f"the trial's schedule is a {kind} and slot {slot} makes a {made}: call "
+                "reset_slot(slot, make) with a function that makes the trial's before"
+            )
         self._schedulers[slot].load_state_dict(copy.deepcopy(dict(state)))
         self._show(slot, now)
 
     def parked_slot(self, slot: int) -> dict[str, Any]:
         """What the bundle's `park` keeps; `make` goes along."""
-        return {"state": self.slot_state(slot), "make": self._make[slot]}
+        kind = type(self._schedulers[slot]).__name__
+        return {"state": self.slot_state(slot), "make": self._make[slot], "kind": kind}
 
     def take_slots(self, new: NewSlots) -> None:
         """Called by the bundle's `grow` and `shrink`."""
         self.optimizer.refuse_left_behind()
+        self._state = self.bundle.state
         self._make = [self._make[slot] for slot in new.sources]
         self._twins = [self._twins[slot] for slot in new.sources]
         self._schedulers = [self._schedulers[slot] for slot in new.sources]
         for slot in new.empty:
             self._restart(slot, None)
 
+    def refuse_left_behind(self) -> None:
+        """FusionError if the bundle was resized without this schedule."""
+        resizing.refuse_left_behind(self, state=self._state)
+
+    @to_train()
     def _restart(self, slot: int, make: MakeScheduler | None) -> None:
         if make is not None:
             self._make[slot] = make

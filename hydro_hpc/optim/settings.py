@@ -5,14 +5,18 @@ F slots, G parameter groups.
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from hydro_hpc.fusion import resizing
 from hydro_hpc.fusion.bundle import Bundle
+from hydro_hpc.fusion.resizing import NewSlots
+from hydro_hpc.fusion.to_train import to_train
+from hydro_hpc.optim.arguments import require_bundle
 from hydro_hpc.optim.groups import ParameterGroup, partition
 from hydro_hpc.optim.hyperparameters import check_range, over_slots
 
@@ -34,7 +38,9 @@ class SlotSettings(ABC):
     def __init__(
         self, bundle: Bundle, settings: Mapping[str, Any], groups: Sequence[ParameterGroup]
     ) -> None:
+        require_bundle(bundle, type(self).__name__)
         self.bundle = bundle
+        self._state = bundle.state  # whose slots it has
         self._names = tuple(settings)
         self._groups = partition(bundle.state, groups)
         for group in self._groups:
@@ -79,6 +85,15 @@ class SlotSettings(ABC):
         make: Callable[..., torch.optim.Optimizer] = self.TORCH
         return make([{"params": [nn.Parameter(torch.zeros(1))], **group} for group in groups])
 
+    @abstractmethod
+    def take_slots(self, new: NewSlots) -> None:
+        """Called by the bundle's `grow` and `shrink`."""
+
+    def refuse_left_behind(self) -> None:
+        """FusionError if the bundle was resized without this optimizer."""
+        resizing.refuse_left_behind(self, state=self._state)
+
+    @to_train()
     def set(self, slot: int, *, group: int | None = None, **settings: Any) -> None:
         """Gives one slot other hyperparameters, such as a schedule's next learning rate.
 
@@ -96,6 +111,7 @@ class SlotSettings(ABC):
 
     def change(self, changes: Iterable[Change]) -> None:
         """Sets hyperparameters of several slots and groups at once: all, or none and ValueError."""
+        self.refuse_left_behind()
         hyper = {name: values.clone() for name, values in self._hyper.items()}
         for slot, group, settings in changes:
             self._require_known(settings)

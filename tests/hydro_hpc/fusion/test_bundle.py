@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hydro_hpc import optim
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import ExecutorKind, bind, losses, trial_stream
+from hydro_hpc.fusion.inputs import InputForm
 from tests.hydro_hpc.fusion.architectures import CASES, CLASSES, batch, build, mlp, vectors
 from tests.hydro_hpc.fusion.separate_training import (
     Unfused,
@@ -244,6 +245,61 @@ def test_a_slot_that_raises_leaves_the_others_bit_identical(kind: ExecutorKind) 
     for slot in (0, 2):
         for name, tensor in results[1][slot].items():
             torch.testing.assert_close(tensor, results[0][slot][name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("was_idle", [False, True])
+@pytest.mark.parametrize("kind", [ExecutorKind.GROUPED, ExecutorKind.VMAP])
+def test_inputs_that_made_a_slot_raise_cost_one_run_more_and_no_others(
+    kind: ExecutorKind, was_idle: bool
+) -> None:
+    torch.manual_seed(7)
+    models = build(LooksUp, 3)
+    bundle = bind(models, example=vectors().abs() % 1, executor=kind)
+    optimizer = optim.SGD(bundle, lr=0.1)
+    trials = [Unfused.of(m, partial(torch.optim.SGD, lr=0.1), 0) for m in models]
+    runs: list[ExecutorKind] = []
+    for executor in (bundle._loop, bundle._chosen):
+        run = executor.run
+        executor.run = lambda form, run=run, executor=executor: (  # type: ignore[method-assign]
+            runs.append(executor.kind) or run(form)  # type: ignore[func-returns-value]
+        )
+    if was_idle:
+        bundle.idle(1)
+
+    def train(num_steps: int, poison: float, slots: list[int]) -> None:
+        for _ in range(num_steps):
+            x, y = batch(3)
+            x = x.abs() % 1
+            x[1] += poison
+            train_bundle(bundle, optimizer, x, y)
+            for slot in slots:
+                trials[slot].train(x[slot], y[slot])
+                assert_same_state(bundle.unbind(slot), trials[slot].model)
+
+    train(4, 100.0, [0, 2])
+    assert runs == [kind, ExecutorKind.LOOP, kind, kind, kind]
+    assert list(bundle.failures) == ([] if was_idle else [1])
+    newcomer = LooksUp().double()
+    bundle.replace(1, newcomer, seed=0)
+    optimizer.reset_slot(1)
+    trials[1] = Unfused.of(newcomer, partial(torch.optim.SGD, lr=0.1), 0)
+    train(2, 0.0, [0, 1, 2])
+    assert runs[-2:] == [kind, kind]
+    assert bundle.report.executor is kind
+
+
+def test_a_spared_slot_gets_what_another_gets_and_gives_it_no_gradient() -> None:
+    x = torch.arange(6.0).view(3, 2).requires_grad_()
+    shared = torch.rand(2).expand(3, 2)
+    form = InputForm.of((x, 5, shared), {})
+    own, number, same = form.beside([False, True, False], {0}).args
+    assert own.tolist() == [[2.0, 3.0], [2.0, 3.0], [4.0, 5.0]]
+    assert (number, same) == (5, shared)
+    own[0].sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0.0] * 2] * 3
+    assert form.beside([True] * 3, {0}) is form  # it has a trial again
+    assert form.beside([False] * 3, {0}) is form
 
 
 def test_what_the_last_model_raised_is_raised() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from hydro_hpc import optim
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import Bundle, ExecutorKind, bind, choice, losses, sampled_calls
-from hydro_hpc.optim import clip_grad_norm_
+from hydro_hpc.optim import SlotAverage, clip_grad_norm_
 from tests.hydro_hpc.fusion.architectures import TwoInputs, batch, build, mlp, vectors
 
 KINDS = list(ExecutorKind)
@@ -212,6 +213,15 @@ def test_what_is_bound_and_grown_in_an_evaluation_trains() -> None:
         optimizer.step()
 
 
+def test_what_an_evaluation_takes_out_of_a_bundle_trains() -> None:
+    bundle = bind(build(mlp, 2), example=vectors(), executor=ExecutorKind.GROUPED)
+    with torch.inference_mode():
+        models = [bundle.unbind(0), SlotAverage(bundle).unbind(1)]
+    for model in models:
+        model(vectors()).sum().backward()
+        torch.optim.SGD(model.parameters()).step()
+
+
 def test_a_new_shape_is_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
     models = build(ReadsASwitch, 2)
     bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
@@ -354,8 +364,11 @@ def test_what_a_bundle_cannot_do_is_said_in_a_sentence() -> None:
     assert "before" in refused(bundle, "to") or "then bind" in refused(bundle, "to")
     assert "unbind(slot).state_dict()" in refused(bundle, "state_dict")
     assert "call bundle.shared(x)" in refused(bundle, "input")
-    with pytest.raises(FusionError, match="bind its models again"):
-        copy.deepcopy(bundle)
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(FusionError, match="bind its models again"):
+            copied(bundle)
+    with pytest.raises(FusionError, match="a bundle has no state_dict"):
+        bundle.load_state_dict({})
     with pytest.raises(IndexError, match="slot 2 of a bundle of 2"):
         bundle.unbind(2)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, StepLR
+from torch.testing import assert_close
 
 from hydro_hpc import optim
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import ExecutorKind, bind
+from hydro_hpc.optim import SlotAverage, SlotSchedule
 from tests.hydro_hpc.fusion.parked_training import (
     MakeOptimizer,
     Side,
@@ -122,6 +127,134 @@ def test_a_parked_trial_takes_the_mode_of_its_new_bundle() -> None:
     bundle.eval()
     bundle.unpark(0, parked)
     assert not any(module.training for module in bundle.unbind(0).modules())
+
+
+class Remembers(nn.Module):
+    """Makes its buffers when it is first called: one per kind of making."""
+
+    count: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(7, 3)
+        self.register_buffer("count", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.count is None:
+            self.count = torch.zeros(())
+            self.register_buffer("mean", torch.zeros(7))
+        self.count = self.count + 1
+        self.mean += x.detach().mean(0) / self.count
+        return self.fc(x - self.mean)
+
+
+def test_buffers_that_forward_makes_are_each_trials_own() -> None:
+    torch.manual_seed(0)
+    nets = [Remembers() for _ in range(3)]
+    alone = [copy.deepcopy(one) for one in nets]
+    theirs = [torch.optim.SGD(one.parameters(), lr=0.1) for one in alone]
+    bundle = bind(nets, choices=[])
+    optimizer = optim.SGD(bundle, lr=0.1)
+    average = SlotAverage(bundle)
+    trials: list[int | None] = [0, 1, 2]
+
+    def train(num_steps: int) -> None:
+        for _ in range(num_steps):
+            x = torch.rand(4, 7)
+            bundle.shared(x).pow(2).nan_to_num().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            for trial in trials:
+                if trial is not None:
+                    theirs[trial].zero_grad()
+                    alone[trial](x).pow(2).sum().backward()
+                    theirs[trial].step()
+        for slot, trial in enumerate(trials):
+            if trial is not None:
+                assert_close(bundle.unbind(slot).state_dict(), alone[trial].state_dict())
+
+    train(2)
+    average.unbind(0)  # its buffers are those of the last update, of which there is none
+    parked = bundle.park(1, optimizer, average)
+    trials[1] = None
+    train(1)
+    bundle.replace(1, Remembers(), seed=5)
+    bundle.idle(1)
+    bundle.unpark(1, parked, optimizer, average)
+    trials[1] = 1
+    train(2)
+    bundle.grow(5, optimizer, average)
+    trials += [None, None]
+    train(2)
+    fresh = Remembers()
+    alone.append(copy.deepcopy(fresh))
+    theirs.append(torch.optim.SGD(alone[3].parameters(), lr=0.1))
+    bundle.replace(3, fresh, seed=5)
+    optimizer.reset_slot(3)
+    trials[3] = 3
+    train(2)
+    bundle.idle(0)
+    assert bundle.shrink(3, optimizer, average) == {1: 1, 2: 2, 3: 0}
+    trials[:] = [3, 1, 2]
+    train(2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_parked_trial_with_a_buffer_of_its_own_goes_to_the_loop(kind: ExecutorKind) -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(7, 3)
+            self.register_buffer("shift", None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.fc(x)
+            return y if self.shift is None else y + self.shift
+
+    bundle = bind([Late(), Late()], torch.rand(4, 7), executor=kind)
+    model = Late()
+    model.shift = torch.ones(3)
+    bundle.replace(1, model, seed=0)
+    x = torch.rand(2, 4, 7)
+    torch.testing.assert_close(bundle(x)[1], model(x[1]))
+    bundle.grow(3)
+    x = torch.rand(3, 4, 7)
+    torch.testing.assert_close(bundle(x)[1], model(x[1]))
+
+
+def test_a_trial_with_a_lambda_in_its_schedule_goes_through_a_file() -> None:
+    side = Side.of([1, 2, 3], ExecutorKind.LOOP, sgd)
+    schedule = SlotSchedule(side.optimizer, lambda twin: LambdaLR(twin, lambda n: 0.5**n))
+    schedule.step()
+    named = SlotAverage(side.bundle)
+    parked = side.bundle.park(1, side.optimizer, schedule, named)
+    assert copy.deepcopy(parked).parts[1].arguments["make"] is parked.parts[1].arguments["make"]
+    file = io.BytesIO()
+    torch.save(parked, file)
+    file.seek(0)
+    read = torch.load(file, weights_only=False)
+    assert "make" not in read.parts[1].arguments
+    rate = side.optimizer.settings()[1][0]["lr"]
+    side.bundle.unpark(1, read, side.optimizer, schedule, named)
+    schedule.step()
+    assert side.optimizer.settings()[1][0]["lr"] == pytest.approx(rate / 2)
+    other = SlotSchedule(side.optimizer, lambda twin: StepLR(twin, 2))
+    side.bundle.idle(1)
+    with pytest.raises(ValueError, match="schedule is a LambdaLR and slot 1 makes a StepLR"):
+        side.bundle.unpark(1, read, side.optimizer, other, named)
+    assert side.bundle.active == [True, False, True]
+    side.bundle.unpark(1, parked, side.optimizer, other, named)  # with its own function
+
+
+def halved(twin: torch.optim.Optimizer) -> StepLR:
+    return StepLR(twin, step_size=1, gamma=0.5)
+
+
+def test_a_named_function_in_a_schedule_goes_along_in_the_file() -> None:
+    side = Side.of([1, 2, 3], ExecutorKind.LOOP, sgd)
+    parked = side.bundle.park(1, SlotSchedule(side.optimizer, halved))
+    read = pickle.loads(pickle.dumps(parked))
+    assert read.parts[0].arguments["make"] is halved
 
 
 def test_an_idle_slot_has_nothing_to_park() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from hydro_hpc import optim
 from hydro_hpc.errors import FusionError
-from hydro_hpc.fusion import ExecutorKind, bind
+from hydro_hpc.fusion import Bundle, ExecutorKind, bind
 from hydro_hpc.fusion.resizing import NewSlots, plan
 from hydro_hpc.optim import SlotAverage
 from tests.hydro_hpc.fusion.parked_training import (
@@ -109,9 +112,20 @@ def test_a_slot_whose_model_raised_is_emptied_and_other_idle_ones_stay() -> None
     bundle.fail(2, ValueError("raised"))
     bundle.grow(4)
     assert bundle.active == [True, False, False, False]
-    assert bundle.failures == {}
+    assert {slot: str(error) for slot, error in bundle.failures.items()} == {2: "raised"}
     assert_same_bits(bundle.unbind(1).state_dict(), idle)
     assert_same_bits(bundle.unbind(2).state_dict(), bundle.unbind(0).state_dict())
+
+
+def test_a_failure_stays_with_its_slot_until_a_trial_moves_in() -> None:
+    bundle = bind([net() for _ in range(4)], executor=ExecutorKind.LOOP)
+    bundle.fail(0, ValueError("zero"))
+    bundle.fail(2, ValueError("two"))
+    bundle.idle(1)
+    assert bundle.shrink(3) == {3: 0}
+    assert {slot: str(error) for slot, error in bundle.failures.items()} == {2: "two"}
+    bundle.replace(2, net(), seed=0)
+    assert bundle.failures == {}
 
 
 def test_trials_keep_their_slots_or_move_to_the_first_free_ones() -> None:
@@ -149,6 +163,21 @@ def test_if_memory_does_not_suffice_all_goes_on_as_before(kind: ExecutorKind, sl
         assert_same_bits(side.everything_of(trial), undisturbed.everything_of(trial))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_and_failures_outlive_a_resizing_that_fails(kind: ExecutorKind) -> None:
+    torch.manual_seed(0)
+    bundle = bind([net() for _ in range(3)], torch.rand(4, 7), executor=kind)
+    bundle.fail(1, ValueError("raised"))
+    bundle.shared(torch.rand(4, 7)).nan_to_num().sum().backward()
+    before = bundle.gradients()[0].values[[0, 2]].clone()
+    assert before.abs().sum() > 0
+    for change in (bundle.grow, bundle.shrink):
+        with pytest.raises(MemoryError):
+            change(4 if change == bundle.grow else 2, Unable(bundle))
+    assert torch.equal(bundle.gradients()[0].values[[0, 2]], before)
+    assert list(bundle.failures) == [1]
+
+
 def test_a_bundle_does_not_shrink_below_its_trials() -> None:
     bundle = bind([net() for _ in range(3)], executor=ExecutorKind.LOOP)
     with pytest.raises(FusionError, match="park or idle 1 of them first"):
@@ -170,9 +199,61 @@ def test_what_was_left_behind_says_so() -> None:
         ("SGD", side.optimizer.step),
         ("SlotSchedule", side.schedule.step),
         ("SlotAverage", side.average.update),
+        ("SlotGradScaler", lambda: side.scaler.scale(torch.ones(4))),
+        ("SlotGradScaler", side.scaler.unscale_),
+        ("SlotGradScaler", side.scaler.step),
+        ("SlotGradScaler", side.scaler.update),
+        ("SlotGradScaler", lambda: side.bundle.park(0, side.scaler)),
+        ("SGD", lambda: side.optimizer.set(3, lr=0.1)),
+        *((type(part).__name__, partial(part.slot_state, 3)) for part in side.parts),
+        *((type(part).__name__, partial(part.reset_slot, 3)) for part in side.parts),
     ):
         with pytest.raises(FusionError, match=f"resized without its {part}"):
             call()
     with pytest.raises(FusionError, match="resized without its SGD"):
-        side.bundle.grow(5, side.schedule)
+        side.bundle.grow(5, side.optimizer)
     assert side.bundle.slots == 4
+    side.bundle.idle(3)
+    side.bundle.shrink(3)  # as many as before, but not the same
+    with pytest.raises(FusionError, match="resized without its SlotGradScaler"):
+        side.scaler.scale(torch.ones(3))
+
+
+def test_a_schedule_goes_with_its_optimizer() -> None:
+    side = Side.of([1, 2, 3], ExecutorKind.LOOP, sgd)
+    with pytest.raises(FusionError, match="resized without its SGD"):
+        side.bundle.grow(5, side.schedule)
+    assert side.bundle.slots == 3
+
+
+class Slotted:
+    __slots__ = ("bundle",)
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+
+def test_what_has_no_slots_of_the_bundle_is_refused() -> None:
+    side, other = (Side.of([1, 2, 3], ExecutorKind.LOOP, sgd) for _ in range(2))
+    bundle = side.bundle
+    parked = bundle.park(2, side.average)
+    torchs = torch.optim.SGD(bundle.parameters())
+    slotted: Any = Slotted(bundle)
+    for part, sentence in (
+        *((part, f"this {type(part).__name__} is of another bundle") for part in other.parts),
+        (slotted, "a Slotted keeps its attributes in __slots__"),
+        (torchs, "a SGD has no slots of a bundle"),
+    ):
+        for call in (
+            lambda *parts: bundle.park(0, *parts),
+            lambda *parts: bundle.unpark(2, parked, *parts),
+            lambda *parts: bundle.grow(4, *parts),
+            lambda *parts: bundle.shrink(2, *parts),
+        ):
+            with pytest.raises(FusionError, match=sentence):
+                call(part)
+    with pytest.raises(FusionError, match="the same SGD was given twice"):
+        bundle.shrink(2, side.optimizer, side.optimizer)
+    assert bundle.active == [True, True, False]
+    side.trials[2] = None
+    side.train(1)
