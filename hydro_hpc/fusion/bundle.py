@@ -12,10 +12,10 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import choice, gradients, parking, resizing, signature
-from hydro_hpc.fusion.choice import Way, Workshop
+from hydro_hpc.fusion.choice import Wish, Workshop
 from hydro_hpc.fusion.choices import ChoiceFolder, key_of
 from hydro_hpc.fusion.copying import own_copy
-from hydro_hpc.fusion.executor import Executor, ExecutorKind
+from hydro_hpc.fusion.executor import Executor
 from hydro_hpc.fusion.gradients import BlockGradient
 from hydro_hpc.fusion.grouped import GroupedExecutor
 from hydro_hpc.fusion.inputs import InputForm
@@ -46,8 +46,8 @@ class Bundle(nn.Module):
         self,
         state: StackedState,
         seeds: Sequence[int],
+        wish: Wish,
         *,
-        executor: ExecutorKind | None,
         choices: Sequence[ChoiceFolder] = (),
     ) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Bundle(nn.Module):
         self.samples_calls = True  # verifies again in some calls, which takes as long as 20 calls
         self._sampled = SampledCalls()
         self._mode: bool | None = None  # of the last train() or eval(); None: flags as bound
-        self._wanted = None if executor is None else Way(kind=executor)
+        self._wish = wish
         self._choices = choices
         self._way = choice.LOOP
         self._workshop: Workshop
@@ -275,7 +275,7 @@ class Bundle(nn.Module):
         takes what was chosen before, if it is exact.
         """
         self._workshop = Workshop(self.state.slot_models, self.streams.seeds, sample)
-        key = key_of(self.state.slot_models, sample)
+        key = key_of(self.state.slot_models, sample, compiles=self._wish.compiles)
         before = next(filter(None, (folder.get(key) for folder in self._choices)), None)
         self._choose(before)
         self._workshop.tidy()
@@ -286,8 +286,8 @@ class Bundle(nn.Module):
             self._choose(first)
 
     def _choose(self, before: BundleReport | None) -> None:
-        wanted = self._wanted if before is None else choice.way_of(before)
-        self._way, self.report = choice.choose(self._workshop, wanted=wanted)
+        wish = self._wish if before is None else replace(self._wish, way=choice.way_of(before))
+        self._way, self.report = choice.choose(self._workshop, wish)
         self.streams.uses_python = self._workshop.uses_python
         self._chosen = self._loop
         if self._way != choice.LOOP:
@@ -296,7 +296,7 @@ class Bundle(nn.Module):
             parts = self._chosen.parts.closed
             calls = self._chosen.calls_per_slot(self._workshop.form)
             self.report = replace(self.report, per_slot={**parts, **calls})
-        if before is not None and self._way == wanted:
+        if before is not None and self._way == wish.way:
             self.report = before
         form = self._workshop.form
         self._seen = {(self._chosen.case_of(form), form.precision)}

@@ -7,7 +7,7 @@ import gc
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from torch import nn
@@ -24,7 +24,7 @@ from hydro_hpc.fusion.report import BundleReport, Candidate, PartTime
 from hydro_hpc.fusion.sample import Sample
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.fusion.timing import step_times_ms
-from hydro_hpc.fusion.verify import MakeExecutor, Verification
+from hydro_hpc.fusion.verify import MakeExecutor, Thoroughness, Verification
 from hydro_hpc.fusion.vmapped import VmapExecutor
 from hydro_hpc.nn.randomness import SlotStreams
 
@@ -40,12 +40,13 @@ NO_TIME: Final = f"not tried: verifying others took {VERIFYING_S:.0f} s"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     """An executor, and whether images are laid out for it with their channels last; of a grouped
-    one also the modules that run once per slot since that is faster, by path, with what was
-    measured.
+    one also whether torch has compiled its graphs, and the modules that run once per slot since
+    that is faster, by path, with what was measured.
     """
 
     kind: ExecutorKind
     channels_last: bool = False
+    compiled: bool = False
     one_by_one: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -53,7 +54,8 @@ class Way:
         number = len(self.one_by_one)
         one_by_one = [f"{number} modules one by one"] if number else []
         channels_last = ["channels last"] if self.channels_last else []
-        return ", ".join([self.kind.value, *channels_last, *one_by_one])
+        compiled = ["compiled"] if self.compiled else []
+        return ", ".join([self.kind.value, *compiled, *channels_last, *one_by_one])
 
 
 GROUPED: Final = Way(kind=ExecutorKind.GROUPED)
@@ -66,8 +68,19 @@ def way_of(report: BundleReport) -> Way:
     return Way(
         kind=report.executor,
         channels_last=report.channels_last,
+        compiled=report.compiled,
         one_by_one=report.one_by_one,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """`way` is taken if it is exact, so that a resumed study gives the values that it gave. With
+    `compiles`, what was chosen is compiled too, and kept so where that is exact and faster.
+    """
+
+    way: Way | None = None
+    compiles: bool = False
 
 
 class Workshop:
@@ -84,7 +97,7 @@ class Workshop:
     def take(self, sample: Sample) -> None:
         """From now on this is the sample."""
         self.sample = sample
-        self._verification: Verification | None = None
+        self._verifications: dict[Thoroughness, Verification] = {}
         self.form = InputForm.of(sample.args, sample.kwargs).without_values()
 
     def maker(self, way: Way) -> MakeExecutor:
@@ -93,7 +106,7 @@ class Workshop:
             return functools.partial(LoopExecutor, channels_last=way.channels_last)
         if way.kind is ExecutorKind.VMAP:
             return VmapExecutor
-        form, closed, channels_last = self.form, way.one_by_one, way.channels_last
+        form, closed = self.form, way.one_by_one
 
         def grouped(state: StackedState, streams: SlotStreams) -> Executor:
             traced = self._traced.setdefault((frozenset(closed), state.slots), {})
@@ -103,23 +116,26 @@ class Workshop:
                 form=form,
                 traced=traced,
                 closed=closed,
-                channels_last=channels_last,
+                channels_last=way.channels_last,
+                compiled=way.compiled,
             )
 
         return grouped
 
-    def verification(self) -> Verification:
+    def verification(self, way: Way) -> Verification:
         """What untouched copies give for the sample. What they raise comes through."""
-        if self._verification is None:
+        thoroughness = _thoroughness(way)
+        if thoroughness not in self._verifications:
             try:
-                self._verification = Verification(self.models, self.sample, self.seeds)
+                found = Verification(self.models, self.sample, self.seeds, thoroughness)
             except Exception:  # of the user's model
                 if self.sample.unrotated is None:
                     raise
                 self.take(self.sample.unrotated)
-                return self.verification()
-            self.uses_python = self._verification.uses_python
-        return self._verification
+                return self.verification(way)
+            self._verifications[thoroughness] = found
+            self.uses_python = found.uses_python
+        return self._verifications[thoroughness]
 
     def refusal_again(self, way: Way, *, in_passing: bool) -> str | None:
         """Why a way that was exact at binding is not for the sample; None: it is. In passing models
@@ -129,16 +145,23 @@ class Workshop:
             [(_, reason)] = refusals_of(self, [way])
             return reason
         try:
-            verification = Verification(self.models, self.sample, self.seeds, in_passing=True)
+            thoroughness = _thoroughness(way, in_passing=True)
+            verification = Verification(self.models, self.sample, self.seeds, thoroughness)
         except Exception:  # of the user's model
             return None
         return verification.refusal(self.maker(way))
 
     def tidy(self) -> None:
         """Gives back the memory of the copies, which is more than training takes."""
-        self._verification = None
+        self._verifications = {}
         gc.collect()  # graphs refer to themselves
         trim_heaps()
+
+    def times_ms(self, ways: Sequence[Way]) -> dict[str, float]:
+        """By name, one step of each, on copies."""
+        makers = [self.maker(way) for way in ways]
+        taken = step_times_ms(makers, self.models, self.sample, self.seeds)
+        return {way.name: ms for way, ms in zip(ways, taken, strict=True)}
 
     def times_of_parts(self) -> list[PartTime]:
         """Of a grouped executor on copies."""
@@ -148,10 +171,18 @@ class Workshop:
         return time_parts(executor, self.sample)
 
 
-def choose(workshop: Workshop, *, wanted: Way | None) -> tuple[Way, BundleReport]:
-    """The executor to use and why; `wanted` is taken if it is exact, so that a resumed study gives
-    the values that it gave.
+def _thoroughness(way: Way, *, in_passing: bool = False) -> Thoroughness:
+    """Compiling takes a minute, and twice that in two precisions: the same graph was verified in
+    both before.
     """
+    if way.compiled:
+        return Thoroughness.IN_OWN_PRECISION
+    return Thoroughness.IN_PASSING if in_passing else Thoroughness.FULL
+
+
+def choose(workshop: Workshop, wish: Wish) -> tuple[Way, BundleReport]:
+    """The executor to use and why."""
+    wanted = wish.way
     tried = refusals_of(workshop, [wanted]) if wanted is not None else []
     parts: tuple[PartTime, ...] = ()
     times: dict[str, float] = {}
@@ -160,10 +191,15 @@ def choose(workshop: Workshop, *, wanted: Way | None) -> tuple[Way, BundleReport
         tried += others
         exact = [way for way, reason in tried if reason is None]
         if len(exact) > 1:
-            makers = [workshop.maker(way) for way in exact]
-            taken = step_times_ms(makers, workshop.models, workshop.sample, workshop.seeds)
-            times = {way.name: ms for way, ms in zip(exact, taken, strict=True)}
+            times = workshop.times_ms(exact)
     way, reason = decide(tried, times, wanted)
+    if wish.compiles and way != wanted and way.kind is ExecutorKind.GROUPED:
+        compiled = replace(way, compiled=True)
+        tried += refusals_of(workshop, [compiled])
+        if tried[-1] == (compiled, None):
+            times |= workshop.times_ms([way, compiled])
+            if times[compiled.name] < FASTER * times[way.name]:
+                way, reason = compiled, f"faster than uncompiled, which was {reason}"
     candidates = tuple(
         Candidate(name=w.name, refusal=why, step_ms=times.get(w.name)) for w, why in tried
     )
@@ -173,6 +209,7 @@ def choose(workshop: Workshop, *, wanted: Way | None) -> tuple[Way, BundleReport
         reason=reason,
         candidates=candidates,
         channels_last=way.channels_last,
+        compiled=way.compiled,
         one_by_one=way.one_by_one,
         times=parts,
     )
@@ -222,13 +259,13 @@ def refusals_of(
     """Why each of these may not be used for the models and the sample; None: it may. A model that
     raises gives the same reason to all.
     """
-    try:
-        verification = workshop.verification()
-    except Exception as error:  # of the user's model
-        why = f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return [(way, why) for way in ways]
     tried: list[tuple[Way, str | None]] = []
     for way in ways:
+        try:
+            verification = workshop.verification(way)
+        except Exception as error:  # of the user's model
+            why = f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return [(way, why) for way in ways]
         is_late = time.monotonic() > deadline_s
         tried.append((way, NO_TIME if is_late else verification.refusal(workshop.maker(way))))
     return tried

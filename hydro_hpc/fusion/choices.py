@@ -31,8 +31,10 @@ def users_cache() -> Path:
     return Path(home) / "hydro" / "choices"
 
 
-def key_of(models: Sequence[nn.Module], sample: Sample) -> str:
-    """Equal for bundles among whose executors the same one is the fastest, here."""
+def key_of(models: Sequence[nn.Module], sample: Sample, *, compiles: bool = False) -> str:
+    """Equal for bundles among whose executors the same one is the fastest, here. `compiles` says
+    whether compiled ones are among them.
+    """
     first = models[0]
     device = next(first.parameters()).device
     form = InputForm.of(sample.args, sample.kwargs)
@@ -48,6 +50,7 @@ def key_of(models: Sequence[nn.Module], sample: Sample) -> str:
         torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         torch.__version__,
         torch.get_num_threads(),
+        compiles,
     ]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
 
@@ -103,6 +106,7 @@ def from_json(data: dict[str, Any]) -> BundleReport:
         executor=ExecutorKind(data["executor"]),
         reason=data["reason"],
         channels_last=data["channels_last"],
+        compiled=data["compiled"],
         candidates=tuple(Candidate(**candidate) for candidate in data["candidates"]),
         per_slot=data["per_slot"],
         one_by_one=data["one_by_one"],

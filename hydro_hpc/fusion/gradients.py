@@ -99,7 +99,10 @@ def _gather_one(
 ) -> BlockGradient:
     """In `room_FP`."""
     slots = block.values_FP.size(0)
-    if all(isinstance(leaf, list) for leaf in leaves):
+    if all(isinstance(leaf, Tensor) and leaf.grad is not None for leaf in leaves):
+        present = [[True]]
+        rows = [[dense(leaf.grad) for leaf in leaves if isinstance(leaf, Tensor)]]
+    elif all(isinstance(leaf, list) for leaf in leaves):
         rows = [[dense(leaf[slot].grad) for leaf in leaves] for slot in range(slots)]
         present = [[grad is not None for grad in row] for row in rows]
     else:

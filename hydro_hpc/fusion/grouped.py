@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -67,8 +68,11 @@ class GroupedExecutor:
         traced: dict[Occasion, Traced],
         closed: Mapping[str, str] = NOTHING,
         channels_last: bool = False,
+        compiled: bool = False,
     ) -> None:
-        self.state, self.streams, self._channels_last = state, streams, channels_last
+        self.state, self.streams = state, streams
+        self._channels_last, self._compiled = channels_last, compiled
+        self._calls: dict[fx.GraphModule, Callable[..., Any]] = {}
         self._traced, self._closed = traced, closed
         self.parts = Parts(state, streams)
         self._outside = OutsideValues(state.slot_models[0])
@@ -86,13 +90,21 @@ class GroupedExecutor:
         graph = self._graph_for(form)
         tensors = across_slots(form).tensors if self._channels_last else form.tensors
         if not self.parts.runs_users_code:
-            output = graph.forward(*tensors)  # not called: fx would print what is raised
+            output = self._call_of(graph)(*tensors)
         else:
             with self.streams.owned():
-                output = graph.forward(*map(self._rows_of_their_own, tensors))
+                output = self._call_of(graph)(*map(self._rows_of_their_own, tensors))
         if isinstance(output, Tensor):
             return of_all(output, self.state.slots)
         return pytree.tree_map_only(Tensor, lambda x: of_all(x, self.state.slots), output)
+
+    def _call_of(self, graph: fx.GraphModule) -> Callable[..., Any]:
+        """Not the graph's own call: fx would print what is raised."""
+        if not self._compiled:
+            return graph.forward
+        if graph not in self._calls:
+            self._calls[graph] = torch.compile(graph)
+        return self._calls[graph]
 
     def _rows_of_their_own(self, x: Tensor) -> Tensor:
         return x if self._channels_last else x.contiguous()

@@ -42,15 +42,17 @@ class PartTime:
 class BundleReport:
     """`executor` is None until the first call, if the bundle was bound without an example.
 
-    `channels_last` says whether images are laid out so. Of a grouped bundle, `per_slot` are the
-    modules (by path) and calls that run once per slot, with the reason; `one_by_one` those of them
-    that could run for all slots at once but are faster so; `times` what the modules took.
+    `channels_last` says whether images are laid out so, `compiled` whether torch has compiled the
+    forward. Of a grouped bundle, `per_slot` are the modules (by path) and calls that run once per
+    slot, with the reason; `one_by_one` those of them that could run for all slots at once but are
+    faster so; `times` what the modules took.
     """
 
     slots: int
     executor: ExecutorKind | None
     reason: str
     channels_last: bool = False
+    compiled: bool = False
     candidates: tuple[Candidate, ...] = ()
     per_slot: Mapping[str, str] = field(default_factory=dict)
     one_by_one: Mapping[str, str] = field(default_factory=dict)
@@ -58,10 +60,12 @@ class BundleReport:
 
     def fallen_to_loop(self, reason: str) -> BundleReport:
         """The same after the executor was found not to be exact."""
-        return replace(self, executor=ExecutorKind.LOOP, channels_last=False, reason=reason)
+        executor = ExecutorKind.LOOP
+        return replace(self, executor=executor, channels_last=False, compiled=False, reason=reason)
 
     def __str__(self) -> str:
         chosen = "not chosen yet" if self.executor is None else self.executor.value
+        chosen += ", compiled" if self.compiled else ""
         chosen += ", channels last" if self.channels_last else ""
         lines = [f"{self.slots} slots, {chosen}: {self.reason}"]
         lines += [f"  {candidate}" for candidate in self.candidates]

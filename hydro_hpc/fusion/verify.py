@@ -13,7 +13,9 @@ first, whose model is what executors trace, two neighbours and the last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Final
 
 import torch
@@ -36,6 +38,16 @@ PROBED: Final = 4  # slots that are compared in double precision
 COARSE_TOLERANCE: Final = 5e-2  # of half precision, and of gradients in any but double
 # Of a module's largest buffer: a mean that is zero but for rounding has no more in it than that.
 NEGLIGIBLE: Final = {torch.float64: 1e-14, torch.float32: 1e-6}
+
+
+class Thoroughness(Enum):
+    """What is compared: `IN_PASSING` only the few slots in double precision, where the models allow
+    it; `IN_OWN_PRECISION` all slots, gradients too, and nothing in double precision.
+    """
+
+    FULL = "full"
+    IN_PASSING = "in passing"
+    IN_OWN_PRECISION = "in own precision"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +85,6 @@ class Specimens:
 class Verification:
     """Untouched copies of some models, and what they give for a sample: the same for each executor
     that is compared with them. The models are not changed. What they raise comes through.
-
-    `in_passing`: only what is compared in double precision, where the models allow it.
     """
 
     def __init__(
@@ -82,19 +92,18 @@ class Verification:
         models: Sequence[nn.Module],
         sample: Sample,
         seeds: Sequence[int],
-        *,
-        in_passing: bool = False,
+        thoroughness: Thoroughness = Thoroughness.FULL,
     ) -> None:
         specimens = [_perturbed(model, slot) for slot, model in enumerate(models)]
         own = Specimens(models=specimens, sample=sample, seeds=seeds, with_gradients=True)
         with torch.inference_mode(False), torch.enable_grad():
-            try:
-                probed = own.probed()
-                self._rounds = [(probed, list(_expected(probed)))]
-                own = replace(own, with_gradients=False)
-            except Exception:  # a model may insist on its own precision: then that one has to do
-                self._rounds = []
-            if not in_passing or not self._rounds:
+            self._rounds = []
+            if thoroughness is not Thoroughness.IN_OWN_PRECISION:
+                with suppress(Exception):  # a model may insist on its own precision
+                    probed = own.probed()
+                    self._rounds = [(probed, list(_expected(probed)))]
+                    own = replace(own, with_gradients=False)
+            if thoroughness is not Thoroughness.IN_PASSING or not self._rounds:
                 self._rounds.append((own, list(_expected(own))))
         self.uses_python = any(
             one.uses_python

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.fusion import ExecutorKind, bind, layout
-from hydro_hpc.fusion.choice import Way, Workshop, choose, refusals_of
+from hydro_hpc.fusion.choice import Way, Wish, Workshop, choose, refusals_of
 from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.sample import Sample
 
@@ -97,7 +97,8 @@ def test_a_loop_gives_models_their_images_so_but_fails_slots_on_plain_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bundle = bind([watching() for _ in range(SLOTS)], executor=ExecutorKind.LOOP)
-    monkeypatch.setattr(bundle, "_wanted", Way(kind=ExecutorKind.LOOP, channels_last=True))
+    wish = Wish(way=Way(kind=ExecutorKind.LOOP, channels_last=True))
+    monkeypatch.setattr(bundle, "_wish", wish)
     x = torch.randn(SLOTS, 4, 2, 7, 7).double()
     bundle(x)
     assert bundle.report.channels_last
@@ -114,7 +115,7 @@ def test_a_loop_gives_models_their_images_so_but_fails_slots_on_plain_ones(
 def test_both_layouts_are_tried_where_there_are_images() -> None:
     x = torch.randn(SLOTS, 4, 2, 7, 7).double()
     workshop = Workshop([small() for _ in range(SLOTS)], range(SLOTS), Sample(args=(x,), kwargs={}))
-    _, report = choose(workshop, wanted=None)
+    _, report = choose(workshop, Wish())
     names = {candidate.name for candidate in report.candidates}
     assert {"grouped", "grouped, channels last", "loop", "loop, channels last"} <= names
     assert "vmap" not in names
