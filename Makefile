@@ -10,7 +10,11 @@ BIN := $(VENV)/bin
 OUT ?= hydro-demo
 PLAIN := tests/benchmarks $(addprefix tests/hydro_hpc/,fusion nn optim report schedules)
 CLUSTER := tests/slurm_plugin/cluster tests/slurm_plugin/test_clients.py \
-	tests/slurm_plugin/test_coordinator_on_slurm.py tests/hydro_hpc/devcluster/test_cluster.py
+	tests/slurm_plugin/test_coordinator_on_slurm.py tests/site_config/test_fragments.py \
+	tests/hydro_hpc/devcluster/test_cluster.py tests/hydro_hpc/devcluster/test_commands.py
+ALONE := tests/end_to_end tests/soak tests/hydro_hpc/demo/test_demo.py tests/hydro_hpc/devices \
+	$(addprefix tests/hydro_hpc/trial/,test_points.py test_solo_exec.py test_solo_residency.py \
+	test_switches.py)
 REPEATS ?= 50
 
 # A Python that users of the embedded cluster can run too: the system's, if it is new enough.
@@ -21,15 +25,15 @@ PYTHON ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.13 /usr/bin/python3
 # The embedded cluster needs root.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 
-.PHONY: demo test test-plain test-cluster soak lint setup debian clean
+.PHONY: demo test test-plain test-cluster test-processes test-alone soak lint setup debian clean
 
 demo: setup
 	$(SUDO) $(BIN)/hydro demo --out "$(OUT)" $(if $(KEEP),--keep)
 
-# What needs the cores to itself comes last.
 test: setup lint
 	$(MAKE) --jobs=2 --output-sync=target test-plain test-cluster
-	$(SUDO) $(BIN)/python -m pytest $(addprefix --ignore=,$(PLAIN) $(CLUSTER))
+	$(MAKE) test-processes
+	$(MAKE) test-alone
 
 # What neither starts processes nor measures time.
 test-plain:
@@ -38,6 +42,15 @@ test-plain:
 # What measures no time, and mostly waits for Slurm.
 test-cluster:
 	$(SUDO) $(BIN)/python -m pytest $(CLUSTER)
+
+# What starts processes, and waits however long a busy machine takes; the rest of all tests.
+test-processes:
+	$(SUDO) $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+		$(addprefix --ignore=,$(PLAIN) $(CLUSTER) $(ALONE))
+
+# What needs the cores to itself.
+test-alone:
+	$(SUDO) $(BIN)/python -m pytest $(ALONE)
 
 # A failure says with which HYDRO_SOAK_SEED it comes again.
 soak: setup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -23,6 +24,14 @@ PARENT: Final = Path("/tmp")
 def pytest_configure() -> None:
     """Undoes what a shell does to its background jobs, so that tests can interrupt processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Each of some thousand bundles ends its building by a whole garbage collection, which need not
+    look at torch and at all tests every time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def own_directory(name: str) -> Path:

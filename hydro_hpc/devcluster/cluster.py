@@ -16,6 +16,7 @@ from hydro_hpc.devcluster.cgroups import Cgroups, detect_cgroups
 from hydro_hpc.devcluster.daemons import MUNGED, SLURMCTLD, list_daemons
 from hydro_hpc.devcluster.files import write_files
 from hydro_hpc.devcluster.plugin import install_plugin
+from hydro_hpc.devcluster.ports import reserved_ports
 from hydro_hpc.devcluster.processes import (
     ROOT_ENVIRONMENT,
     as_user,
@@ -27,7 +28,6 @@ from hydro_hpc.devcluster.processes import (
 from hydro_hpc.devcluster.requirements import (
     check_host,
     check_namespaces,
-    choose_ports,
     memory_mib,
     read_slurm_version,
     version_pair,
@@ -84,7 +84,8 @@ class Cluster:
             self._clean(keep=(SURVIVES_RESTART,))
             had_homes = self._layout.homes.exists()
             try:
-                return self._start()
+                with reserved_ports(1 + self.spec.nodes, first=self.spec.first_port) as ports:
+                    return self._start(ports)
             except BaseException:
                 self._clean(keep=(*KEPT_ON_FAILURE, *((SURVIVES_RESTART,) if had_homes else ())))
                 raise
@@ -104,9 +105,8 @@ class Cluster:
                 f"devices) runs in {self.spec.directory}; end it with: hydro cluster down"
             )
 
-    def _start(self) -> ClusterStatus:
+    def _start(self, ports: list[int]) -> ClusterStatus:
         version = read_slurm_version()
-        ports = choose_ports(1 + self.spec.nodes, first=self.spec.first_port)
         self.spec.directory.chmod(0o755)
         support = self._cgroups.support
         state = ClusterState(

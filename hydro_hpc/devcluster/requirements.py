@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +34,6 @@ FILES: Final = {
 }
 SETUP_SCRIPT: Final = Path(__file__).parent / "setup.sh"
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-FIRST_PORT: Final = 21000  # below the kernel's ephemeral ports
-LAST_PORT: Final = 29999
 
 Which = Callable[[str], str | None]
 Exists = Callable[[str], bool]
@@ -109,38 +106,3 @@ def version_pair(version: str) -> tuple[int, int]:
 
 def memory_mib() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-
-
-def is_free_port(port: int) -> bool:
-    """Says whether both the loopback and the wildcard address of a TCP port can be bound."""
-    for address in ("127.0.0.1", "0.0.0.0"):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError:
-                return False
-    return True
-
-
-def choose_ports(
-    count: int, *, first: int = 0, is_free: Callable[[int], bool] = is_free_port
-) -> list[int]:
-    """Returns `count` consecutive free ports; from `first` on if that is given.
-
-    Raises SlurmError if a wanted port is in use, or if there are none.
-    """
-    if first:
-        if not 1 <= first <= 65536 - count:
-            raise SlurmError(f"port {first} leaves no {count} ports in 1-65535; choose another")
-        for port in range(first, first + count):
-            if not is_free(port):
-                raise SlurmError(f"port {port} is in use; leave the port to us or choose another")
-        return list(range(first, first + count))
-    for start in range(FIRST_PORT, LAST_PORT - count, count):
-        ports = list(range(start, start + count))
-        if all(map(is_free, ports)):
-            return ports
-    raise SlurmError(
-        f"no {count} free ports in a row in {FIRST_PORT}-{LAST_PORT}; end what uses them"
-    )

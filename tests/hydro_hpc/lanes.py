@@ -9,6 +9,15 @@ from hydro_hpc.page import Page, lane_dir, page_path
 from hydro_hpc.page_layout import LEASE_FILE_NAME, SIZES, DeviceKind, PageKind, Word
 
 
+def own_core() -> int:
+    """Returns the core for a lane of this process: of those that pytest-xdist runs beside each
+    other, each has its own as long as there are enough.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return cores[int(worker) % len(cores)]
+
+
 def make_lane(page_dir: Path, index: int = 0, *, core: int = 0, tenant_job: int = 0) -> str:
     """Makes a lent lane of job 1 and returns its path."""
     lane = lane_dir(str(page_dir), index)

@@ -17,6 +17,7 @@ import pytest
 from hydro_hpc.devcluster import Cluster, ClusterSpec, files, namespaces
 from hydro_hpc.devcluster.cgroups import CGROUP_ROOT, detect_cgroups
 from hydro_hpc.devcluster.slurm_conf import HostFacts, slurm_conf
+from hydro_hpc.devcluster.state import load_state
 from hydro_hpc.devcluster.visible import needed_paths
 from hydro_hpc.errors import ConfigError, SlurmError
 from hydro_hpc.identity import read_start_ticks
@@ -308,3 +309,23 @@ def test_two_ups_at_once_make_one_cluster(cluster_directory: Path) -> None:
         first, second = pool.map(lambda _: Cluster(spec).up(), range(2))
     assert first.processes == second.processes
     assert first.state == second.state == "up"
+
+
+def test_two_clusters_that_start_at_once_both_come_up(cluster_directory: Path) -> None:
+    other_directory = cluster_directory.with_name(f"{cluster_directory.name}b")
+    clusters = [
+        Cluster(ClusterSpec(nodes=1, directory=directory))
+        for directory in (cluster_directory, other_directory)
+    ]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            statuses = list(pool.map(Cluster.up, clusters))
+        assert [status.state for status in statuses] == ["up", "up"]
+        ports = [
+            set(state.ports)
+            for state in map(load_state, (cluster_directory, other_directory))
+            if state
+        ]
+        assert len(set.union(*ports)) == 4
+    finally:
+        clusters[1].down()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hydro_hpc.lanes import make_lane
+from tests.hydro_hpc.lanes import make_lane, own_core
 from tests.hydro_hpc.trial.solo import PlayedPrimary
 
 
 @pytest.fixture
 def lane(tmp_path: Path) -> str:
-    return make_lane(tmp_path / "lanes", core=min(os.sched_getaffinity(0)), tenant_job=1)
+    return make_lane(tmp_path / "lanes", core=own_core(), tenant_job=1)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hydro_hpc.errors import EXIT_DONE, EXIT_TRY_LATER
 from hydro_hpc.page import Page, page_path
 from hydro_hpc.page_layout import GATE_OPEN, PageKind, RecordKind, Word
 from hydro_hpc.study import load_study
-from tests.hydro_hpc.lanes import make_lane, set_site_word
+from tests.hydro_hpc.lanes import make_lane, own_core, set_site_word
 from tests.hydro_hpc.tiny_study import write_study
 from tests.hydro_hpc.trial.solo import (
     PlayedPrimary,
@@ -41,7 +41,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     directory = tmp_path_factory.mktemp("finished")
-    lane = make_lane(directory / "lanes", core=min(os.sched_getaffinity(0)), tenant_job=1)
+    lane = make_lane(directory / "lanes", core=own_core(), tenant_job=1)
     study = write_study(directory)
     primary = PlayedPrimary(lane)
     try:

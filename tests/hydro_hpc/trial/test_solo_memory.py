@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import optuna
 import pytest
@@ -25,28 +26,32 @@ from tests.hydro_hpc.trial.solo import PlayedPrimary, finish, read_results, star
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
 
 MB = 1_000_000
+NEAR_MB = 200  # more than a bundle's first gradients take, which its first look may not know of
+NOISE_MB = 20
 WIDE = """
     class Wide(Net):
         def __init__(self):
             super().__init__()
             self.layers = nn.Sequential(
-                nn.Linear(8, 800), nn.Tanh(), nn.Linear(800, 800), nn.Tanh(), nn.Linear(800, 2))
+                nn.Linear(8, 1000), nn.Tanh(), nn.Linear(1000, 1000), nn.Tanh(),
+                nn.Linear(1000, 2))
 """
 GROWING = """
 import sys, time
 held = []
 print("up", flush=True)
 for line in sys.stdin:
-    held = held[: int(line)]
-    while len(held) < int(line):  # MB
+    num_mb, pause_s = int(line.split()[0]), float(line.split()[1])
+    held = held[:num_mb]
+    while len(held) < num_mb:
         held += [b"x" * 1_000_000 for _ in range(10)]
-        time.sleep(0.1)
+        time.sleep(pause_s)
     print("held", flush=True)
 """
 
 
 class GrowingPrimary:
-    """A process that holds as much memory as it is told to, 100 MB a second more at most."""
+    """A process that holds as much memory as it is told to."""
 
     def __init__(self, join: Callable[[], None]) -> None:
         self.process = subprocess.Popen(
@@ -58,9 +63,10 @@ class GrowingPrimary:
         )
         self._wait_for("up\n")
 
-    def hold(self, num_mb: int) -> None:
+    def hold(self, num_mb: int, *, pause_s: float = 0) -> None:
+        """`pause_s`: after each 10 MB more."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{num_mb}\n")
+        self.process.stdin.write(f"{num_mb} {pause_s}\n")
         self.process.stdin.flush()
         self._wait_for("held\n")
 
@@ -81,10 +87,10 @@ def growing_primary(join: Callable[[], None]) -> Iterator[GrowingPrimary]:
 
 @contextmanager
 def running(
-    study: Path, lane: str, join: Callable[[], None] | None = None
+    study: Path, lane: str, join: Callable[[], None] | None = None, **settings: str
 ) -> Iterator[subprocess.Popen[str]]:
     """`hydro-trial`, ended in any case: its worker notices that it is alone."""
-    process = start(study, lane, join=join)
+    process = start(study, lane, join=join, **settings)
     try:
         yield process
     finally:
@@ -97,6 +103,15 @@ def trial_page(lane: str) -> Page:
     return Page.map_for_reading(page_path(lane, PageKind.TRIAL), PageKind.TRIAL)
 
 
+def mb(page: Page, name: Literal["room", "need"]) -> int:
+    return page.get(f"memory_{name}_bytes") // MB
+
+
+def spare_mb(page: Page) -> int:
+    """Returns how much more the primary could take, as the worker has seen it last."""
+    return mb(page, "room") - mb(page, "need")
+
+
 def values_by_number(study: Path) -> dict[int, tuple[dict[str, float], float | None]]:
     journal = JournalStorage(JournalFileBackend(str(study.parent / "tiny.hydro/journal.log")))
     trials = optuna.load_study(study_name="tiny", storage=journal).trials
@@ -106,22 +121,24 @@ def values_by_number(study: Path) -> dict[int, tuple[dict[str, float], float | N
 @pytest.mark.usefixtures("primary")
 def test_primary_that_grows_gets_the_memory_and_no_trial_notices(tmp_path: Path, lane: str) -> None:
     """One memory limit for both, as in a study beside one's own training."""
-    study = write_study(tmp_path, trials=9, epochs=6, model="Wide", before=WIDE)
+    study = write_study(tmp_path, trials=9, epochs=3, model="Wide", before=WIDE)
     text = study.read_text().replace("slots=4", "slots=8")
     text = text.replace("batch_size=32", "batch_size=8")  # short units of work, for busy machines
     study.write_text(text.replace('"adam"', '"sgd"'))  # Adam follows its gradients' rounding
     with (
-        limited_cgroup(1300 * MB) as cgroup,
+        limited_cgroup(1700 * MB) as cgroup,
         growing_primary(cgroup.join) as grower,
-        running(study, lane, cgroup.join) as process,
+        running(study, lane, cgroup.join, HYDRO_PATIENCE_S="0.5") as process,
     ):
         page = trial_page(lane)
-        wait_until(lambda: page.get("num_samples") > 0)
+        wait_until(lambda: page.get("num_samples") > 0 and page.get("memory_need_bytes") > 0)
         assert page.get("num_slots") == 8
-        wait_until(lambda: page.get("memory_need_bytes") > 0)
-        spare_mb = (page.get("memory_room_bytes") - page.get("memory_need_bytes")) // MB
-        grower.hold(spare_mb + 20)
+        room_mb, first_mb = mb(page, "room"), spare_mb(page) - NEAR_MB
+        grower.hold(first_mb)
+        wait_until(lambda: mb(page, "room") < room_mb - first_mb + NOISE_MB)  # it has looked since
+        grower.hold(first_mb + spare_mb(page), pause_s=0.1)
         wait_until(lambda: page.get("num_slots") < 8 and page.get("state") != TrialState.STARTING)
+        assert page.get("trials_done") == 0
         grower.hold(0)
         code, errors = finish(process, timeout_s=200)
         assert (code, errors) == (EXIT_DONE, "")
