@@ -43,12 +43,12 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_stream_alone(
 
 def test_every_epoch_is_another_order_of_the_rows_in_full_batches(small_study: MakeStudy) -> None:
     study = small_study()
-    epoch_0, epoch_1 = study.batch_indices(5, 0), study.batch_indices(5, 1)
+    epoch_0, epoch_1 = study.batch_indices(PARAMS, 5, 0), study.batch_indices(PARAMS, 5, 1)
     assert epoch_0.shape == (70 // 16, 16)
     assert len(epoch_0.unique()) == epoch_0.numel()
-    assert torch.equal(study.batch_indices(5, 0), epoch_0)
+    assert torch.equal(study.batch_indices(PARAMS, 5, 0), epoch_0)
     assert not torch.equal(epoch_0, epoch_1)
-    assert not torch.equal(study.batch_indices(6, 0), epoch_0)
+    assert not torch.equal(study.batch_indices(PARAMS, 6, 0), epoch_0)
 
 
 def test_a_trial_run_twice_gives_the_same_value_whatever_runs_between(
@@ -70,7 +70,7 @@ def test_run_alone_is_the_ordinary_training_loop(small_study: MakeStudy) -> None
     model = study.build_model({"lr": 0.05}, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for epoch in range(2):
-        for rows in study.batch_indices(3, epoch):
+        for rows in study.batch_indices({}, 3, epoch):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(data.train_x[rows]), data.train_y[rows]).backward()
             optimizer.step()
@@ -113,7 +113,7 @@ def test_arrays_are_taken_as_tensors(small_study: MakeStudy) -> None:
         ({"space": {"lr": 0.1}}, "the space is empty"),
         ({"space": [1]}, "space is a list"),
         ({"space": {"lr": log_uniform(0.1, 1), "dropuot": 0.1}}, "'dropuot' is taken by nobody"),
-        ({"optimizer": "lion"}, "use one of sgd, adam, adamw"),
+        ({"optimizer": "lion"}, "use one of sgd, adam, adamw, rmsprop, adagrad"),
         ({"trials": 0}, "trials=0 must be an integer of at least 1"),
         ({"epochs": 1.5}, "epochs=1.5 must be an integer"),
         ({"slots": -1}, "slots=-1 must be an integer"),
