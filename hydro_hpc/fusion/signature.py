@@ -28,9 +28,9 @@ def check(models: Sequence[nn.Module]) -> None:
         raise FusionError("trial 0's model has no parameters to train")
     if len({id(model) for model in models}) < len(models):
         raise FusionError("one model object was given twice: build one for each trial")
-    first = dict(_facts(models[0]))
+    first = facts(models[0])
     for trial, model in enumerate(models[1:], start=1):
-        compare(first, dict(_facts(model)), f"trial {trial}")
+        compare(first, facts(model), f"trial {trial}")
 
 
 def _refuse_shared_memory(model: nn.Module, who: str) -> None:
@@ -71,7 +71,7 @@ def _every_tensor(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def check_like(resident: nn.Module, newcomer: nn.Module) -> None:
     """FusionError unless a new trial's model fits where `resident` lives."""
     _refuse_shared_memory(newcomer, "the new trial's model")
-    compare(dict(_facts(resident)), dict(_facts(newcomer)), "the new trial")
+    compare(facts(resident), facts(newcomer), "the new trial")
 
 
 def compare(first: Facts, other: Facts, who: str) -> None:
@@ -82,6 +82,11 @@ def compare(first: Facts, other: Facts, who: str) -> None:
                 f"{who} cannot join the bundle: {what} is {other.get(what, 'missing')} there and "
                 f"{first.get(what, 'missing')} in trial 0; bind only models of one shape"
             )
+
+
+def facts(model: nn.Module) -> Facts:
+    """What must be equal in two models, so that they can be in one bundle."""
+    return dict(_facts(model))
 
 
 def _facts(model: nn.Module) -> Iterator[tuple[str, str]]:

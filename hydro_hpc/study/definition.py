@@ -168,6 +168,10 @@ class Study:
         settings = self.optimizer_settings(params)
         return torch_optimizer(self.optimizer_name, model.parameters(), settings)
 
+    def check_settings(self, params: Params) -> None:
+        """Raises what torch raises if the optimizer cannot have these settings."""
+        torch_optimizer(self.optimizer_name, [torch.zeros(1)], self.optimizer_settings(params))
+
     def batch_size_of(self, params: Params) -> int:
         """Returns the number of rows of a trial's batches."""
         return int({**self.constants, **params}["batch_size"])

@@ -133,7 +133,7 @@ class BundleTraining:
         with self._gate.doing(RecordKind.OTHER), self._gate.work("build") as cut:
             try:
                 model = self._study.build_model(trial.params, trial.seed)
-                self._study.make_optimizer(model, trial.params)  # torch says what cannot be
+                self._study.check_settings(trial.params)
             except Exception as error:
                 return self._failed(trial.number, error)
             self._bundle.between = cut
