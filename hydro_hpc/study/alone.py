@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hydro_hpc.nn import trial_stream
+from hydro_hpc.study.clipping import clip_model
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.space import Params
 from hydro_hpc.study.trial import TrialFailedError
@@ -36,6 +37,8 @@ def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None
                     outputs = model(inputs)
                 loss = study.loss(outputs, data.train_y[rows])
                 loss.backward()
+                if study.clip_name is not None:
+                    clip_model(study.clip_name, model, study.clip_limit(params))
                 optimizer.step()
                 steps_done += 1
                 loss_sum += loss.detach()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.nn import trial_stream
-from hydro_hpc.study.space import Choice, Integer
+from hydro_hpc.study.space import LogUniform, Uniform, extremes
 
 Augment = Callable[[Tensor], Tensor]
 
@@ -27,20 +27,13 @@ def batch_sizes(space: Mapping[str, Any], given: int | None) -> Sequence[int]:
     elif given is not None:
         raise StudyError("batch_size is given twice: keep the one in the space, or the keyword")
     else:
-        sizes = _sizes(space["batch_size"])
+        named = space["batch_size"]
+        is_real = isinstance(named, Uniform | LogUniform)
+        sizes = (named,) if is_real else extremes(named)
     for size in sizes:
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise StudyError(f"batch_size={size!r} must be an integer of at least 1")
     return sizes
-
-
-def _sizes(named: Any) -> Sequence[Any]:
-    match named:
-        case Choice(options):
-            return options
-        case Integer(low, high):
-            return (low, high)
-    return (named,)
 
 
 def augmented(augment: Augment | None, x: Tensor, *, seed: int, step: int) -> Tensor:

@@ -6,6 +6,7 @@ same weights and see the same batches.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -19,6 +20,7 @@ from hydro_hpc.errors import StudyError
 from hydro_hpc.study import alone, loading
 from hydro_hpc.study.batches import Augment, augmented, batch_sizes
 from hydro_hpc.study.check import check_study
+from hydro_hpc.study.clipping import clip_name, limit_of
 from hydro_hpc.study.data import Data, batch_indices, load_data
 from hydro_hpc.study.description import Direction, PrunerName, SearchName, StudyDescription
 from hydro_hpc.study.hyperparameters import split
@@ -51,8 +53,9 @@ class Study:
 
     `space` names them: a distribution is searched, a plain value is a constant. What the optimizer
     knows (`lr`, `weight_decay`, `momentum`, `betas` or `beta1` and `beta2`, `eps`, ...) go to it,
-    `batch_size` to the training, all others to `model`, a class or function that returns an
-    `nn.Module`. Trials of one batch size and one shape of model are trained side by side.
+    `batch_size` and `clip_norm` or `clip_value` (of gradients) to the training, all others to
+    `model`, a class or function that returns an `nn.Module`. Trials of one batch size and one shape
+    of model are trained side by side.
 
     `data` returns (train_x, train_y, test_x, test_y), rows first; it is called once per process.
     Each trial sees the rows in an order of its own. `augment(x)` is given each batch of train_x
@@ -109,6 +112,7 @@ class Study:
         self.batch_sizes = batch_sizes(space, batch_size)
         if "batch_size" not in space:
             [self.constants["batch_size"]] = self.batch_sizes
+        self.clip_name = clip_name(space)
         self.optimizer_name = optimizer_name(optimizer)
         check_bounds(self.optimizer_name, space)
         self.split = split(space, self.optimizer_name, model)
@@ -175,6 +179,11 @@ class Study:
     def batch_size_of(self, params: Params) -> int:
         """Returns the number of rows of a trial's batches."""
         return int({**self.constants, **params}["batch_size"])
+
+    def clip_limit(self, params: Params) -> float:
+        """Returns what a trial's gradients are clipped to, infinite where they are not."""
+        values = {**self.constants, **params}
+        return math.inf if self.clip_name is None else limit_of(self.clip_name, values)
 
     def batch_indices(self, params: Params, seed: int, epoch: int) -> Tensor:
         """Returns the rows of an epoch, LongTensor [steps, batch]; a short last one is left out."""

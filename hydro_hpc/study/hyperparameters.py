@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hydro_hpc.errors import StudyError
+from hydro_hpc.study.clipping import CLIPS
 from hydro_hpc.study.optimizers import OptimizerName, takes
 
-TRAINING: Final = frozenset({"batch_size"})
+TRAINING: Final = frozenset({"batch_size", *CLIPS})
 """What the training loop itself takes."""
 
 

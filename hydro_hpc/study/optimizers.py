@@ -16,7 +16,7 @@ from torch import Tensor
 from hydro_hpc import optim
 from hydro_hpc.errors import StudyError
 from hydro_hpc.fusion import Bundle
-from hydro_hpc.study.space import Choice, Integer, LogUniform, Params, Uniform
+from hydro_hpc.study.space import Choice, Integer, LogUniform, Params, Uniform, extremes
 
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 
@@ -85,7 +85,7 @@ def check_bounds(optimizer: OptimizerName, space: Mapping[str, Any]) -> None:
             _check_flag(name, space[name])
             continue
         low, high = ranges.get(name, (-math.inf, math.inf))
-        for value in _values(space[name]):
+        for value in _numbers(space[name]):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise StudyError(f"{name}={value!r} is no number; {optimizer} needs one")
             if not low <= float(value) < high:
@@ -97,17 +97,10 @@ def check_bounds(optimizer: OptimizerName, space: Mapping[str, Any]) -> None:
 
 def _check_flag(name: str, given: Any) -> None:
     is_drawn = isinstance(given, Uniform | LogUniform | Integer)
-    if is_drawn or not all(isinstance(value, bool) for value in _values(given)):
+    if is_drawn or not all(isinstance(value, bool) for value in extremes(given)):
         raise StudyError(f"{name}={given!r} is neither on nor off; use choice(True, False)")
 
 
-def _values(given: Any) -> Sequence[Any]:
-    """Returns the ends of a distribution, or what there is to choose from."""
-    match given:
-        case Uniform(low, high) | LogUniform(low, high) | Integer(low, high):
-            return (low, high)
-        case Choice(options):
-            return options
-        case tuple() | list():
-            return given
-    return (given,)
+def _numbers(given: Any) -> Sequence[Any]:
+    """The same as `extremes`, and both of a constant pair of betas."""
+    return given if isinstance(given, tuple | list) else extremes(given)

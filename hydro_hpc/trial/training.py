@@ -6,6 +6,7 @@ end. An exception or a loss that is not finite ends that trial alone; the others
 
 from __future__ import annotations
 
+import functools
 import math
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from hydro_hpc.fusion.bundle import nothing
 from hydro_hpc.fusion.choices import users_cache
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.page_layout import RecordKind
+from hydro_hpc.study.clipping import clip_bundle
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.optimizers import slot_optimizer
@@ -65,6 +67,7 @@ class BundleTraining:
         self._gate = gate
         self._report = report
         self._slots: list[SlotRun | None] = [None] * len(trials)
+        self._clip_limits = [study.clip_limit(trial.params) for trial in trials]
         self._is_mid_step = False  # parameters, buffers and optimizer may not belong together
         models = [study.build_model(trial.params, trial.seed) for trial in trials]
         self._batches = SlotBatches(study, size=study.batch_size_of(trials[0].params))
@@ -115,6 +118,7 @@ class BundleTraining:
                 self._train_meter.abandon()
                 self._is_mid_step = False
                 return self._end_culprits()
+            self._clip()
             self._train_meter.point("optimizer")
             self._optimizer.step()
             self._train_meter.point("zero_grad")
@@ -209,6 +213,7 @@ class BundleTraining:
             self._bundle.replace(slot, model, seed=trial.seed, step=run.step)
             self._optimizer.load_slot_state(slot, stored.optimizer)
         self._slots[slot] = run
+        self._clip_limits[slot] = self._study.clip_limit(trial.params)
 
     def _hook_leaves(self) -> None:
         """Makes every leaf of the bundle a point, if there are others than before."""
@@ -254,6 +259,14 @@ class BundleTraining:
         point("values")
         values: list[float] = losses_F.detach().tolist()
         return values
+
+    def _clip(self) -> None:
+        """Clips each slot's gradients by its own trial's limit, if the study does."""
+        name = self._study.clip_name
+        if name is not None:
+            self._train_meter.point("clip")
+            between = functools.partial(self._train_meter.point, "clip")
+            clip_bundle(name, self._bundle, self._clip_limits, between)
 
     def _note_failure(self, slot: int, error: Exception) -> None:
         if self._active[slot]:  # what the loss says of an empty slot's outputs does not matter

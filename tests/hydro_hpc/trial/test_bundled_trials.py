@@ -17,7 +17,7 @@ from hydro_hpc.errors import FusionError, StudyError
 from hydro_hpc.study import Study, choice, uniform
 from hydro_hpc.study.trial import Trial
 from hydro_hpc.trial.gate import LaneGate
-from hydro_hpc.trial.training import BundleTraining
+from hydro_hpc.trial.training import BundleTraining, Ended
 from tests.hydro_hpc.trial.open_lane import OpenLane, new_folder, train_trials, values
 
 STEPS = 5  # per epoch, with the larger batches
@@ -115,6 +115,31 @@ def test_optimizer_of_a_trial_that_was_stored_goes_on(tmp_path: Path, name: str)
     assert any(folder.checkpoints.iterdir())
     found = train_trials(study, folder, lane.gate(), trials)
     assert values(found) == pytest.approx(alone(study, trials), rel=1e-5)
+
+
+CLIPS: dict[str, list[dict[str, Any]]] = {
+    "clip_norm": [{"clip_norm": 0.05}, {"clip_norm": None}, {"clip_norm": 0.3}],
+    "clip_value": [{"clip_value": 0.01}, {"clip_value": None}, {"clip_value": 0.05}],
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_gradients_are_clipped_by_each_trials_own_limit(tmp_path: Path, name: str) -> None:
+    space = {"lr": 0.5, name: choice(None, 0.01, 0.05, 0.3)}
+    study, gate = make_study(space=space), OpenLane(tmp_path / "lane").gate()
+    trials = [Trial(number=n, seed=7, params=each) for n, each in enumerate(CLIPS[name])]
+    expected = alone(study, trials)
+    assert len({round(value, 4) for value in expected.values()}) == len(trials)
+    assert expected[1] == make_study().run_alone({"lr": 0.5}, 7)
+    folder = new_folder(tmp_path, "whole")
+    training = BundleTraining(study, folder, gate, trials[:2], unit_ns=10_000, report=None)
+    ended: list[Ended] = []
+    while training.has_work():
+        ended += training.step()
+    training.begin(trials[2])  # another limit in the slot
+    while training.has_work():
+        ended += training.step()
+    assert values(ended) == pytest.approx(expected, rel=1e-5)
 
 
 LEARNING_RATES = [{"lr": 0.1}, {"lr": 0.3}, {"lr": 0.03}]
