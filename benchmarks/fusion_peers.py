@@ -64,7 +64,10 @@ def library(name: str) -> ModuleType:
 
 
 def per_trial(case: Case, slots: int) -> dict[str, list[Any]]:
-    return {name: [value*(1+i/100) if name=="lr" else value for i in range(slots)] for name, value in case.settings.items()}
+    return {
+        name: [value * (1 + i / 100) if name == "lr" else value for i in range(slots)]
+        for name, value in case.settings.items()
+    }
 
 
 class Perceptrons(nn.Module):

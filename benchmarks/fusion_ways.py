@@ -88,7 +88,10 @@ def bundle_of(models: Sequence[nn.Module], batches: Batches) -> Bundle:
 
 def step_of(bundle: Bundle, case: Case, batches: Batches) -> Step:
     """One training step of a bundle."""
-    settings = {name: [value*(1+i/100) if name=="lr" else value for i in range(len(batches))] for name, value in case.settings.items()}
+    settings = {
+        name: [value * (1 + i / 100) if name == "lr" else value for i in range(len(batches))]
+        for name, value in case.settings.items()
+    }
     optimizer: Any = getattr(optim, case.optimizer)(bundle, **settings)
     inputs, targets = stacked(batches)
 

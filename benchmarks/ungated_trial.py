@@ -73,7 +73,7 @@ def main() -> None:
             for _ in training.step():
                 training.begin(trial(number))
                 number += 1
-            samples += study.batch_size * slots
+            samples += study.batch_size_of(middle) * slots
             os.pwrite(counter.fileno(), struct.pack("<Q", samples), 0)
 
 

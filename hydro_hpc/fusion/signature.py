@@ -28,9 +28,9 @@ def check(models: Sequence[nn.Module]) -> None:
         raise FusionError("trial 0's model has no parameters to train")
     if len({id(model) for model in models}) < len(models):
         raise FusionError("one model object was given twice: build one for each trial")
-    first = dict(_facts(models[0]))
+    first = facts(models[0])
     for trial, model in enumerate(models[1:], start=1):
-        compare(first, dict(_facts(model)), f"trial {trial}")
+        compare(first, facts(model), f"trial {trial}")
 
 
 def _refuse_shared_memory(model: nn.Module, who: str) -> None:
@@ -73,8 +73,7 @@ def check_like(resident: nn.Module, newcomer: nn.Module, stacked: Collection[str
     `stacked` may differ: forward has made them.
     """
     _refuse_shared_memory(newcomer, "the new trial's model")
-    first, other = (dict(_facts(model, stacked)) for model in (resident, newcomer))
-    compare(first, other, "the new trial")
+    compare(facts(resident, stacked), facts(newcomer, stacked), "the new trial")
 
 
 def compare(first: Facts, other: Facts, who: str) -> None:
@@ -87,10 +86,15 @@ def compare(first: Facts, other: Facts, who: str) -> None:
             )
 
 
-def _facts(model: nn.Module, stacked: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
-    """What must agree, in the order in which a person would want to hear of it; of all buffers, or
-    of these.
+def facts(model: nn.Module, stacked: Collection[str] | None = None) -> Facts:
+    """What must be equal in two models, so that they can be in one bundle; of all buffers, or of
+    these.
     """
+    return dict(_facts(model, stacked))
+
+
+def _facts(model: nn.Module, stacked: Collection[str] | None) -> Iterator[tuple[str, str]]:
+    """In the order in which a person would want to hear of it."""
     for path, module in model.named_modules(remove_duplicate=False):
         yield f"class of '{path}'" if path else "class", type(module).__qualname__
     kinds = (

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hydro_hpc.nn import trial_stream
-from hydro_hpc.study.hyperparameters import OPTIMIZERS
+from hydro_hpc.study.clipping import clip_model
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.space import Params
 from hydro_hpc.study.trial import TrialFailedError
@@ -25,18 +25,20 @@ def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None
     """Trains one trial and returns its value on the test set; see `Study.run_alone`."""
     data = study.data()
     model = study.build_model(params, seed)
-    settings = study.optimizer_settings(params)
-    optimizer = OPTIMIZERS[study.optimizer_name](model.parameters(), **settings)
+    optimizer = study.make_optimizer(model, params)
     steps_done = 0
     with seeded(seed):
         for epoch in range(study.epochs):
             loss_sum = torch.zeros(())
-            for rows in study.batch_indices(seed, epoch):
+            for rows in study.batch_indices(params, seed, epoch):
                 optimizer.zero_grad()
+                inputs = study.inputs(data.train_x[rows], seed, steps_done)
                 with trial_stream(seed, steps_done):  # what the model draws, such as dropout
-                    outputs = model(data.train_x[rows])
+                    outputs = model(inputs)
                 loss = study.loss(outputs, data.train_y[rows])
                 loss.backward()
+                if study.clip_name is not None:
+                    clip_model(study.clip_name, model, study.clip_limit(params))
                 optimizer.step()
                 steps_done += 1
                 loss_sum += loss.detach()

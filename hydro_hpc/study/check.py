@@ -9,7 +9,6 @@ from torch import Tensor
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.data import Data
-from hydro_hpc.study.hyperparameters import OPTIMIZERS
 from hydro_hpc.study.randomness import seeded
 
 if TYPE_CHECKING:
@@ -26,12 +25,15 @@ def check_study(study: Study) -> None:
     """
     params = {name: distribution.middle() for name, distribution in study.searched.items()}
     data = study.data()
-    x, y = data.train_x[: study.batch_size], data.train_y[: study.batch_size]
-    few = Data(x, y, data.test_x[: study.batch_size], data.test_y[: study.batch_size])
+    size = study.batch_size_of(params)
+    rows, y = data.train_x[:size], data.train_y[:size]
+    few = Data(rows, y, data.test_x[:size], data.test_y[:size])
 
     def attempt(what: str, function: Callable[[], _T]) -> _T:
         try:
             return function()
+        except StudyError:
+            raise
         except Exception as error:
             reason = " ".join(str(error).split())
             raise StudyError(
@@ -40,11 +42,10 @@ def check_study(study: Study) -> None:
 
     with seeded(0):
         model = attempt("the model", lambda: study.build_model(params, 0))
+        x = attempt("augment", lambda: study.inputs(rows.clone(), 0, 0))
         outputs = attempt("the model's forward", lambda: model(x))
         _check_loss(attempt("the loss", lambda: study.loss(outputs, y)))
-        settings = study.optimizer_settings(params)
-        make_optimizer = OPTIMIZERS[study.optimizer_name]
-        attempt("the optimizer", lambda: make_optimizer(model.parameters(), **settings))
+        attempt("the optimizer", lambda: study.make_optimizer(model, params))
         attempt("the metric", lambda: study.evaluate(model, few))
 
 

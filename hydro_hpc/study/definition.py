@@ -6,6 +6,7 @@ same weights and see the same batches.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -17,11 +18,19 @@ from torch import Tensor, nn, optim
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study import alone, loading
+from hydro_hpc.study.batches import Augment, augmented, batch_sizes
 from hydro_hpc.study.check import check_study
+from hydro_hpc.study.clipping import clip_name, limit_of
 from hydro_hpc.study.data import Data, batch_indices, load_data
 from hydro_hpc.study.description import Direction, PrunerName, SearchName, StudyDescription
-from hydro_hpc.study.hyperparameters import optimizer_name, optimizer_settings, split
+from hydro_hpc.study.hyperparameters import split
 from hydro_hpc.study.metrics import Loss, Metric, choose_metric
+from hydro_hpc.study.optimizers import (
+    check_bounds,
+    optimizer_name,
+    optimizer_settings,
+    torch_optimizer,
+)
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Params, Uniform
 
@@ -44,9 +53,13 @@ class Study:
 
     `space` names them: a distribution is searched, a plain value is a constant. What the optimizer
     knows (`lr`, `weight_decay`, `momentum`, `betas` or `beta1` and `beta2`, `eps`, ...) go to it,
-    all others to `model`, a class or function that returns an `nn.Module`.
+    `batch_size` and `clip_norm` or `clip_value` (of gradients) to the training, all others to
+    `model`, a class or function that returns an `nn.Module`. Trials of one batch size and one shape
+    of model are trained side by side.
 
     `data` returns (train_x, train_y, test_x, test_y), rows first; it is called once per process.
+    Each trial sees the rows in an order of its own. `augment(x)` is given each batch of train_x
+    and returns one of the same shape; what it draws from torch, NumPy or `random` is the trial's.
     `loss(outputs, targets)` returns a scalar tensor. `metrics` is what a trial is judged by on the
     test set: "accuracy", "loss", or a function of (outputs, targets) that returns a number.
     """
@@ -62,22 +75,26 @@ class Study:
         metrics: str | Metric = "accuracy",
         optimizer: str | type[optim.Optimizer] = "adam",
         epochs: int = 10,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         trials: int = 32,
         seed: int = 0,
         direction: Direction | None = None,
         search: SearchName = "tpe",
         pruner: PrunerName = "none",
         slots: int | None = None,
+        augment: Augment | None = None,
     ) -> None:
         """Raises StudyError on anything that can be seen without running the user's code.
 
-        `slots`: how many trials a bundle trains side by side; None: as many as pay.
+        `batch_size`: 32, unless the space has it. `slots`: how many trials a bundle trains side by
+        side; None: as many as pay.
         """
         _check_name(name)
         for what, function in (("model", model), ("data", data), ("loss", loss)):
             _check_callable(what, function)
-        counts = {"epochs": epochs, "batch_size": batch_size, "trials": trials}
+        if augment is not None:
+            _check_callable("augment", augment)
+        counts = {"epochs": epochs, "trials": trials}
         counts |= {} if slots is None else {"slots": slots}
         for what, count in counts.items():
             _check_count(what, count)
@@ -92,23 +109,28 @@ class Study:
         self.metric_function, best = choose_metric(metrics, loss)
         self.direction: Direction = direction or best
         self.searched, self.constants = _split_space(space)
+        self.batch_sizes = batch_sizes(space, batch_size)
+        if "batch_size" not in space:
+            [self.constants["batch_size"]] = self.batch_sizes
+        self.clip_name = clip_name(space)
         self.optimizer_name = optimizer_name(optimizer)
+        check_bounds(self.optimizer_name, space)
         self.split = split(space, self.optimizer_name, model)
         self.epochs = epochs
-        self.batch_size = batch_size
         self.trials = trials
         self.seed = seed
         self.search = search
         self.pruner = pruner
         self.slots = slots
+        self.augment = augment
         self._load_data = data
 
     @property
     def description(self) -> StudyDescription:
         """The study without its code, for the search's process."""
         settings = {name: repr(value) for name, value in self.constants.items()}
-        settings |= {"epochs": repr(self.epochs), "batch_size": repr(self.batch_size)}
-        settings["optimizer"] = self.optimizer_name
+        settings |= {"epochs": repr(self.epochs), "optimizer": self.optimizer_name}
+        settings |= {} if self.augment is None else {"augment": "on"}
         return StudyDescription(
             name=self.name,
             space=self.searched,
@@ -126,7 +148,7 @@ class Study:
 
     @cached_property
     def _data(self) -> Data:
-        return load_data(self._load_data, batch_size=self.batch_size)
+        return load_data(self._load_data, batch_size=max(self.batch_sizes))
 
     def build_model(self, params: Params, seed: int) -> nn.Module:
         """Returns a new model on the CPU; its weights are a function of (params, seed).
@@ -143,14 +165,34 @@ class Study:
 
     def optimizer_settings(self, params: Params) -> Params:
         """Returns the optimizer's keyword arguments for these hyperparameters."""
-        return optimizer_settings({**self.constants, **params}, self.split)
+        return optimizer_settings({**self.constants, **params}, self.split.optimizer)
 
-    def steps_per_epoch(self) -> int:
-        return len(self.data().train_x) // self.batch_size
+    def make_optimizer(self, model: nn.Module, params: Params) -> optim.Optimizer:
+        """Returns torch's own. Raises what torch raises if these settings cannot be."""
+        settings = self.optimizer_settings(params)
+        return torch_optimizer(self.optimizer_name, model.parameters(), settings)
 
-    def batch_indices(self, seed: int, epoch: int) -> Tensor:
+    def check_settings(self, params: Params) -> None:
+        """Raises what torch raises if the optimizer cannot have these settings."""
+        torch_optimizer(self.optimizer_name, [torch.zeros(1)], self.optimizer_settings(params))
+
+    def batch_size_of(self, params: Params) -> int:
+        """Returns the number of rows of a trial's batches."""
+        return int({**self.constants, **params}["batch_size"])
+
+    def clip_limit(self, params: Params) -> float:
+        """Returns what a trial's gradients are clipped to, infinite where they are not."""
+        values = {**self.constants, **params}
+        return math.inf if self.clip_name is None else limit_of(self.clip_name, values)
+
+    def batch_indices(self, params: Params, seed: int, epoch: int) -> Tensor:
         """Returns the rows of an epoch, LongTensor [steps, batch]; a short last one is left out."""
-        return batch_indices(len(self.data().train_x), self.batch_size, seed=seed, epoch=epoch)
+        num_rows = len(self.data().train_x)
+        return batch_indices(num_rows, self.batch_size_of(params), seed=seed, epoch=epoch)
+
+    def inputs(self, x: Tensor, seed: int, step: int) -> Tensor:
+        """Returns a batch of train_x as a trial's step sees it, from 0; see `augmented`."""
+        return augmented(self.augment, x, seed=seed, step=step)
 
     def metric(self, outputs: Any, targets: Tensor) -> float:
         """Returns a trial's value from its model's outputs on the whole test set."""

@@ -7,7 +7,7 @@ into Optuna's. No torch and no Optuna is imported here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -112,6 +112,16 @@ def integer(low: int, high: int, *, log: bool = False) -> Integer:
 def choice(*options: Value) -> Choice:
     """One of the options: numbers, texts, truth values or None."""
     return Choice(options)
+
+
+def extremes(given: Any) -> Sequence[Any]:
+    """Returns the ends of a distribution or what there is to choose from; of a constant itself."""
+    match given:
+        case Uniform(low, high) | LogUniform(low, high) | Integer(low, high):
+            return (low, high)
+        case Choice(options):
+            return options
+    return (given,)
 
 
 _KINDS: Final[dict[str, type[Distribution]]] = {

@@ -44,6 +44,7 @@ class BundleBuilder:
         self._report = report
         self.training: BundleTraining | None = None
         self.stored_s = 0.0  # when all trials were stored last
+        self._said: set[str] = set()
 
     def measure_small(self, trials: list[Trial]) -> None:
         """Builds one slot, and two where it is not clear yet that all fit: then it is known how
@@ -112,5 +113,6 @@ class BundleBuilder:
 
     def _say_if_not_fused(self, training: BundleTraining) -> None:
         reason = training.why_not_fused
-        if reason and os.environ.get("SLURM_PROCID", "0") == "0":
+        if reason and reason not in self._said and os.environ.get("SLURM_PROCID", "0") == "0":
+            self._said.add(reason)
             print(f"hydro-trial: trials are exact but not fused: {reason}", flush=True)

@@ -7,7 +7,7 @@ what this process may hold under its own job's limit (docs/decisions/0007-memory
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Final
 
@@ -45,7 +45,8 @@ class Room:
         self.wanted = 0  # how many slots the bundle shall have where memory allows
         self._now_ns = now_ns
         self._idle_bytes = 0
-        self._built_bytes: dict[int, int] = {}  # peaks of builds, by slots
+        self._built_bytes: dict[int, int] = {}  # peaks of builds of the present kind, by slots
+        self._kinds: dict[Hashable, dict[int, int]] = {}
         self._size = Size(slots=0, patience_ns=patience_ns)
         self._next_look_ns = 0
         self.slots_to_grow_to = 0  # more than there are: there has been room for a while
@@ -62,6 +63,13 @@ class Room:
     def fitting(self, wanted: int) -> int:
         """Returns how many slots of `wanted` can be built."""
         return choose_slots(self.room_bytes(), self._footprint(), wanted)
+
+    def take_up(self, kind: Hashable) -> bool:
+        """From now on bundles are of this kind; what one takes says nothing of another. Returns
+        whether this kind has been built before.
+        """
+        self._built_bytes = self._kinds.setdefault(kind, {})
+        return bool(self._built_bytes)
 
     def note_idle(self) -> None:
         """The process has no bundle (any more): what it freed goes back to the device.

@@ -22,6 +22,11 @@ class SlotRun:
     epoch: int = 0
     position: int = 0  # the next batch of the epoch
 
+    @property
+    def step(self) -> int:
+        """The optimizer steps that it has made."""
+        return self.epoch * len(self.rows) + self.position
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotCheckpoint:

@@ -6,34 +6,31 @@ end. An exception or a loss that is not finite ends that trial alone; the others
 
 from __future__ import annotations
 
+import functools
 import math
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
 
-from hydro_hpc import optim
 from hydro_hpc.fusion import Bundle, bind, losses, trial_stream
 from hydro_hpc.fusion.bundle import nothing
 from hydro_hpc.fusion.choices import users_cache
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.page_layout import RecordKind
+from hydro_hpc.study.clipping import clip_bundle
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.optimizers import slot_optimizer
 from hydro_hpc.study.trial import Outcome, Trial
+from hydro_hpc.trial.batches import SlotBatches
 from hydro_hpc.trial.evaluation import Evaluation
 from hydro_hpc.trial.gate import Cut, Gate
 from hydro_hpc.trial.meter import Meter
 from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun
-
-OPTIMIZERS: Final[dict[str, Callable[..., optim.SlotOptimizer]]] = {
-    "sgd": optim.SGD,
-    "adam": optim.Adam,
-    "adamw": optim.AdamW,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +67,11 @@ class BundleTraining:
         self._gate = gate
         self._report = report
         self._slots: list[SlotRun | None] = [None] * len(trials)
+        self._clip_limits = [study.clip_limit(trial.params) for trial in trials]
         self._is_mid_step = False  # parameters, buffers and optimizer may not belong together
         models = [study.build_model(trial.params, trial.seed) for trial in trials]
-        rows = slice(0, study.batch_size)
+        self._batches = SlotBatches(study, size=study.batch_size_of(trials[0].params))
+        rows = slice(0, self._batches.size)
         self._bundle: Bundle = bind(
             models,
             example=(self._data.train_x[rows], self._data.train_y[rows]),
@@ -82,9 +81,7 @@ class BundleTraining:
         )
         self._bundle.samples_calls = False  # that takes longer than a bubble
         settings = [study.optimizer_settings(trial.params) for trial in trials]
-        self._optimizer = OPTIMIZERS[study.optimizer_name](
-            self._bundle, **{name: [each[name] for each in settings] for name in settings[0]}
-        )
+        self._optimizer = slot_optimizer(study.optimizer_name, self._bundle, settings)
         self._optimizer.between = lambda: self._train_meter.point("optimizer")
         for slot, trial in enumerate(trials):
             self._begin(slot, trial)
@@ -108,7 +105,7 @@ class BundleTraining:
 
     def step(self) -> list[Ended]:
         """One optimizer step of every trial, in windows. Returns the trials that ended by it."""
-        if not self._num_plain:  # stored after the last step of an epoch, before the epoch's end
+        if not self._batches.num_plain:  # stored between an epoch's last step and its end
             return self._settle()
         if self._bundle.report.executor is not self._hooked_executor:
             self._hook_leaves()
@@ -121,11 +118,12 @@ class BundleTraining:
                 self._train_meter.abandon()
                 self._is_mid_step = False
                 return self._end_culprits()
+            self._clip()
             self._train_meter.point("optimizer")
             self._optimizer.step()
             self._train_meter.point("zero_grad")
             self._optimizer.zero_grad()
-            self._gate.num_samples += self._study.batch_size * sum(self._active)
+            self._gate.num_samples += self._batches.size * sum(self._active)
             is_plain = self._move_on(values_F)
             ended = [] if is_plain else self._end_failed(values_F)
             self._train_meter.end()
@@ -135,9 +133,11 @@ class BundleTraining:
     def begin(self, trial: Trial) -> Ended | None:
         """Puts a trial into a free slot. Returns how it ended if its model cannot even be built."""
         slot = self._slots.index(None)
+        self._batches.require(trial)
         with self._gate.doing(RecordKind.OTHER), self._gate.work("build") as cut:
             try:
                 model = self._study.build_model(trial.params, trial.seed)
+                self._study.check_settings(trial.params)
             except Exception as error:
                 return self._failed(trial.number, error)
             self._bundle.between = cut
@@ -147,7 +147,7 @@ class BundleTraining:
                 self._bundle.between = nothing
             cut("begin")
             self._optimizer.reset_slot(slot, **self._study.optimizer_settings(trial.params))
-            self._note_positions()
+            self._batches.note_positions()
             self._begin(slot, trial)
             self._place_batches()
             self._hook_leaves()
@@ -158,7 +158,7 @@ class BundleTraining:
         for slot, run in enumerate(self._slots):
             if run is not None and run.trial.number == number:
                 ended = self._end(slot, Ended(number=number, state="pruned"))
-                self._note_positions()
+                self._batches.note_positions()
                 self._place_batches()
                 return ended
         return None
@@ -170,14 +170,14 @@ class BundleTraining:
         """
         if self._is_mid_step:
             return
-        self._note_positions()
+        self._batches.note_positions()
         for slot in self._slots_in_work():
             self._store(slot)
 
     def checkpoint_in_windows(self) -> None:
         """The same, as gated work, while the trials go on."""
         with self._gate.doing(RecordKind.OTHER):
-            self._note_positions()
+            self._batches.note_positions()
             self._place_batches()
             for slot in self._slots_in_work():
                 with self._gate.work("checkpoint") as cut:
@@ -202,17 +202,18 @@ class BundleTraining:
 
     def _begin(self, slot: int, trial: Trial) -> None:
         """Notes that `trial` is in `slot`, and goes on from its checkpoint if it has one."""
-        run = SlotRun(trial=trial, rows=self._study.batch_indices(trial.seed, 0))
+        self._batches.require(trial)
+        run = SlotRun(trial=trial, rows=self._study.batch_indices(trial.params, trial.seed, 0))
         stored = SlotCheckpoint.load(self._folder.checkpoints, trial.number)
         if stored is not None:
             model = self._study.build_model(trial.params, trial.seed)
             model.load_state_dict(stored.model)
             run.epoch, run.position = stored.epoch, stored.position
-            run.rows = self._study.batch_indices(trial.seed, run.epoch)
-            step = run.epoch * len(run.rows) + run.position
-            self._bundle.replace(slot, model, seed=trial.seed, step=step)
+            run.rows = self._study.batch_indices(trial.params, trial.seed, run.epoch)
+            self._bundle.replace(slot, model, seed=trial.seed, step=run.step)
             self._optimizer.load_slot_state(slot, stored.optimizer)
         self._slots[slot] = run
+        self._clip_limits[slot] = self._study.clip_limit(trial.params)
 
     def _hook_leaves(self) -> None:
         """Makes every leaf of the bundle a point, if there are others than before."""
@@ -226,23 +227,10 @@ class BundleTraining:
         self._leaves = leaves
 
     def _place_batches(self) -> None:
-        """Lays the slots' batches side by side: rows_FSB [slots, steps, batch], a position per
-        slot; counts the slots without a trial and those whose trial is in its last epoch, and the
-        steps until some trial's epoch ends.
+        """Lays the slots' batches side by side; counts the slots without a trial and those whose
+        trial is in its last epoch.
         """
-        spare = torch.zeros(
-            (self._study.steps_per_epoch(), self._study.batch_size), dtype=torch.long
-        )
-        rows = [spare if run is None else run.rows for run in self._slots]
-        self._rows_FSB = torch.stack(rows)
-        self._positions_F = torch.tensor(
-            [0 if run is None else run.position for run in self._slots]
-        )
-        self._num_moved = 0  # steps since then, not yet in the slots' positions
-        self._num_plain = min(
-            (len(run.rows) - run.position for run in self._slots if run is not None), default=1
-        )
-        self._slot_numbers_F = torch.arange(len(self._slots))
+        self._batches.place(tuple(self._slots))
         self._active = [run is not None for run in self._slots]
         in_work = self._slots_in_work()
         last = self._study.epochs - 1
@@ -253,11 +241,7 @@ class BundleTraining:
     def _forward_and_backward(self) -> list[float]:
         """Leaves the gradients in the bundle. Returns each slot's loss."""
         point = self._train_meter.point
-        rows_FB = self._rows_FSB[self._slot_numbers_F, self._positions_F]
-        point("inputs")
-        inputs = self._data.train_x[rows_FB]
-        point("targets")
-        targets = self._data.train_y[rows_FB]
+        inputs, targets = self._batches.next(point, self._bundle.fail)
         point("forward")
         outputs = self._bundle(inputs)
         point("loss")
@@ -276,23 +260,29 @@ class BundleTraining:
         values: list[float] = losses_F.detach().tolist()
         return values
 
+    def _clip(self) -> None:
+        """Clips each slot's gradients by its own trial's limit, if the study does."""
+        name = self._study.clip_name
+        if name is not None:
+            self._train_meter.point("clip")
+            between = functools.partial(self._train_meter.point, "clip")
+            clip_bundle(name, self._bundle, self._clip_limits, between)
+
     def _note_failure(self, slot: int, error: Exception) -> None:
         if self._active[slot]:  # what the loss says of an empty slot's outputs does not matter
             self._bundle.fail(slot, error)
 
     def _move_on(self, values_F: list[float]) -> bool:
         """Moves every trial on by one batch. Returns whether that is all there is to do."""
-        self._num_moved += 1
-        self._positions_F += 1
         return (
-            self._num_moved < self._num_plain
+            self._batches.move_on()
             and all(map(math.isfinite, values_F))
             and not self._bundle.failures
         )
 
     def _end_failed(self, values_F: list[float]) -> list[Ended]:
         """Ends the trials that raised or whose loss is not finite any more."""
-        self._note_positions()
+        self._batches.note_positions()
         ended = []
         raised = self._bundle.failures
         for slot in self._slots_in_work():
@@ -316,12 +306,6 @@ class BundleTraining:
             self._place_batches()
         return ended
 
-    def _note_positions(self) -> None:
-        """Writes the steps made since the batches were placed into the slots' own counts."""
-        for slot in self._slots_in_work():
-            self._run(slot).position += self._num_moved
-        self._num_moved = 0
-
     def _finish_epochs(self, slots: list[int]) -> list[Ended]:
         """Starts the next epoch of these slots' trials, or ends them with their value."""
         last = self._study.epochs - 1
@@ -342,13 +326,14 @@ class BundleTraining:
                 continue
             run.epoch, run.position = run.epoch + 1, 0
             with self._gate.work("shuffle"):
-                run.rows = self._study.batch_indices(run.trial.seed, run.epoch)
+                trial = run.trial
+                run.rows = self._study.batch_indices(trial.params, trial.seed, run.epoch)
         return ended
 
     def _end_culprits(self) -> list[Ended]:
         """After an exception in the bundle's step: ends the trials that raise it on their own."""
         ended = []
-        self._note_positions()
+        self._batches.note_positions()
         with self._gate.doing(RecordKind.OTHER):
             for slot in self._slots_in_work():
                 with self._gate.work("alone"):
@@ -366,10 +351,10 @@ class BundleTraining:
         """Returns what the step of one trial raises when it runs by itself."""
         run = self._run(slot)
         rows = run.rows[run.position]
-        step = run.epoch * len(run.rows) + run.position
         try:
-            with trial_stream(run.trial.seed, step):
-                outputs = self._bundle.unbind(slot)(self._data.train_x[rows])
+            inputs = self._study.inputs(self._data.train_x[rows], run.trial.seed, run.step)
+            with trial_stream(run.trial.seed, run.step):
+                outputs = self._bundle.unbind(slot)(inputs)
             self._study.loss(outputs, self._data.train_y[rows]).backward()
         except Exception as error:
             return error

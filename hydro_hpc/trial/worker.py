@@ -1,5 +1,9 @@
 """The process that trains: one per lane, paused by its gate, watched by its supervisor.
 
+It trains the trials of one shape at a time (`grouping`). Those of others wait; once they are as
+many as the bundle may have slots, it takes no more trials, and when its bundle is through, the
+largest group of those that wait is the next.
+
 It starts in the idle class (imports, data, binding run outside windows, where nothing else would
 run), and from its first training step on does nothing on the device without the gate's leave.
 """
@@ -23,7 +27,7 @@ from hydro_hpc.config import load_settings
 from hydro_hpc.devices.cpu_memory import CpuMemory, go_first
 from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError
 from hydro_hpc.page import Page
-from hydro_hpc.page_layout import TrialState
+from hydro_hpc.page_layout import RecordKind, TrialState
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
@@ -31,6 +35,7 @@ from hydro_hpc.study.trial import Trial
 from hydro_hpc.trial.builder import BundleBuilder
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.gate import LaneGate, LeaveRequested
+from hydro_hpc.trial.grouping import Group, Grouping, largest
 from hydro_hpc.trial.lane import TenantLane
 from hydro_hpc.trial.messages import (
     AskTrials,
@@ -84,6 +89,9 @@ class Worker:
         self._unkept: set[int] = set()
         self._reserve: list[Trial] = []  # the next trials, asked for before their slots are free
         self._held: dict[int, Trial] = {}  # all that this worker has to bring to an end
+        self._grouping = Grouping(study)
+        self._groups: dict[int, Group] = {}  # of the trials held, as far as known
+        self._group: Group | None = None  # of the bundle
         self._num_asked = 0
         self._num_unanswered = 0  # questions
         self._num_stale = 0  # of them, those asked before trials were parked
@@ -97,7 +105,6 @@ class Worker:
         self._room.wanted = num_slots
         trials = self._first_trials(num_slots)
         if trials:
-            self._bundles.measure_small(trials)
             self._build()
         else:
             self._page.set("state", TrialState.TRAINING)
@@ -119,7 +126,11 @@ class Worker:
         elif not self._room.slots:
             self._ask_if_done()
         training = self._bundles.training
-        if training is None or not training.has_work():
+        if training is None:
+            return
+        if not training.has_work():
+            if self._reserve and not self._num_asked:  # of other groups
+                self._rebuild()
             return
         for ended in training.step():
             self._tell(ended)
@@ -133,13 +144,20 @@ class Worker:
         self._build()
 
     def _build(self) -> None:
-        """Makes a bundle of the trials held, as many as fit; the others are parked."""
+        """Makes a bundle of the largest group of the trials held, as many as fit. The others wait,
+        or are parked if memory is short.
+        """
         trials = [trial for _, trial in sorted(self._held.items()) if self._can_be_built(trial)]
-        wanted = min(len(trials), self._room.wanted)
+        chosen = largest(trials, self._known_group)
+        if chosen and not self._room.take_up(self._known_group(chosen[0])):
+            self._bundles.measure_small(chosen)
+        wanted = min(len(chosen), self._room.wanted)
         slots = self._room.fitting(wanted)
-        self._reserve = trials[slots:] if slots == wanted else []
-        self._park(trials[slots + len(self._reserve) :])
-        self._bundles.build(trials[:slots])
+        self._group = self._known_group(chosen[0]) if slots else None
+        rest = [trial for trial in trials if trial not in chosen[:slots]]
+        self._reserve = rest if slots == wanted else []
+        self._park([] if slots == wanted else rest)
+        self._bundles.build(chosen[:slots])
 
     def _park(self, trials: list[Trial]) -> None:
         """Gives trials back to the search, for whoever of the gang has memory first."""
@@ -152,10 +170,13 @@ class Worker:
         self._send(TrialsParked(numbers=[trial.number for trial in trials]))
 
     def _grow_if_there_is_work(self, slots: int) -> None:
-        missing = slots - len(self._held) - self._num_asked
-        if missing > 0 and not self._is_over:
+        if self._room.slots:
+            self._sort_reserve()
+        fitting = len(self._held) - self._num_others()
+        missing = slots - fitting - self._num_asked
+        if missing > 0 and self._may_ask():
             self._ask(missing)
-        elif not self._num_asked and len(self._held) > self._room.slots:
+        elif not self._num_asked and fitting > self._room.slots:
             self._bundles.store()
             self._rebuild()
 
@@ -173,24 +194,52 @@ class Worker:
         self._bundles.store_ungated()
 
     def _first_trials(self, count: int) -> list[Trial]:
-        """Returns trials whose models can be built, `count` of them unless the study has fewer."""
+        """Returns trials whose models can be built, `count` of them of one group unless the study
+        has fewer or as many of others have come first.
+        """
         buildable: list[Trial] = []
+        alike: list[Trial] = []
         self._ask(count, is_first=True)
-        while len(buildable) < count and not (self._is_over and not self._reserve):
+        while len(alike) < count and not (self._is_over and not self._reserve):
             self._wait_for_trials()
-            while self._reserve and len(buildable) < count:
+            while self._reserve:
                 trial = self._reserve.pop(0)
                 if self._can_be_built(trial):
                     buildable.append(trial)
-            missing = count - len(buildable)
-            if missing and not self._num_asked and not self._is_over:
+            alike = largest(buildable, self._known_group)
+            if len(buildable) - len(alike) >= count:
+                break
+            missing = count - len(alike)
+            if missing > 0 and not self._num_asked and not self._is_over:
                 self._ask(missing)
         return buildable
 
+    def _known_group(self, trial: Trial) -> Group:
+        return self._groups[trial.number]
+
+    def _sort_reserve(self) -> None:
+        """Finds out the groups of the trials that have come, in windows where one is built."""
+        for trial in [trial for trial in self._reserve if trial.number not in self._groups]:
+            if self._grouping.knows(trial):
+                self._groups[trial.number] = self._grouping.of(trial)
+                continue
+            with self._gate.doing(RecordKind.OTHER), self._gate.work("group"):
+                if not self._can_be_built(trial):
+                    self._reserve.remove(trial)
+
+    def _num_others(self) -> int:
+        """How many of the trials held cannot join the bundle."""
+        if self._group is None:
+            return 0
+        return sum(self._groups.get(number) != self._group for number in self._held)
+
+    def _may_ask(self) -> bool:
+        return not self._is_over and self._num_others() < self._room.wanted
+
     def _can_be_built(self, trial: Trial) -> bool:
-        """Ends the trial if its model cannot even be made."""
+        """Ends the trial if its model or its optimizer cannot even be made."""
         try:
-            self._study.build_model(trial.params, trial.seed)
+            self._groups[trial.number] = self._grouping.build(trial)
         except Exception as error:
             log = self._folder.write_log(trial.number, traceback.format_exc())
             reason = f"{type(error).__name__}: {error} (see {log})"
@@ -204,13 +253,19 @@ class Worker:
 
     def _refill(self, training: BundleTraining) -> None:
         """Puts the next trials into free slots, and asks in time for those that will be needed."""
-        while self._reserve and training.num_free:
-            failed = training.begin(self._reserve.pop(0))
+        if not (training.num_free or training.num_ending):
+            return
+        self._sort_reserve()
+        fitting = [t for t in self._reserve if self._known_group(t) == self._group]
+        while fitting and training.num_free:
+            trial = fitting.pop(0)
+            self._reserve.remove(trial)
+            failed = training.begin(trial)
             if failed is not None:
                 self._tell(failed)
         wanted = training.num_free + training.num_ending
-        missing = wanted - len(self._reserve) - self._num_asked
-        if missing > 0 and not self._is_over:
+        missing = wanted - len(fitting) - self._num_asked
+        if missing > 0 and self._may_ask():
             self._ask(missing)
 
     def _is_finished(self) -> bool:
@@ -261,6 +316,7 @@ class Worker:
     def _tell(self, ended: Ended) -> None:
         self._unkept.add(ended.number)
         self._held.pop(ended.number, None)
+        self._groups.pop(ended.number, None)
         self._send(
             TrialEnded(
                 number=ended.number, state=ended.state, value=ended.value, reason=ended.reason

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from hydro_hpc import Study
 from hydro_hpc.errors import StudyError
-from hydro_hpc.study.space import log_uniform
+from hydro_hpc.study.space import choice, log_uniform, uniform
 from hydro_hpc.study.trial import TrialFailedError
 
 PARAMS = {"lr": 0.01, "width": 8}
+SPACE = {"lr": log_uniform(1e-3, 1e-1), "width": 8}
 
 
 MakeStudy = Callable[..., Study]
@@ -43,12 +44,12 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_stream_alone(
 
 def test_every_epoch_is_another_order_of_the_rows_in_full_batches(small_study: MakeStudy) -> None:
     study = small_study()
-    epoch_0, epoch_1 = study.batch_indices(5, 0), study.batch_indices(5, 1)
+    epoch_0, epoch_1 = study.batch_indices(PARAMS, 5, 0), study.batch_indices(PARAMS, 5, 1)
     assert epoch_0.shape == (70 // 16, 16)
     assert len(epoch_0.unique()) == epoch_0.numel()
-    assert torch.equal(study.batch_indices(5, 0), epoch_0)
+    assert torch.equal(study.batch_indices(PARAMS, 5, 0), epoch_0)
     assert not torch.equal(epoch_0, epoch_1)
-    assert not torch.equal(study.batch_indices(6, 0), epoch_0)
+    assert not torch.equal(study.batch_indices(PARAMS, 6, 0), epoch_0)
 
 
 def test_a_trial_run_twice_gives_the_same_value_whatever_runs_between(
@@ -70,7 +71,7 @@ def test_run_alone_is_the_ordinary_training_loop(small_study: MakeStudy) -> None
     model = study.build_model({"lr": 0.05}, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for epoch in range(2):
-        for rows in study.batch_indices(3, epoch):
+        for rows in study.batch_indices({}, 3, epoch):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(data.train_x[rows]), data.train_y[rows]).backward()
             optimizer.step()
@@ -113,7 +114,19 @@ def test_arrays_are_taken_as_tensors(small_study: MakeStudy) -> None:
         ({"space": {"lr": 0.1}}, "the space is empty"),
         ({"space": [1]}, "space is a list"),
         ({"space": {"lr": log_uniform(0.1, 1), "dropuot": 0.1}}, "'dropuot' is taken by nobody"),
-        ({"optimizer": "lion"}, "use one of sgd, adam, adamw"),
+        ({"optimizer": "lion"}, "use one of sgd, adam, adamw, rmsprop, adagrad"),
+        ({"optimizer": "sgd", "space": {"lr": uniform(-1, 1), "width": 4}}, "sgd takes lr of at"),
+        ({"space": SPACE | {"batch_size": 16}}, "batch_size is given twice"),
+        ({"batch_size": None, "space": SPACE | {"batch_size": choice(8, 0)}}, "batch_size=0 must"),
+        (
+            {"batch_size": None, "space": SPACE | {"batch_size": uniform(8, 9)}},
+            "must be an integer",
+        ),
+        ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
+        ({"space": SPACE | {"clip_norm": 1, "clip_value": 1}}, "keep one"),
+        ({"space": SPACE | {"clip_norm": uniform(0, 1)}}, "clip_norm=0 is in the space; it must"),
+        ({"space": SPACE | {"clip_value": choice(1, "no")}}, "clip_value='no' is in the space"),
+        ({"augment": 3}, "augment is a int; give a class or a function"),
         ({"trials": 0}, "trials=0 must be an integer of at least 1"),
         ({"epochs": 1.5}, "epochs=1.5 must be an integer"),
         ({"slots": -1}, "slots=-1 must be an integer"),
@@ -147,6 +160,14 @@ def broken_model(width: int) -> nn.Module:
         ({"data": lambda: rows(0, 0)}, "train_x is empty"),
         ({"data": lambda: rows(20, 20, 0, 0)}, "test_x is empty"),
         ({"data": lambda: rows(15, 15)}, "fewer than a batch of 16; lower batch_size"),
+        (
+            {
+                "data": lambda: rows(20, 20),
+                "batch_size": None,
+                "space": SPACE | {"batch_size": choice(4, 32)},
+            },
+            "fewer than a batch of 32; lower batch_size",
+        ),
         ({"data": lambda: rows(20, 20)[:3]}, "returned 3 values; return (train_x, train_y,"),
         ({"data": lambda: None}, "returned NoneType; return (train_x,"),
         ({"data": lambda: ("a", *rows(20, 20)[1:])}, "train_x is of type str"),
@@ -175,3 +196,12 @@ def test_code_that_cannot_train_is_one_sentence(
 
 def test_a_good_study_passes_the_check(small_study: MakeStudy) -> None:
     small_study().check()
+
+
+def test_description_knows_what_values_depend_on(small_study: MakeStudy) -> None:
+    assert small_study().description.settings["batch_size"] == "16"
+    assert small_study(batch_size=None).description.settings["batch_size"] == "32"
+    searched = small_study(batch_size=None, space=SPACE | {"batch_size": choice(8, 16)})
+    assert "batch_size" not in searched.description.settings
+    assert searched.batch_size_of({"batch_size": 8}) == 8
+    assert small_study().description.differences(small_study(augment=abs).description)

@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 import pytest
-import torch
 from torch import nn
 
 from hydro_hpc.errors import StudyError
-from hydro_hpc.study.hyperparameters import (
-    _TAKES,
-    OPTIMIZERS,
-    optimizer_name,
-    optimizer_settings,
-    split,
-)
+from hydro_hpc.study.hyperparameters import split
 
 
 def model(width: int, depth: int = 2) -> nn.Module:
@@ -50,24 +40,21 @@ def test_both_forms_of_betas_are_refused() -> None:
         split(["betas", "beta1", "width"], "adam", model)
 
 
-def test_beta1_alone_keeps_the_default_beta2() -> None:
-    found = split(["lr", "beta1", "width"], "adamw", model)
-    settings = optimizer_settings({"lr": 0.1, "beta1": 0.8, "width": 3}, found)
-    assert settings == {"lr": 0.1, "betas": (0.8, 0.999)}
+def test_batch_size_is_the_trainings() -> None:
+    found = split(["lr", "batch_size", "width"], "sgd", model)
+    assert (found.training, found.model) == ({"batch_size"}, {"width"})
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_known_names_are_torchs_own(name: Any) -> None:
-    torchs = set(inspect.signature(OPTIMIZERS[name]).parameters)
-    assert _TAKES[name] - {"beta1", "beta2"} <= torchs
+def needs_rate(lr: float) -> nn.Module:
+    return nn.Linear(int(lr), 1)
 
 
-@pytest.mark.parametrize("given", ["AdamW", "adamw", torch.optim.AdamW])
-def test_an_optimizer_is_known_by_name_and_by_class(given: Any) -> None:
-    assert optimizer_name(given) == "adamw"
+def needs_rows(batch_size: int) -> nn.Module:
+    return nn.Linear(batch_size, 1)
 
 
-@pytest.mark.parametrize("given", ["lion", torch.optim.RMSprop])
-def test_an_unknown_optimizer_is_refused_with_the_known_ones(given: Any) -> None:
-    with pytest.raises(StudyError, match="use one of sgd, adam, adamw"):
-        optimizer_name(given)
+def test_an_argument_that_never_reaches_the_model_is_refused() -> None:
+    with pytest.raises(StudyError, match="needs 'lr', which sgd takes"):
+        split(["lr"], "sgd", needs_rate)
+    with pytest.raises(StudyError, match="needs 'batch_size', which the training takes"):
+        split(["batch_size"], "sgd", needs_rows)
