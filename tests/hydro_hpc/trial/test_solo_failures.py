@@ -87,17 +87,20 @@ def test_wrong_study_is_one_sentence_and_exit_code_2(
 
 
 @pytest.mark.usefixtures("primary")
-def test_models_that_differ_in_shape_are_one_sentence(tmp_path: Path, lane: str) -> None:
+def test_models_whose_shape_is_drawn_are_trained_or_are_one_sentence(
+    tmp_path: Path, lane: str
+) -> None:
+    """A trial is grouped by its hyperparameters: one that comes later may not be what they say."""
     before = """
         def model():
             width = 4 + torch.initial_seed() % 5
             return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 2))
     """
-    study = write_study(tmp_path, model="model", before=before)
+    study = write_study(tmp_path, trials=12, model="model", before=before)
     code, errors = finish(start(study, lane))
-    assert code == EXIT_FAILED
+    assert code in (EXIT_DONE, EXIT_FAILED)
     assert "Traceback" not in errors
-    assert len(errors.strip().splitlines()) == 1
+    assert len(errors.strip().splitlines()) == (code == EXIT_FAILED)
 
 
 def test_job_that_never_pipelines_tells_the_gang_why(
