@@ -36,7 +36,11 @@ def separate_fused(case: Case, models: Sequence[nn.Module], batches: Batches) ->
 def _separate(case: Case, models: Sequence[nn.Module], batches: Batches, *, fused: bool) -> Step:
     settings = {**case.settings, **({"fused": True} if fused else {})}
     kind = getattr(torch.optim, case.optimizer)
-    optimizers = [kind(model.parameters(), **settings) for model in models]
+    rates = per_trial(case, len(models))["lr"]
+    optimizers = [
+        kind(model.parameters(), **{**settings, "lr": rate})
+        for model, rate in zip(models, rates, strict=True)
+    ]
 
     def step() -> list[Tensor]:
         losses = []
@@ -53,7 +57,7 @@ def _separate(case: Case, models: Sequence[nn.Module], batches: Batches, *, fuse
 
 def stacked_vmap(case: Case, models: Sequence[nn.Module], batches: Batches) -> Step:
     """`torch.func` as its tutorial has it: vmap(grad) over stacked models, one torch optimizer over
-    the stack, with the same settings for all.
+    the stack, with one learning rate for all, since torch's take no more.
     """
     parameters, buffers = stack_module_state(list(models))
     skeleton = models[0]
@@ -88,11 +92,7 @@ def bundle_of(models: Sequence[nn.Module], batches: Batches) -> Bundle:
 
 def step_of(bundle: Bundle, case: Case, batches: Batches) -> Step:
     """One training step of a bundle."""
-    settings = {
-        name: [value * (1 + i / 100) if name == "lr" else value for i in range(len(batches))]
-        for name, value in case.settings.items()
-    }
-    optimizer: Any = getattr(optim, case.optimizer)(bundle, **settings)
+    optimizer: Any = getattr(optim, case.optimizer)(bundle, **per_trial(case, len(batches)))
     inputs, targets = stacked(batches)
 
     def step() -> Tensor:
@@ -103,6 +103,12 @@ def step_of(bundle: Bundle, case: Case, batches: Batches) -> Step:
         return found
 
     return step
+
+
+def per_trial(case: Case, slots: int) -> dict[str, list[Any]]:
+    """An optimizer's settings, with a learning rate for each trial, as a search has them."""
+    settings = {name: [value] * slots for name, value in case.settings.items()}
+    return {**settings, "lr": [rate * (1 + n / 100) for n, rate in enumerate(settings["lr"])]}
 
 
 def stacked(batches: Batches) -> tuple[Tensor, Tensor]:
