@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.fusion_models import Case
-from benchmarks.fusion_ways import Batches, RefusedError, Step, Way, per_trial, stacked
+from benchmarks.fusion_ways import Batches, RefusedError, Step, Way, stacked
 
 # Of one trial's module class, what a library has in its place for all trials.
 Fused = Callable[[type[nn.Module]], Callable[..., nn.Module]]
@@ -61,6 +61,10 @@ def library(name: str) -> ModuleType:
         raise RefusedError(
             f"{root} is not importable" + ("" if is_absent else f": {error}")
         ) from error
+
+
+def per_trial(case: Case, slots: int) -> dict[str, list[Any]]:
+    return {name: [value] * slots for name, value in case.settings.items()}
 
 
 class Perceptrons(nn.Module):

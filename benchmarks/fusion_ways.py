@@ -36,11 +36,7 @@ def separate_fused(case: Case, models: Sequence[nn.Module], batches: Batches) ->
 def _separate(case: Case, models: Sequence[nn.Module], batches: Batches, *, fused: bool) -> Step:
     settings = {**case.settings, **({"fused": True} if fused else {})}
     kind = getattr(torch.optim, case.optimizer)
-    rates = per_trial(case, len(models))["lr"]
-    optimizers = [
-        kind(model.parameters(), **{**settings, "lr": rate})
-        for model, rate in zip(models, rates, strict=True)
-    ]
+    optimizers = [kind(model.parameters(), **settings) for model in models]
 
     def step() -> list[Tensor]:
         losses = []
@@ -57,7 +53,7 @@ def _separate(case: Case, models: Sequence[nn.Module], batches: Batches, *, fuse
 
 def stacked_vmap(case: Case, models: Sequence[nn.Module], batches: Batches) -> Step:
     """`torch.func` as its tutorial has it: vmap(grad) over stacked models, one torch optimizer over
-    the stack, with one learning rate for all, since torch's take no more.
+    the stack, with the same settings for all.
     """
     parameters, buffers = stack_module_state(list(models))
     skeleton = models[0]
@@ -92,7 +88,8 @@ def bundle_of(models: Sequence[nn.Module], batches: Batches) -> Bundle:
 
 def step_of(bundle: Bundle, case: Case, batches: Batches) -> Step:
     """One training step of a bundle."""
-    optimizer: Any = getattr(optim, case.optimizer)(bundle, **per_trial(case, len(batches)))
+    settings = {name: [value] * len(batches) for name, value in case.settings.items()}
+    optimizer: Any = getattr(optim, case.optimizer)(bundle, **settings)
     inputs, targets = stacked(batches)
 
     def step() -> Tensor:
@@ -103,12 +100,6 @@ def step_of(bundle: Bundle, case: Case, batches: Batches) -> Step:
         return found
 
     return step
-
-
-def per_trial(case: Case, slots: int) -> dict[str, list[Any]]:
-    """An optimizer's settings, with a learning rate for each trial, as a search has them."""
-    settings = {name: [value] * slots for name, value in case.settings.items()}
-    return {**settings, "lr": [rate * (1 + n / 100) for n, rate in enumerate(settings["lr"])]}
 
 
 def stacked(batches: Batches) -> tuple[Tensor, Tensor]:

@@ -233,12 +233,12 @@ def try_all(
         if plain != but:
             tried += attempt([plain])
         is_exact = (plain, None) in tried
-        if has_images and is_exact and images_last != but:
-            tried += attempt([images_last])
         if plain == GROUPED and is_exact and not is_alone:
             parts = tuple(workshop.times_of_parts())
             if one_by_one := faster_one_by_one(parts):
-                tried += attempt([Way(kind=kind, one_by_one=one_by_one)])
+                tried[-1:-1] = attempt([Way(kind=kind, one_by_one=one_by_one)])
+        if has_images and is_exact and images_last != but:
+            tried += attempt([images_last])
     return tried, parts
 
 
