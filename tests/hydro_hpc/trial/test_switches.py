@@ -166,6 +166,7 @@ def test_a_suspended_command_stops_with_all_that_it_started(
         pauser, *command = descendants(gang.process.pid)
         gang.process.send_signal(signal.SIGTSTP)
         wait_until(lambda: is_stopped(gang.process.pid) and is_stopped(pauser))
+        let_windows_pass(primary)  # the kernel has frozen the command's processes by then
         before = list(map(cpu_core.used_ns, command))
         let_windows_pass(primary)
         assert list(map(cpu_core.used_ns, command)) == before
