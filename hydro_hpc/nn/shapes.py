@@ -56,6 +56,17 @@ def unfold(x: Tensor, slots: int, *, batch_first: bool) -> Tensor:
     return x.reshape(slots, -1, *x.shape[1:])
 
 
+def fold_channels(x_FBC: Tensor) -> Tensor:
+    """[slots, batch, channels, ...] as [batch, slots * channels, ...], without a copy where the
+    memory allows."""
+    return x_FBC.transpose(0, 1).flatten(1, 2)
+
+
+def unfold_channels(y: Tensor, slots: int) -> Tensor:
+    """Undoes `fold_channels`, whatever number of channels there is now."""
+    return y.unflatten(1, (slots, -1)).transpose(0, 1)  # type: ignore[no-any-return]
+
+
 def sizes_of(arguments: Sequence[Any]) -> tuple[int, ...]:
     """Sizes or axes that were given one by one or as one sequence."""
     is_one = len(arguments) == 1 and not isinstance(arguments[0], int)

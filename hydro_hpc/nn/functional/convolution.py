@@ -8,6 +8,8 @@ from typing import Any, Final
 import torch.nn.functional as F
 from torch import Tensor
 
+from hydro_hpc.nn.shapes import fold_channels, unfold_channels
+
 Convolution = Callable[..., Tensor]
 
 
@@ -29,15 +31,15 @@ def _grouped(convolve: Convolution, rank: int) -> Convolution:
                 x_FBI.unsqueeze(1), weight_FOI, bias_FO, stride, padding, dilation, groups
             )
             return alone.squeeze(1)
-        slots, out_channels = weight_FOI.shape[:2]
+        slots = weight_FOI.size(0)
         weight = weight_FOI.flatten(0, 1)
         bias = None if bias_FO is None else bias_FO.flatten()
         if groups == 1 and x_FBI.stride(0) == 0 and not x_FBI.requires_grad:
             x, num_groups = x_FBI[0], 1  # every slot sees the same batch: more output channels
         else:
-            x, num_groups = x_FBI.transpose(0, 1).flatten(1, 2), slots * groups
+            x, num_groups = fold_channels(x_FBI), slots * groups
         y = convolve(x, weight, bias, stride, padding, dilation, num_groups)
-        return y.reshape(y.size(0), slots, out_channels, *y.shape[2:]).transpose(0, 1)
+        return unfold_channels(y, slots)
 
     return apply
 
@@ -63,9 +65,8 @@ def _grouped_transpose(convolve: Convolution, rank: int) -> Convolution:
         slots = weight_FIO.size(0)
         weight = weight_FIO.flatten(0, 1)
         bias = None if bias_FO is None else bias_FO.flatten()
-        x = x_FBI.transpose(0, 1).flatten(1, 2)
-        y = convolve(x, weight, bias, *settings, slots * groups, dilation)
-        return y.reshape(y.size(0), slots, -1, *y.shape[2:]).transpose(0, 1)
+        y = convolve(fold_channels(x_FBI), weight, bias, *settings, slots * groups, dilation)
+        return unfold_channels(y, slots)
 
     return apply
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hydro_hpc.nn.shapes import fold, unfold
+from hydro_hpc.nn.shapes import fold, fold_channels, unfold, unfold_channels
 
 
 def batch_norm(
@@ -27,9 +27,8 @@ def batch_norm(
         return _batch_norm_by_slot(
             x_FBC, mean_FC, var_FC, weight_FC, bias_FC, training, momentum, eps
         )
-    slots, channels = x_FBC.size(0), x_FBC.size(2)
     y = F.batch_norm(
-        x_FBC.transpose(0, 1).flatten(1, 2),
+        fold_channels(x_FBC),
         None if mean_FC is None else mean_FC.view(-1),
         None if var_FC is None else var_FC.view(-1),
         _flat(weight_FC),
@@ -38,7 +37,7 @@ def batch_norm(
         momentum,
         eps,
     )
-    return y.reshape(y.size(0), slots, channels, *y.shape[2:]).transpose(0, 1)
+    return unfold_channels(y, x_FBC.size(0))
 
 
 def _batch_norm_by_slot(
@@ -74,7 +73,7 @@ def instance_norm(
 ) -> Tensor:
     """[F, B, C, ...] -> the same; the running statistics are updated in place."""
     y = F.instance_norm(
-        x_FBC.transpose(0, 1).flatten(1, 2),
+        fold_channels(x_FBC),
         None if mean_FC is None else mean_FC.view(-1),
         None if var_FC is None else var_FC.view(-1),
         _flat(weight_FC),
@@ -83,7 +82,7 @@ def instance_norm(
         momentum,
         eps,
     )
-    return y.reshape(y.size(0), x_FBC.size(0), x_FBC.size(2), *y.shape[2:]).transpose(0, 1)
+    return unfold_channels(y, x_FBC.size(0))
 
 
 def group_norm(
@@ -100,9 +99,10 @@ def group_norm(
         raise ValueError(f"group_norm of {channels} channels in {num_groups} groups")
     x, batch_first = fold(x_FBC)
     if batch_first:
-        x = x_FBC.transpose(0, 1).flatten(1, 2)
-        y = F.group_norm(x, slots * num_groups, _flat(weight_FC), _flat(bias_FC), eps)
-        return y.reshape(y.size(0), slots, channels, *y.shape[2:]).transpose(0, 1)
+        y = F.group_norm(
+            fold_channels(x_FBC), slots * num_groups, _flat(weight_FC), _flat(bias_FC), eps
+        )
+        return unfold_channels(y, slots)
     y = unfold(F.group_norm(x, num_groups, None, None, eps), slots, batch_first=False)
     return _scaled(y, weight_FC, bias_FC, [slots, 1, channels, *[1] * (x_FBC.ndim - 3)])
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydro_hpc.nn.functional.samples import per_sample
+from hydro_hpc.nn.shapes import fold_channels, unfold_channels
 
 
 def _per_channel(function: Callable[..., Any], *, rank: int) -> Callable[..., Tensor]:
@@ -19,8 +20,8 @@ def _per_channel(function: Callable[..., Any], *, rank: int) -> Callable[..., Te
         is_batch_first = x_FBC.stride(0) < x_FBC.stride(1)
         if x_FBC.ndim != rank + 1 or not is_batch_first:
             return by_sample(x_FBC, *args, **kwargs)
-        y = function(x_FBC.transpose(0, 1).flatten(1, 2), *args, **kwargs)
-        return y.unflatten(1, (x_FBC.size(0), -1)).transpose(0, 1)  # type: ignore[no-any-return]
+        y = function(fold_channels(x_FBC), *args, **kwargs)
+        return unfold_channels(y, x_FBC.size(0))
 
     return apply
 
