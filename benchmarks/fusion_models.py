@@ -20,13 +20,18 @@ from tests.hydro_hpc.fusion.models.torchvision_style import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """`batch()` gives one model's (inputs, targets); `optimizer` and its settings are torch's."""
+    """`batch()` gives one model's (inputs, targets); `optimizer` and its settings are torch's, and
+    the settings those of the first trial: each trial has a learning rate of its own.
+    """
 
     make: Callable[[], nn.Module]
     batch: Callable[[], tuple[Tensor, Tensor]]
     optimizer: str = "SGD"
     settings: Mapping[str, Any] = field(default_factory=lambda: {"lr": 0.01, "momentum": 0.9})
     most_slots: int = 32
+
+    def settings_of(self, trial: int) -> dict[str, Any]:
+        return {**self.settings, "lr": self.settings["lr"] * (1 + trial / self.most_slots)}
 
 
 def perceptron(*widths: int) -> nn.Module:

@@ -18,7 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.fusion_models import Case
-from benchmarks.fusion_ways import Batches, RefusedError, Step, Way, stacked
+from benchmarks.fusion_ways import (
+    Batches,
+    RefusedError,
+    StackOptimizer,
+    Step,
+    Way,
+    per_trial,
+    stacked,
+)
 
 # Of one trial's module class, what a library has in its place for all trials.
 Fused = Callable[[type[nn.Module]], Callable[..., nn.Module]]
@@ -33,8 +41,8 @@ def hfta(case: Case, models: Sequence[nn.Module], batches: Batches) -> Step:
 
     array = array_of(models, fused)
     kind = getattr(torch.optim, case.optimizer)
-    if kind is torch.optim.SGD:  # it has none: torch's, with the same settings for all
-        return step_of_array(array, kind(array.parameters(), **case.settings), batches)
+    if kind is torch.optim.SGD:  # it has none
+        return step_of_array(array, StackOptimizer(case, array.parameters(), slots), batches)
     settings = per_trial(case, slots)
     optimizer = optimizers.get_hfta_optim_for(kind, B=slots)(array.parameters(), **settings)
     return step_of_array(array, optimizer, batches)
@@ -61,10 +69,6 @@ def library(name: str) -> ModuleType:
         raise RefusedError(
             f"{root} is not importable" + ("" if is_absent else f": {error}")
         ) from error
-
-
-def per_trial(case: Case, slots: int) -> dict[str, list[Any]]:
-    return {name: [value] * slots for name, value in case.settings.items()}
 
 
 class Perceptrons(nn.Module):

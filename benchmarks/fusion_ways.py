@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -34,9 +34,12 @@ def separate_fused(case: Case, models: Sequence[nn.Module], batches: Batches) ->
 
 
 def _separate(case: Case, models: Sequence[nn.Module], batches: Batches, *, fused: bool) -> Step:
-    settings = {**case.settings, **({"fused": True} if fused else {})}
+    extra = {"fused": True} if fused else {}
     kind = getattr(torch.optim, case.optimizer)
-    optimizers = [kind(model.parameters(), **settings) for model in models]
+    optimizers = [
+        kind(model.parameters(), **case.settings_of(trial), **extra)
+        for trial, model in enumerate(models)
+    ]
 
     def step() -> list[Tensor]:
         losses = []
@@ -52,9 +55,7 @@ def _separate(case: Case, models: Sequence[nn.Module], batches: Batches, *, fuse
 
 
 def stacked_vmap(case: Case, models: Sequence[nn.Module], batches: Batches) -> Step:
-    """`torch.func` as its tutorial has it: vmap(grad) over stacked models, one torch optimizer over
-    the stack, with the same settings for all.
-    """
+    """`torch.func` as its tutorial has it: vmap(grad) over stacked models."""
     parameters, buffers = stack_module_state(list(models))
     skeleton = models[0]
     inputs, targets = stacked(batches)
@@ -64,7 +65,7 @@ def stacked_vmap(case: Case, models: Sequence[nn.Module], batches: Batches) -> S
 
     gradient = vmap(grad_and_value(loss))
     leaves = {name: nn.Parameter(tensor.detach()) for name, tensor in parameters.items()}
-    optimizer = getattr(torch.optim, case.optimizer)(leaves.values(), **case.settings)
+    optimizer = StackOptimizer(case, leaves.values(), len(models))
 
     def step() -> Tensor:
         values = {name: leaf.detach() for name, leaf in leaves.items()}
@@ -75,6 +76,34 @@ def stacked_vmap(case: Case, models: Sequence[nn.Module], batches: Batches) -> S
         return losses  # type: ignore[no-any-return]
 
     return step
+
+
+class StackOptimizer:
+    """One torch optimizer over stacks [F, ...] or [F * n, ...], with a rate per trial, which torch
+    has not: a step at the rate 1, and of it the part that is the trial's rate. That is exact,
+    for the optimizers of the cases make steps in proportion to their rate.
+    """
+
+    def __init__(self, case: Case, stacks: Iterable[nn.Parameter], trials: int) -> None:
+        leaves = list(stacks)
+        kind = getattr(torch.optim, case.optimizer)
+        self._optimizer = kind(leaves, **{**case.settings, "lr": 1.0})
+        self._stacks = [leaf.detach() for leaf in leaves]
+        rates = torch.tensor(per_trial(case, trials)["lr"])
+        self._rates = [
+            rates.repeat_interleave(len(stack) // trials).view(-1, *[1] * (stack.dim() - 1))
+            for stack in self._stacks
+        ]
+
+    def step(self) -> None:
+        before = [stack.clone() for stack in self._stacks]
+        self._optimizer.step()
+        torch._foreach_sub_(self._stacks, before)
+        torch._foreach_mul_(self._stacks, self._rates)
+        torch._foreach_add_(self._stacks, before)
+
+    def zero_grad(self) -> None:
+        self._optimizer.zero_grad()
 
 
 def ours(case: Case, models: Sequence[nn.Module], batches: Batches) -> Step:
@@ -88,8 +117,7 @@ def bundle_of(models: Sequence[nn.Module], batches: Batches) -> Bundle:
 
 def step_of(bundle: Bundle, case: Case, batches: Batches) -> Step:
     """One training step of a bundle."""
-    settings = {name: [value] * len(batches) for name, value in case.settings.items()}
-    optimizer: Any = getattr(optim, case.optimizer)(bundle, **settings)
+    optimizer: Any = getattr(optim, case.optimizer)(bundle, **per_trial(case, len(batches)))
     inputs, targets = stacked(batches)
 
     def step() -> Tensor:
@@ -100,6 +128,11 @@ def step_of(bundle: Bundle, case: Case, batches: Batches) -> Step:
         return found
 
     return step
+
+
+def per_trial(case: Case, trials: int) -> dict[str, list[Any]]:
+    each = [case.settings_of(trial) for trial in range(trials)]
+    return {name: [settings[name] for settings in each] for name in case.settings}
 
 
 def stacked(batches: Batches) -> tuple[Tensor, Tensor]:

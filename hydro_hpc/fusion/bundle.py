@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import choice, gradients, parking, resizing, signature
 from hydro_hpc.fusion.choice import Wish, Workshop
 from hydro_hpc.fusion.choices import ChoiceFolder, key_of
@@ -26,6 +25,7 @@ from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.sample import Sample
 from hydro_hpc.fusion.sampled_calls import SampledCalls
 from hydro_hpc.fusion.state import StackedState
+from hydro_hpc.fusion.unsaved import UnsavedModule
 from hydro_hpc.nn.members import Refused
 from hydro_hpc.nn.randomness import SlotStreams
 
@@ -34,7 +34,7 @@ def nothing(_next: str) -> None:
     """Nobody needs to know."""
 
 
-class Bundle(nn.Module):
+class Bundle(UnsavedModule):
     """Made by `bind`. Inputs and outputs are trees of tensors [slots, ...].
 
     A slot is idle while no trial is in it (`active[slot]` is False): its loss reaches only itself,
@@ -99,11 +99,10 @@ class Bundle(nn.Module):
         before = [] if executor is self._loop else self.state.buffer_values()
         try:
             output = executor.run(form)
-        except Refused as reason:  # inputs of another kind than it was made for
-            self._fall_to_loop(str(reason))
-        except Exception:
+        except Exception as error:
             if executor is self._loop:
                 raise  # of all slots
+            raised = error
         else:
             if before and not all(self.state.active):
                 idle = [slot for slot, on in enumerate(self.state.active) if not on]
@@ -114,7 +113,9 @@ class Bundle(nn.Module):
         if self._loop not in self._used:
             self._used.append(self._loop)
         output = self._loop.run(form)  # where each slot fails alone
-        self.state.spare_idle_slots()
+        no_slot_is_to_blame = not self.state.spare_idle_slots()
+        if no_slot_is_to_blame or isinstance(raised, Refused):
+            self._fall_to_loop(reason_of(raised))
         return output
 
     def expect(self, *args: Any, **kwargs: Any) -> None:
@@ -379,21 +380,12 @@ class Bundle(nn.Module):
                 assert isinstance(tensor, nn.Parameter)
                 yield f"{prefix}{slot}{name}", tensor
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: a bundle is saved trial by trial."""
-        del args, kwargs
-        raise FusionError("a bundle has no state_dict: save each bundle.unbind(slot).state_dict()")
 
-    load_state_dict = state_dict
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise FusionError(
-            "a bundle cannot be copied or pickled: bind its models again, each bundle.unbind(slot)"
-        )
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Bundle:
-        del fn, recurse
-        raise FusionError("a bundle stays as it is: move or convert the models, then bind them")
+def reason_of(raised: Exception) -> str:
+    """Why the executor that raised is not used again."""
+    if isinstance(raised, Refused):  # inputs of another kind than it was made for
+        return str(raised)
+    return f"it raised {type(raised).__name__} where separate models do not: {raised}"
 
 
 def _numbered(rows: Sequence[Tensor]) -> list[tuple[str, Tensor]]:

@@ -217,9 +217,14 @@ class StackedState:
         self.active[slot] = False
         self.failures[slot] = error
 
-    def spare_idle_slots(self) -> None:
-        """All slots together raised, and the active ones did not: it was the idle ones' inputs."""
-        self.spared |= {slot for slot, is_active in enumerate(self.active) if not is_active}
+    def spare_idle_slots(self) -> bool:
+        """All slots together raised, and the active ones did not: it was the idle ones' inputs,
+        unless it returns False, since no slot is idle that was not spared.
+        """
+        idle = {slot for slot, is_active in enumerate(self.active) if not is_active}
+        are_new = not idle <= self.spared
+        self.spared |= idle
+        return are_new
 
     def extract(self, slot: int) -> nn.Module:
         """A copy of the slot's model, of the user's class, with storage of its own."""

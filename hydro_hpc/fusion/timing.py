@@ -30,7 +30,7 @@ def step_times_ms(
     sample: Sample,
     seeds: Sequence[int],
 ) -> list[float]:
-    """The shortest of a few steps of each executor, taken in turns, on copies of the models."""
+    """The shortest of a few steps of each executor, taken in turns on the same copies of models."""
     with torch.inference_mode(False), torch.enable_grad():
         return _step_times_ms(makers, models, sample, seeds)
 
@@ -41,16 +41,14 @@ def _step_times_ms(
     sample: Sample,
     seeds: Sequence[int],
 ) -> list[float]:
-    runs = []
-    for make in makers:
-        state, streams = StackedState([own_copy(m, "trial") for m in models]), SlotStreams(seeds)
-        runs.append((make(state, streams), state, streams))
+    state, streams = StackedState([own_copy(m, "trial") for m in models]), SlotStreams(seeds)
+    executors = [make(state, streams) for make in makers]
     times: list[list[float]] = [[] for _ in makers]
     begun = time.monotonic()
     for done in range(ROUNDS):
         if done >= LEAST_ROUNDS and time.monotonic() - begun > ENOUGH_S:
             break
-        for (executor, state, streams), taken in zip(runs, times, strict=True):
+        for executor, taken in zip(executors, times, strict=True):
             start = clock_ms()
             streams.begin_call(training=models[0].training)
             output = executor.run(InputForm.of(sample.args, sample.kwargs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,8 +117,43 @@ def layer_norm(
     eps: float,
 ) -> Tensor:
     """[F, ..., *shape] -> the same"""
-    y = F.layer_norm(x_FBD, list(shape), None, None, eps)
-    return _scaled(y, weight_FD, bias_FD, _trailing(x_FBD, shape))
+    view = _trailing(x_FBD, shape)
+    if weight_FD is None or bias_FD is None or torch.is_autocast_enabled(x_FBD.device.type):
+        y = F.layer_norm(x_FBD, list(shape), None, None, eps)
+        return _scaled(y, weight_FD, bias_FD, view)
+    weight, bias = weight_FD.reshape(view), bias_FD.reshape(view)
+    ours: Tensor = _ScaledLayerNorm.apply(x_FBD, weight, bias, list(shape), eps)  # type: ignore[no-untyped-call]
+    return ours
+
+
+class _ScaledLayerNorm(torch.autograd.Function):
+    """Keeps for backward what torch's own layer norm keeps: the input, and not what it scales."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shape: list[int], eps: float
+    ) -> Tensor:
+        y, mean, rstd = torch.native_layer_norm(x, shape, None, None, eps)
+        ctx.save_for_backward(x, mean, rstd, weight)
+        ctx.shape, ctx.eps = shape, eps
+        return torch.addcmul(bias, y, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        grad_x = grad_weight = grad_bias = None
+        if wants_bias:
+            grad_bias = grad.sum_to_size(weight.shape)
+        if wants_weight:
+            y = torch.native_layer_norm(x, ctx.shape, None, None, ctx.eps)[0]
+            grad_weight = (grad * y).sum_to_size(weight.shape)
+        if wants_x:
+            only_x = [True, False, False]
+            grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
+                grad * weight, x, ctx.shape, mean, rstd, None, None, only_x
+            )
+        return grad_x, grad_weight, grad_bias, None, None
 
 
 def rms_norm(

@@ -288,6 +288,37 @@ def test_inputs_that_made_a_slot_raise_cost_one_run_more_and_no_others(
     assert bundle.report.executor is kind
 
 
+@pytest.mark.parametrize("kind", [ExecutorKind.GROUPED, ExecutorKind.VMAP])
+def test_what_raises_where_no_model_does_is_run_once(
+    kind: ExecutorKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(7)
+    models = build(LooksUp, 3)
+    bundle = bind(models, example=vectors().abs() % 1, executor=kind)
+    optimizer = optim.SGD(bundle, lr=0.1)
+    trials = [Unfused.of(m, partial(torch.optim.SGD, lr=0.1), 0) for m in models]
+    runs: list[str] = []
+
+    def run(_form: InputForm) -> None:
+        runs.append("run")
+        raise MemoryError("no room for all slots at once")
+
+    monkeypatch.setattr(bundle._chosen, "run", run)
+    for _ in range(3):
+        x, y = batch(3)
+        x = x.abs() % 1
+        train_bundle(bundle, optimizer, x, y)
+        for slot, trial in enumerate(trials):
+            trial.train(x[slot], y[slot])
+            assert_same_state(bundle.unbind(slot), trial.model)
+    assert runs == ["run"]
+    assert bundle.failures == {}
+    assert bundle.report.executor is ExecutorKind.LOOP
+    assert bundle.report.reason == (
+        "it raised MemoryError where separate models do not: no room for all slots at once"
+    )
+
+
 def test_a_spared_slot_gets_what_another_gets_and_gives_it_no_gradient() -> None:
     x = torch.arange(6.0).view(3, 2).requires_grad_()
     shared = torch.rand(2).expand(3, 2)
