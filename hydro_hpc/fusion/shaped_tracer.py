@@ -19,13 +19,14 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.fusion.copying import kept_results
 from hydro_hpc.fusion.inputs import InputForm
+from hydro_hpc.fusion.symbol import Symbol
 from hydro_hpc.fusion.tracer import CallTracer, attribute
 
-FACTS: Final = frozenset({"shape", "dtype", "device", "ndim", "requires_grad", "is_cuda"})
+FACTS: Final = frozenset({"shape", "dtype", "device", "ndim", "is_cuda"})
 UNKNOWN: Final = object()
 
 
-class ShapedProxy(fx.Proxy):
+class ShapedProxy(Symbol):
     """A symbol that knows its shape."""
 
     def __init__(self, node: fx.Node, tracer: ShapedTracer, example: Any) -> None:
@@ -55,11 +56,16 @@ class ShapedProxy(fx.Proxy):
     def __iter__(self) -> Iterator[Any]:
         return iter([operator.getitem(self, place) for place in range(len(self))])
 
+    def stands_for(self) -> Any:
+        if self.example is UNKNOWN:
+            self.refuse("asks for the class of a traced value")
+        return self.example
+
     @property
     def known(self) -> Tensor:
         """The example of a tensor whose shape does not depend on values."""
         if not isinstance(self.example, Tensor):
-            raise TypeError("the shape is not known before the values are")
+            self.refuse("needs a shape that is not known before the values are")
         return self.example
 
 

@@ -28,6 +28,7 @@ from hydro_hpc.fusion.tracer import (
     random_state,
     runs_without_gradients,
 )
+from hydro_hpc.fusion.writes import find_lost_write
 from hydro_hpc.nn.members import Refused
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
@@ -145,7 +146,13 @@ def _trace_once(model: nn.Module, tracer: CallTracer, between: Callable[[str], N
         path = tracer.drawing[0] if tracer.drawing else ""
         why = f"{_of(specimen, path)} draws random numbers outside torch"
         raise _Opaque(path, Refused(why))
+    if tracer.asked:  # and went on when it got no answer
+        path, what = tracer.asked[0]
+        raise _Opaque(path, Untraceable(f"{_of(specimen, path)} {what}"))
     constants = _constants(graph, specimen)
+    if written := find_lost_write(graph, specimen, tracer.overwritten):
+        path, what = written
+        raise _Opaque(path, Refused(f"{_of(specimen, path)} {what}"))
     changed = first_change(before, python_state(specimen), apart=CONSTANT)
     del alive
     if changed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import torch
 from torch import fx, nn
 
 from hydro_hpc.fusion.inputs import InputForm
+from hydro_hpc.fusion.symbol import Symbol
 from hydro_hpc.fusion.traps import Traps, gradients_are_on, patched
 from hydro_hpc.nn.randomness import python_random_state
 
@@ -20,6 +21,7 @@ CONTAINERS: Final = (
     nn.ParameterDict,
 )
 WITHOUT_GRADIENTS: Final = "without_gradients"
+MODULE: Final = "module"  # the path of the one whose own code made the call
 
 
 class CallTracer(fx.Tracer):
@@ -27,7 +29,8 @@ class CallTracer(fx.Tracer):
     buffers are named, not baked.
 
     `culprit` is the innermost module in whose forward something was raised; `drawing` are those
-    whose own code drew random numbers.
+    whose own code drew random numbers; `asked` are those that asked what no symbol can answer, and
+    what. `overwritten` are symbols that an augmented assignment (`x += y`) replaced, with the new.
     """
 
     proxy_buffer_attributes = True
@@ -40,6 +43,9 @@ class CallTracer(fx.Tracer):
         self.record_stack_traces = with_lines
         self.culprit: str | None = None
         self.drawing: list[str] = []
+        self.asked: list[tuple[str, str]] = []
+        self.overwritten: list[tuple[fx.Node, fx.Node]] = []
+        self._within = [""]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.opaque:
@@ -55,12 +61,15 @@ class CallTracer(fx.Tracer):
     ) -> Any:
         path = self.path_of_module(m)
         before, known = random_state(), len(self.drawing)
+        self._within.append(path)
         try:
             output = super().call_module(m, forward, args, kwargs)
         except Exception:
             if self.culprit is None:
                 self.culprit = path
             raise
+        finally:
+            self._within.pop()
         if len(self.drawing) == known and random_state() != before:
             self.drawing.append(path)
         return output
@@ -91,8 +100,24 @@ class CallTracer(fx.Tracer):
         """Says whether what is called now belongs to the forward that is traced."""
         return True
 
+    def note(self, what: str) -> None:
+        """The module whose forward runs now does what cannot be followed."""
+        self.asked.append((self._within[-1], what))
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Symbol(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        self.note("decides by the value of a tensor")
+        return super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        self.note("iterates over a tensor")
+        return super().iter(obj)
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
+        node.meta[MODULE] = self._within[-1]
         if not gradients_are_on():
             node.meta[WITHOUT_GRADIENTS] = True
         return node

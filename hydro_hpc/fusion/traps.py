@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from hydro_hpc.fusion.symbol import Symbol
 
 DRAWS: Final = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal})
 # What may be asked of a parameter itself: it does not depend on its values.
@@ -30,7 +34,8 @@ FACTS: Final[frozenset[Any]] = frozenset(
         Tensor.stride, *(getattr(Tensor, name).__get__ for name in PROPERTIES),
     }
 )  # fmt: skip
-_is_grad_enabled = torch.is_grad_enabled
+_is_grad_enabled, _is_tensor = torch.is_grad_enabled, torch.is_tensor
+_isinstance = builtins.isinstance
 
 
 class Traps(TorchFunctionMode):
@@ -74,7 +79,8 @@ def gradients_are_on() -> bool:
 @contextmanager
 def patched() -> Iterator[None]:
     """Within it a user's `autograd.Function` raises: its forward would be followed, its backward
-    lost. So does asking whether gradients are on: a graph runs in either case.
+    lost. So does asking whether gradients are on: a graph runs in either case. Whether a symbol
+    is a tensor, `isinstance` says as of the value that it will have.
     """
     function: Any = torch.autograd.Function
     usual = function.__dict__["apply"]
@@ -85,14 +91,29 @@ def patched() -> Iterator[None]:
         return usual.__get__(None, cls)(*args, **kwargs)
 
     def is_grad_enabled() -> bool:
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch"):
+        if _is_users(sys._getframe(1)):
             raise TypeError("it asks whether gradients are on")
         return gradients_are_on()
 
+    def isinstance_of(x: Any, kinds: Any) -> bool:
+        if _isinstance(x, Symbol) and _is_users(sys._getframe(1)):
+            return _isinstance(x.stands_for(), kinds)
+        return _isinstance(x, kinds)
+
+    def is_tensor(x: Any) -> bool:
+        return _isinstance(x.stands_for() if _isinstance(x, Symbol) else x, Tensor)
+
     function.apply = classmethod(apply)
     torch.is_grad_enabled = is_grad_enabled
+    builtins.isinstance, torch.is_tensor = isinstance_of, is_tensor  # type: ignore[assignment]
     try:
         yield
     finally:
         function.apply = usual
         torch.is_grad_enabled = _is_grad_enabled
+        builtins.isinstance, torch.is_tensor = _isinstance, _is_tensor
+
+
+def _is_users(frame: FrameType) -> bool:
+    """Says whether code of neither torch nor ours runs in it."""
+    return frame.f_globals.get("__name__", "").partition(".")[0] not in ("torch", "hydro_hpc")

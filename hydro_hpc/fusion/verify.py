@@ -1,8 +1,9 @@
 """Does an executor equal separate models? Found out on untouched copies, slot by slot.
 
 Compared are outputs, losses and buffers, in every training mode that the bundle can be in; and in
-double precision for a few slots also gradients, absent ones too. Copies get slightly different
-weights, so that slots which start equal cannot be taken for each other.
+double precision for a few slots also gradients, absent ones too, and the first call once more.
+Copies get slightly different weights, so that slots which start equal cannot be taken for each
+other.
 
 Gradients are compared in double precision, where the models allow it: in single precision rounding
 switches a ReLU now and then, and each switch moves a gradient by a visible step, in ordinary torch
@@ -127,6 +128,15 @@ class Verification:
             return f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
+def _passes(given: Specimens) -> list[tuple[bool | None, bool]]:
+    """The training mode of each call that is compared, and whether backward follows it. With
+    gradients the first is made once more at the end: forward may change more than buffers.
+    """
+    modes = training_modes(given.models[0])
+    again = [(modes[0], False)] if given.with_gradients else []
+    return [*((mode, given.with_gradients) for mode in modes), *again]
+
+
 def training_modes(model: nn.Module) -> list[bool | None]:
     """The modes that a bundle of such models can be in; None is the flags that it came with."""
     modules = list(model.modules())
@@ -137,9 +147,10 @@ def training_modes(model: nn.Module) -> list[bool | None]:
 
 def _expected(given: Specimens) -> Iterator[list[Outcome]]:
     oracles = [own_copy(model, "trial") for model in given.models]
-    for mode in training_modes(oracles[0]):
+    for mode, with_gradients in _passes(given):
         rows = zip(oracles, given.seeds, given.sample.rows(len(oracles)), strict=True)
-        yield [_expected_of_one(oracle, mode, given, seed, row) for oracle, seed, row in rows]
+        one = replace(given, with_gradients=with_gradients)
+        yield [_expected_of_one(oracle, mode, one, seed, row) for oracle, seed, row in rows]
 
 
 def _expected_of_one(
@@ -176,7 +187,7 @@ def _found(
     streams = SlotStreams(specimens.seeds)
     streams.uses_python = uses_python
     executor = make(state, streams)
-    for mode in training_modes(specimens.models[0]):
+    for mode, with_gradients in _passes(specimens):
         for model in state.slot_models if mode is not None else ():
             model.train(bool(mode))
         executor.adopt_training_flags()
@@ -190,14 +201,14 @@ def _found(
         rows = zip(outputs, sample.rows(state.slots), strict=True)
         is_training = state.slot_models[0].training
         losses = [sample.loss_of(o, row[2], is_training=is_training) for o, row in rows]
-        if specimens.with_gradients and losses[0].requires_grad:
+        if with_gradients and losses[0].requires_grad:
             torch.stack(losses).sum().backward()
         found = [
             Outcome(
                 output=_tensors(outputs[slot]),
                 loss=losses[slot].detach(),
                 gradients={name: _gradient(executor, name, slot) for name in state.trainable}
-                if specimens.with_gradients
+                if with_gradients
                 else {},
                 buffers={n: b.detach().clone() for n, b in model.named_buffers()},
             )

@@ -26,11 +26,16 @@ PER_SLOT: Final = frozenset(
         "rnn_tanh", "rnn_tanh_cell", "rrelu",
     }
 )  # fmt: skip
+ONE_VALUE: Final = frozenset(
+    {"__bool__", "__complex__", "__float__", "__index__", "__int__", "item", "numpy", "tolist"}
+)  # of one slot, under vmap there is none
 
 
 class SlotRules(TorchFunctionMode):
     """Active around a forward under `torch.vmap` over slots; `anchor` [slots] makes a result that
     depends on no input one per slot. Set it to a tensor of the running vmap first.
+
+    `asked` is what a forward asked that has one answer per slot, whether it went on without or not.
     """
 
     running: ClassVar[SlotRules | None] = None
@@ -39,6 +44,7 @@ class SlotRules(TorchFunctionMode):
         super().__init__()
         self._calls = calls
         self.anchor: Tensor = torch.empty(0)
+        self.asked: str | None = None
 
     def __enter__(self) -> SlotRules:
         SlotRules.running = self
@@ -65,6 +71,8 @@ class SlotRules(TorchFunctionMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
+        if name_of(func) in ONE_VALUE and torch._C._functorch.is_batchedtensor(args[0]):
+            self.asked = f"reads the value of a tensor ({name_of(func)})"
         if func is F.dropout:
             return self._slot_first(self._dropout, args, kwargs)
         if func is F.embedding:

@@ -80,6 +80,8 @@ class VmapExecutor:
             randomness = python_random_state()
             mapped = torch.vmap(call, in_dims=(0, 0, *dims), randomness="error")
             output = mapped(self._slots_F, self._tensors, *given)
+            if self._rules.asked is not None:  # and went on when it got no answer
+                raise Refused(f"forward {self._rules.asked}")
             if self._num_calls <= WATCHED_CALLS and python_random_state() != randomness:
                 raise Refused("forward draws random numbers outside torch")
             return output

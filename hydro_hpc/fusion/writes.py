@@ -1,30 +1,36 @@
-"""Does a traced forward write into its inputs? Slots may share one batch, so it must not.
+"""What a traced forward writes over, and whether a bundle would lose that.
 
-Augmented assignment (`x += y`) is not seen here: to a symbol it is an addition, and verification
-finds out if that makes a difference.
+A call may write into memory that others have under another name. Of the stack of all slots, what is
+a view for one trial may be a copy, a tensor that forward makes is made once, and an augmented
+assignment (`x += y`) is a new value; so a write is kept only where nobody else reads it.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from torch import fx, nn
 
 from hydro_hpc.fusion.rules import describe
+from hydro_hpc.fusion.tracer import MODULE
 from hydro_hpc.nn.members import Refused
 
 # Calls whose result may be the memory that they were given.
 VIEWS: Final = frozenset(
     {
-        "alpha_dropout", "bfloat16", "broadcast_to", "chunk", "contiguous", "detach", "diagonal",
-        "double", "dropout", "dropout1d", "dropout2d", "dropout3d", "einsum", "expand", "expand_as",
-        "feature_alpha_dropout", "flatten", "float", "getattr", "getitem", "half", "int", "long",
-        "movedim", "narrow", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "select",
-        "split", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose", "type", "type_as",
-        "unbind", "unflatten", "unsqueeze", "view", "view_as",
+        "alpha_dropout", "as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "bfloat16",
+        "broadcast_to", "chunk", "contiguous", "cpu", "detach", "diagonal", "double", "dropout",
+        "dropout1d", "dropout2d", "dropout3d", "einsum", "expand", "expand_as",
+        "feature_alpha_dropout", "flatten", "float", "getitem", "half", "hsplit", "int", "long",
+        "moveaxis", "movedim", "narrow", "permute", "pixel_shuffle", "pixel_unshuffle", "ravel",
+        "reshape", "reshape_as", "select", "split", "squeeze", "swapaxes", "swapdims", "t",
+        "tensor_split", "to", "transpose", "type", "type_as", "unbind", "unflatten", "unfold",
+        "unsqueeze", "view", "view_as", "vsplit",
     }
 )  # fmt: skip
+VIEW_ATTRIBUTES: Final = frozenset({"H", "T", "data", "imag", "mH", "mT", "real"})
 VIEW_MODULES: Final = (
     nn.Flatten,
     nn.Identity,
@@ -33,28 +39,120 @@ VIEW_MODULES: Final = (
     nn.Unflatten,
     nn.modules.dropout._DropoutNd,
 )
+WRITING_METHODS: Final = frozenset(
+    {"__setitem__"}
+    | {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")}
+    | {f"__i{name}__" for name in ("and", "or", "xor", "lshift", "rshift")}
+)
 
 
 def refuse_writes_to_inputs(graph: fx.Graph, model: nn.Module) -> None:
-    """`Refused` if a call may write into memory of an input."""
-    given: set[fx.Node] = set()
+    """`Refused` if a call may write into memory of an input: slots may share one batch."""
+    memory = _Memory(graph, model)
     for node in graph.nodes:
-        writes = _writes(node, model)
-        touches = node.op == "placeholder" or bool(given.intersection(node.all_input_nodes[:1]))
-        if writes and touches:
+        if memory.writes(node) and memory.owner(node).op == "placeholder":
             raise Refused(f"{describe(node)} writes into the model's input")
-        if touches and (node.op == "placeholder" or _is_view(node, model)):
-            given.add(node)
 
 
-def _writes(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    if node.op == "call_function":
-        return _is_asked_to_write(node)
-    return False
+def find_lost_write(
+    graph: fx.Graph, model: nn.Module, overwritten: Sequence[tuple[fx.Node, fx.Node]]
+) -> tuple[str, str] | None:
+    """The path of the first module that writes what a bundle would lose, and what it does.
+    `overwritten` are the symbols that augmented assignments replaced, with the new ones.
+    """
+    memory = _Memory(graph, model)
+    for node in graph.nodes:
+        if memory.writes(node) and (what := memory.loss_of(node)):
+            return node.meta.get(MODULE, ""), what
+    for old, new in overwritten:
+        if new in memory.order and memory.is_read_after(new, memory.names_of(old)):
+            what = "assigns (as in x += y) to what is read later under another name"
+            return new.meta.get(MODULE, ""), what
+    return None
+
+
+class _Memory:
+    """Which values of a graph may be one memory."""
+
+    def __init__(self, graph: fx.Graph, model: nn.Module) -> None:
+        self._model = model
+        self.order = {node: place for place, node in enumerate(graph.nodes)}
+        self._owner: dict[fx.Node, fx.Node] = {}
+        attributes: dict[str, fx.Node] = {}
+        for node in graph.nodes:
+            given = node.all_input_nodes[:1]
+            if node.op == "get_attr":
+                self._owner[node] = attributes.setdefault(str(node.target), node)
+            elif given and (self.writes(node) or self._is_view(node)):
+                self._owner[node] = self._owner[given[0]]
+            else:
+                self._owner[node] = node
+        names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
+        self._state = frozenset(names)
+
+    def owner(self, node: fx.Node) -> fx.Node:
+        """The first value in the memory of this one."""
+        return self._owner[node]
+
+    def names_of(self, node: fx.Node) -> list[fx.Node]:
+        """All values that may be in the memory of this one."""
+        return [other for other, owner in self._owner.items() if owner is self._owner[node]]
+
+    def is_read_after(self, write: fx.Node, names: Sequence[fx.Node]) -> bool:
+        """Says whether one of these values, if it was there before, is used again."""
+        place = self.order[write]
+        earlier = [name for name in names if self.order[name] < place]
+        return any(self.order[user] > place for name in earlier for user in name.users)
+
+    def loss_of(self, write: fx.Node) -> str | None:
+        """How a write into a value other than an input would go wrong; None: it does not."""
+        target = write.all_input_nodes[0]
+        owner = self._owner[target]
+        if owner.op == "placeholder":
+            return None  # refused apart
+        is_state = owner.op == "get_attr" and str(owner.target) in self._state
+        if owner.op == "get_attr" and not is_state:
+            return f"writes ({_name(write)}) into a tensor that it makes or has from elsewhere"
+        views = [name for name in self.names_of(target) if self._is_view(name)]
+        through_view = any(self._is_view(one) for one in self._chain(target))
+        if through_view and (is_state or self.is_read_after(write, self.names_of(target))):
+            return f"writes ({_name(write)}) into a view of what is read under another name"
+        if self.is_read_after(write, [view for view in views if view is not target]):
+            return f"writes ({_name(write)}) into what is read through a view of it"
+        return None
+
+    def _chain(self, node: fx.Node) -> Iterator[fx.Node]:
+        """From a value to the first in its memory."""
+        while self._owner[node] is not node and node.op != "get_attr":
+            yield node
+            node = node.all_input_nodes[0]
+
+    def writes(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self._model.get_submodule(str(node.target)), "inplace", False))
+        if node.op == "call_method":
+            name = str(node.target)
+            return name in WRITING_METHODS or _is_in_place(name)
+        if node.op == "call_function":
+            return _is_in_place(_name(node)) or _is_asked_to_write(node)
+        return False
+
+    def _is_view(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return isinstance(self._model.get_submodule(str(node.target)), VIEW_MODULES)
+        if node.target is getattr:
+            return node.args[1] in VIEW_ATTRIBUTES
+        return node.op in ("call_function", "call_method") and _name(node) in VIEWS
+
+
+def _name(node: fx.Node) -> str:
+    target = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
+
+
+def _is_in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _is_asked_to_write(node: fx.Node) -> bool:
@@ -64,10 +162,3 @@ def _is_asked_to_write(node: fx.Node) -> bool:
     except ValueError:  # a builtin: those have no such argument
         return False
     return given.arguments.get("inplace", False) is not False
-
-
-def _is_view(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return isinstance(model.get_submodule(str(node.target)), VIEW_MODULES)
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return name in VIEWS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -209,6 +210,25 @@ def test_a_forgotten_counter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fused_nn.BatchNorm, "forward", forgetful)
     assert "buffer '1.num_batches_tracked'" in bound(cnn, images).reason
+
+
+def test_what_only_the_second_call_does_is_found() -> None:
+    """An iterator's place is no attribute of anything."""
+
+    class Alternates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.scales = nn.Linear(6, 4), itertools.cycle([1.0, 1.0, 2.0])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * next(self.scales)
+
+    example = torch.randn(5, 6)
+    bundle = bind([Alternates() for _ in range(3)], example=example, choices=())
+    assert bundle.report.executor is ExecutorKind.LOOP
+    for kind in (ExecutorKind.GROUPED, ExecutorKind.VMAP):
+        found = next(one for one in bundle.report.candidates if one.name == kind.value)
+        assert found.refusal is not None
 
 
 def test_a_loss_averaged_over_slots_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

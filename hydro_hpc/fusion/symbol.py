@@ -1,0 +1,72 @@
+"""What stands for a tensor while a forward is traced, and what it must not be asked.
+
+Code may ask and go on when the answer is an error (`try: int(n) except TypeError: ...`): so what
+was asked is noted in the tracer too, and the trace is thrown away.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, Final, Never
+
+from torch import fx
+
+# The same tensor has other answers to these when it is one of the bundle's.
+NOT_KNOWN: Final = frozenset(
+    {"_backward_hooks", "_base", "_version", "data_ptr", "grad", "grad_fn", "is_leaf"}
+    | {"output_nr", "requires_grad", "retains_grad", "storage_offset", "untyped_storage"}
+)
+
+
+class Symbol(fx.Proxy):
+    """A symbol whose questions are noted."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in NOT_KNOWN:
+            self.refuse(f"asks for .{name} of a traced value")
+        return super().__getattr__(name)
+
+    def __int__(self) -> int:
+        self.refuse("reads the value of a tensor")
+
+    def __float__(self) -> float:
+        self.refuse("reads the value of a tensor")
+
+    def stands_for(self) -> Any:
+        """Something of the class that the value will have."""
+        self.refuse("asks for the class of a traced value")
+
+    def refuse(self, what: str) -> Never:
+        """Raises, and notes that it did."""
+        self.tracer.note(what)  # type: ignore[attr-defined]
+        raise TypeError(f"it {what}")
+
+    def _augmented(self, function: Callable[..., Any], other: Any) -> Any:
+        """A new value, where a tensor would be written over: whoever else has it under another name
+        must not read it afterwards.
+        """
+        new = function(self, other)
+        self.tracer.overwritten.append((self.node, new.node))  # type: ignore[attr-defined]
+        return new
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._augmented(operator.add, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._augmented(operator.sub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._augmented(operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._augmented(operator.truediv, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return self._augmented(operator.pow, other)
+
+    def __iand__(self, other: Any) -> Any:
+        return self._augmented(operator.and_, other)
+
+    def __ior__(self, other: Any) -> Any:
+        return self._augmented(operator.or_, other)
