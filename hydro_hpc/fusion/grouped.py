@@ -155,7 +155,7 @@ class GroupedExecutor:
                 if trace.text() != known.slots[slot].text():
                     raise Refused(f"slot {slot}'s new trial makes other calls than the rest")
                 for name, value in trace.constants.items():
-                    getattr(graph, name_of_part("get_attr", name))[slot] = value
+                    getattr(graph, name_of_part("get_attr", name)).data[slot] = value
         finally:
             _set_flags(model, present)
         between("adopt")

@@ -187,10 +187,12 @@ class StackedState:
                     )
 
     def write(self, slot: int, model: nn.Module) -> None:
-        """Puts a model's values into the slot and takes the model as its slot model."""
-        with torch.no_grad():
-            for name, tensor in self._shared(model):
-                self.stacked[name][slot].copy_(tensor)
+        """Puts a model's values into the slot and takes the model as its slot model.
+
+        Past autograd (`data`): backward of what the others did before reads their own rows.
+        """
+        for name, tensor in self._shared(model):
+            self.stacked[name].data[slot].copy_(tensor)
         self._alias(slot, model)
         self.slot_models[slot] = model
         self.active[slot] = True

@@ -6,7 +6,9 @@ was asked is noted in the tracer too, and the trace is thrown away.
 
 from __future__ import annotations
 
+import dis
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any, Final, Never
 
@@ -17,6 +19,7 @@ NOT_KNOWN: Final = frozenset(
     {"_backward_hooks", "_base", "_version", "data_ptr", "grad", "grad_fn", "is_leaf"}
     | {"output_nr", "requires_grad", "retains_grad", "storage_offset", "untyped_storage"}
 )
+MATCH_CLASS: Final = dis.opmap["MATCH_CLASS"]
 
 
 class Symbol(fx.Proxy):
@@ -32,6 +35,14 @@ class Symbol(fx.Proxy):
 
     def __float__(self) -> float:
         self.refuse("reads the value of a tensor")
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Its own class, but for `case Tensor():`, which nothing can answer."""
+        frame = sys._getframe(1)
+        if frame.f_code.co_code[frame.f_lasti] == MATCH_CLASS:
+            self.refuse("asks for the class of a traced value")
+        return type(self)
 
     def stands_for(self) -> Any:
         """Something of the class that the value will have."""

@@ -262,7 +262,7 @@ def _difference(right: Outcome, ours: Outcome) -> str | None:
         floor = _negligible(name, right.buffers)
         if name not in ours.buffers or not _close(buffer, ours.buffers[name], floor):
             return f"buffer '{name}'"
-    norms = [float(g.norm()) for g in right.gradients.values() if g is not None]
+    norms = [float(g[g.isfinite()].norm()) for g in right.gradients.values() if g is not None]
     for name, expected in right.gradients.items():
         found = ours.gradients[name]
         if (expected is None) != (found is None):

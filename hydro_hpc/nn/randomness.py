@@ -101,7 +101,7 @@ class SlotStreams:
     def __init__(self, seeds: Sequence[int]) -> None:
         self.seeds = list(seeds)
         self.steps = [0] * len(seeds)
-        self._calls = {True: 0, False: 0}
+        self._calls = self._none_yet()
         self._training = True
         self.uses_python = False
         self._python_states: dict[int, tuple[Any, Any]] = {}
@@ -111,7 +111,7 @@ class SlotStreams:
     def begin_call(self, *, training: bool) -> None:
         """A forward of all slots starts."""
         self._training = training
-        self._calls[training] += 1
+        self._calls[training] = [calls + 1 for calls in self._calls[training]]
         self.begin_call_again()
 
     def begin_call_again(self) -> None:
@@ -122,23 +122,31 @@ class SlotStreams:
     def advance(self, active: Sequence[bool]) -> None:
         """An optimizer step was made by the active slots."""
         self.steps = [step + on for step, on in zip(self.steps, active, strict=True)]
-        self._calls = {True: 0, False: 0}
+        self._calls = self._none_yet()
 
     def restart(self, slot: int, seed: int, step: int = 0) -> None:
         """Another trial, or the same one at another step, is in the slot now."""
         self.seeds[slot], self.steps[slot] = seed, step
+        for calls in self._calls.values():
+            calls[slot] = 0
 
     def of_slots(self, sources: Sequence[int]) -> SlotStreams:
         """The same streams in other slots, `sources[new]` being the old one."""
         other = SlotStreams([self.seeds[slot] for slot in sources])
         other.steps = [self.steps[slot] for slot in sources]
-        other._calls, other.uses_python = dict(self._calls), self.uses_python
+        for training, calls in self._calls.items():
+            other._calls[training] = [calls[slot] for slot in sources]
+        other.uses_python = self.uses_python
         return other
 
     def key(self, slot: int) -> int:
         """The slot's generator seed for the present call."""
-        call = self._calls[self._training] - 1
+        call = self._calls[self._training][slot] - 1
         return stream_key(self.seeds[slot], self.steps[slot], call, training=self._training)
+
+    def _none_yet(self) -> dict[bool, list[int]]:
+        """The forwards of each slot since its last step, in training and in evaluation."""
+        return {training: [0] * len(self.seeds) for training in (True, False)}
 
     @contextmanager
     def lent(self, slot: int) -> Iterator[None]:

@@ -117,6 +117,26 @@ def test_a_replacement_between_backward_and_step_gets_no_old_gradient(kind: Exec
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_replacement_between_forward_and_backward_leaves_the_others_alone(
+    kind: ExecutorKind,
+) -> None:
+    models = build(mlp, 3)
+    bundle = bind(models, example=vectors(), executor=kind)
+    optimizer = optim.SGD(bundle, lr=0.5, weight_decay=0.1)
+    trials = [Unfused.of(m, partial(torch.optim.SGD, lr=0.5, weight_decay=0.1), 0) for m in models]
+    x, y = batch(3)
+    found = losses(F.cross_entropy, bundle(x), y)
+    newcomer = mlp().double()
+    bundle.replace(1, newcomer, seed=5)
+    found.sum().backward()
+    optimizer.step()
+    assert_same_state(bundle.unbind(1), newcomer)
+    for slot in (0, 2):
+        trials[slot].train(x[slot], y[slot])
+        assert_same_state(bundle.unbind(slot), trials[slot].model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_idle_slot_stays_as_it_is_and_disturbs_nobody(kind: ExecutorKind) -> None:
     torch.manual_seed(6)
     models = build(mlp, 3)

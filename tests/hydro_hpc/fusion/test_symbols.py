@@ -32,6 +32,16 @@ class AsksIsTensor(Base):
         return y * mask.unsqueeze(-1) if torch.is_tensor(mask) else y
 
 
+class MatchesAClass(Base):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.fc(x)
+        match mask:
+            case Tensor():
+                return y * mask.unsqueeze(-1)
+            case _:
+                return y
+
+
 class BuildsABias(Base):
     """As torch's documentation writes attention."""
 
@@ -110,6 +120,7 @@ class GoesOnWithoutANumber(Base):
 
 ANSWERED = (AsksIsInstance, AsksIsTensor)
 NOT_LOOKED_INTO = (
+    MatchesAClass,
     BuildsABias,
     AddsToATotal,
     ClampsAView,

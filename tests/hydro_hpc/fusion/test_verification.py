@@ -15,7 +15,7 @@ from hydro_hpc import nn as fused_nn
 from hydro_hpc.fusion import ExecutorKind, bind, choice, rules
 from hydro_hpc.fusion.report import BundleReport, PartTime
 from hydro_hpc.fusion.sample import Sample
-from hydro_hpc.fusion.verify import Specimens
+from hydro_hpc.fusion.verify import Outcome, Specimens, _difference
 from hydro_hpc.nn import functional, linear, shapes
 from hydro_hpc.nn.dropout import Dropout
 from hydro_hpc.nn.members import Members
@@ -307,6 +307,17 @@ def test_models_that_insist_on_single_precision_are_verified_in_it() -> None:
 
     bundle = bind([Single(), Single()], example=vectors().float(), executor=ExecutorKind.GROUPED)
     assert bundle.report.executor is ExecutorKind.GROUPED
+
+
+def test_noise_in_a_gradient_does_not_count_beside_one_that_is_not_finite() -> None:
+    """As of a bias before a norm, which is zero but for rounding, in a slot that diverges."""
+
+    def outcome(noise: float) -> Outcome:
+        gradients = {"weight": torch.tensor([float("nan"), 3.0]), "bias": torch.tensor([noise])}
+        return Outcome(output=[], loss=torch.tensor(1.0), gradients=gradients, buffers={})
+
+    assert _difference(outcome(1e-9), outcome(-2e-9)) is None
+    assert _difference(outcome(1e-9), outcome(9.0)) == "gradient of 'bias'"
 
 
 def test_a_mean_that_is_zero_but_for_rounding_does_not_count() -> None:

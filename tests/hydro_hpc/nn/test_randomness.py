@@ -87,6 +87,19 @@ def test_each_slot_has_its_own_probability() -> None:
     assert torch.equal(bundle.shared(torch.ones(9, 1))[1], torch.ones(9, 1))
 
 
+def test_a_new_trials_first_call_is_its_own_first() -> None:
+    streams = SlotStreams([1, 2])
+    for _ in range(2):
+        streams.begin_call(training=True)
+    streams.restart(1, seed=7)
+    streams.begin_call(training=True)
+    assert streams.key(0) == stream_key(1, 0, 2, training=True)
+    assert streams.key(1) == stream_key(7, 0, 0, training=True)
+    moved = streams.of_slots([1, 0])
+    moved.begin_call(training=True)
+    assert moved.key(0) == stream_key(7, 0, 1, training=True)
+
+
 def test_idle_slots_do_not_move_on() -> None:
     streams = SlotStreams([1, 1])
     streams.advance([True, False])
