@@ -39,6 +39,15 @@ VIEW_MODULES: Final = (
     nn.Unflatten,
     nn.modules.dropout._DropoutNd,
 )
+# Calls that return several values, each in memory of its own.
+APART: Final = frozenset(
+    {
+        "aminmax", "cummax", "cummin", "frexp", "gru", "kthvalue", "lstm", "max", "median", "min",
+        "mode", "multi_head_attention_forward", "nanmedian", "slogdet", "sort", "std_mean", "topk",
+        "unique", "var_mean",
+    }
+)  # fmt: skip
+APART_MODULES: Final = (nn.RNNBase, nn.MultiheadAttention)
 WRITING_METHODS: Final = frozenset(
     {"__setitem__"}
     | {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")}
@@ -143,7 +152,15 @@ class _Memory:
             return isinstance(self._model.get_submodule(str(node.target)), VIEW_MODULES)
         if node.target is getattr:
             return node.args[1] in VIEW_ATTRIBUTES
+        if _name(node) == "getitem" and self._are_apart(node.all_input_nodes[0]):
+            return False
         return node.op in ("call_function", "call_method") and _name(node) in VIEWS
+
+    def _are_apart(self, node: fx.Node) -> bool:
+        """Says whether it stands for several values, none in memory of another."""
+        if node.op == "call_module":
+            return isinstance(self._model.get_submodule(str(node.target)), APART_MODULES)
+        return node.op in ("call_function", "call_method") and _name(node) in APART
 
 
 def _name(node: fx.Node) -> str:
