@@ -8,7 +8,6 @@ looked into. Where that is the model itself, there is no graph.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Final
 
 from torch import Tensor, fx, nn
 
-from hydro_hpc.fusion.copying import kept_results
+from hydro_hpc.fusion.copying import deep_copy, kept_results
 from hydro_hpc.fusion.hidden import hidden_behaviour
 from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.python_state import first_change, python_state
@@ -129,7 +128,7 @@ def outermost(opaque: Mapping[str, str]) -> dict[str, str]:
 
 def _trace_once(model: nn.Module, tracer: CallTracer, between: Callable[[str], None]) -> Trace:
     shared = [*model.parameters(), *model.buffers(), *kept_results(model)]
-    specimen = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    specimen = deep_copy(model, {id(tensor): tensor for tensor in shared})
     between("state before")
     alive = [dict(vars(module)) for module in specimen.modules()]  # no id is used twice
     before, randomness = python_state(specimen), random_state()
