@@ -17,7 +17,7 @@ from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.layout import across_slots
 from hydro_hpc.fusion.outside import OutsideValues
 from hydro_hpc.fusion.parts import Parts
-from hydro_hpc.fusion.python_state import first_difference
+from hydro_hpc.fusion.resemblance import first_difference
 from hydro_hpc.fusion.rewriting import name_of_part, rewrite
 from hydro_hpc.fusion.rows import of_all
 from hydro_hpc.fusion.rules import describe

@@ -1,13 +1,12 @@
-"""What a model keeps beside its modules, parameters and buffers: is it written, is it the same?"""
+"""What a model keeps beside its modules, parameters and buffers: is it written?"""
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 # Tensors and flags are compared elsewhere, hooks of forward and backward looked at by themselves.
 APART: Final = frozenset({"_modules", "_parameters", "_buffers", "training"})
@@ -44,19 +43,6 @@ def first_change(
     return counted[0] if counted else ""
 
 
-def first_difference(one: nn.Module, other: nn.Module) -> str:
-    """The path of the first attribute in which two models of one class differ by value; empty if
-    none does. What cannot be compared differs.
-    """
-    others = dict(other.named_modules())
-    for path, module in one.named_modules():
-        mine, theirs = vars(module), vars(others[path])
-        for name in sorted({*mine, *theirs} - APART - UNREAD):
-            if name not in mine or name not in theirs or not _equal(mine[name], theirs[name]):
-                return f"{path}.{name}".lstrip(".")
-    return ""
-
-
 def _fingerprint(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{k!r}:{_fingerprint(v)}" for k, v in value.items()) + "}"
@@ -66,26 +52,3 @@ def _fingerprint(value: Any) -> str:
         return repr(value)
     version = value._version if isinstance(value, torch.Tensor) else 0  # writes in place
     return f"{type(value).__name__}@{id(value)}.{version}"
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if type(one) is not type(other):
-        return False
-    if one is other:
-        return True
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, nn.Parameter | nn.Module):
-        return True  # part of the model under a path of its own, or found to differ by its values
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, types.MethodType):
-        return one.__func__ is other.__func__ and isinstance(one.__self__, nn.Module)
-    if isinstance(one, types.FunctionType):
-        return one.__code__ is other.__code__ and not one.__closure__
-    try:
-        return bool(one == other)
-    except Exception:  # a user's class may compare in any way
-        return False

@@ -19,7 +19,8 @@ from hydro_hpc.fusion.copying import own_copy
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.hidden import hidden_behaviour
 from hydro_hpc.fusion.inputs import InputForm
-from hydro_hpc.fusion.python_state import first_change, first_difference, python_state
+from hydro_hpc.fusion.python_state import first_change, python_state
+from hydro_hpc.fusion.resemblance import first_difference
 from hydro_hpc.fusion.separate import SlotCalls, leaf_modules
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.fusion.vmap_rules import SlotRules
