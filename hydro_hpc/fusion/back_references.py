@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.errors import FusionError
+from hydro_hpc.fusion.hidden import is_pause_point
 
 APART: Final = frozenset({"_parameters", "_buffers", "_modules"})
 # Types of which nothing leads on.
@@ -156,7 +157,7 @@ def leads_on(value: Any) -> Iterable[Any]:
         return _content(value)
     if isinstance(value, types.MethodType):
         return (value.__self__, value.__func__)
-    if isinstance(value, type | types.ModuleType) or hasattr(type(value), "is_pause_point"):
+    if isinstance(value, type | types.ModuleType) or is_pause_point(value):
         return ()
     held: list[Any] = list(attributes_of(value).values())
     if isinstance(value, nn.Module | Tensor):

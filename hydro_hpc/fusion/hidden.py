@@ -33,7 +33,12 @@ def _reason(module: nn.Module) -> str:
 def users_hooks(hooks: Any) -> list[Any]:
     """Those that a user registered: not ours, which only pause."""
     registered: Iterable[Any] = hooks.values() if hooks else ()
-    return [hook for hook in registered if not getattr(hook, "is_pause_point", False)]
+    return [hook for hook in registered if not is_pause_point(hook)]
+
+
+def is_pause_point(hook: Any) -> bool:
+    """Says whether it is ours; of a class that says so."""
+    return hasattr(type(hook), "is_pause_point")
 
 
 def without_pause_points(model: nn.Module) -> nn.Module:
@@ -41,6 +46,6 @@ def without_pause_points(model: nn.Module) -> nn.Module:
     for module in model.modules():
         for kind in HOOKS:
             hooks = getattr(module, kind, None) or {}
-            for key in [k for k, hook in hooks.items() if getattr(hook, "is_pause_point", False)]:
+            for key in [k for k, hook in hooks.items() if is_pause_point(hook)]:
                 del hooks[key]
     return model

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
 from torch import nn
+
+from hydro_hpc.fusion.contents import Contents, Unreadable
+from hydro_hpc.nn.members import Refused
 
 # Tensors and flags are compared elsewhere, hooks of forward and backward looked at by themselves.
 APART: Final = frozenset({"_modules", "_parameters", "_buffers", "training"})
@@ -19,36 +22,40 @@ UNREAD: Final = frozenset(
 )  # fmt: skip
 
 
-def python_state(model: nn.Module) -> dict[str, str]:
-    """Every attribute of every module, by path, as text that changes when it is written.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonState:
+    """What is in every attribute of every module, by path, as text that changes when it does.
 
-    It goes by identities: keep the values alive while two states are compared.
+    It goes by identities, too: what they are of is kept `alive`.
     """
-    return {
-        f"{path}.{name}".lstrip("."): _fingerprint(value)
+
+    texts: Mapping[str, str]
+    alive: Sequence[Any]
+
+
+def python_state(model: nn.Module) -> PythonState:
+    """`Refused` if an attribute is of a class of a user's that hides what is in it."""
+    contents = Contents([*model.modules(), *model.parameters(), *model.buffers()])
+    texts = {
+        f"{path}.{name}".lstrip("."): _text(contents, name, value)
         for path, module in model.named_modules()
         for name, value in {**vars(module), **module._parameters, **module._buffers}.items()
         if name not in APART and name not in UNREAD
     }
+    return PythonState(texts=texts, alive=contents.alive)
 
 
-def first_change(
-    before: Mapping[str, str], after: Mapping[str, str], *, apart: str | None = None
-) -> str:
-    """The path of the first attribute that differs between two states; empty if none does. Names
-    that begin with `apart` do not count.
+def first_change(before: PythonState, after: PythonState, *, apart: str | None = None) -> str:
+    """The path of the first attribute that differs between two states, of the outermost module that
+    has one; empty if none does. Names that begin with `apart` do not count.
     """
-    changed = {path for path, _ in set(before.items()) ^ set(after.items())}
-    counted = sorted(p for p in changed if not apart or not p.rpartition(".")[2].startswith(apart))
-    return counted[0] if counted else ""
+    changed = {path for path, _ in set(before.texts.items()) ^ set(after.texts.items())}
+    counted = [p for p in changed if not apart or not p.rpartition(".")[2].startswith(apart)]
+    return min(counted, key=lambda path: (path.count("."), path), default="")
 
 
-def _fingerprint(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{k!r}:{_fingerprint(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple | set):
-        return "[" + ",".join(_fingerprint(v) for v in value) + "]"
-    if isinstance(value, str | int | float | bool | complex | bytes | None):
-        return repr(value)
-    version = value._version if isinstance(value, torch.Tensor) else 0  # writes in place
-    return f"{type(value).__name__}@{id(value)}.{version}"
+def _text(contents: Contents, name: str, value: Any) -> str:
+    try:
+        return contents.text(value)
+    except Unreadable as hidden:
+        raise Refused(f"the attribute '{name}' holds a {hidden}, which hides its state") from hidden

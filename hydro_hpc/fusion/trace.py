@@ -130,7 +130,6 @@ def _trace_once(model: nn.Module, tracer: CallTracer, between: Callable[[str], N
     shared = [*model.parameters(), *model.buffers(), *kept_results(model)]
     specimen = deep_copy(model, {id(tensor): tensor for tensor in shared})
     between("state before")
-    alive = [dict(vars(module)) for module in specimen.modules()]  # no id is used twice
     before, randomness = python_state(specimen), random_state()
     between("calls")
     try:
@@ -153,7 +152,6 @@ def _trace_once(model: nn.Module, tracer: CallTracer, between: Callable[[str], N
         path, what = written
         raise _Opaque(path, Refused(f"{_of(specimen, path)} {what}"))
     changed = first_change(before, python_state(specimen), apart=CONSTANT)
-    del alive
     if changed:
         path, _, attribute = changed.rpartition(".")
         why = f"{_of(specimen, path)} writes to the attribute '{attribute}'"

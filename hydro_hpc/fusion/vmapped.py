@@ -57,11 +57,9 @@ class VmapExecutor:
         self._num_calls += 1
         if self._num_calls > WATCHED_CALLS:
             return self._run(form.args, form.kwargs)
-        alive = [dict(vars(module)) for module in self._skeleton.modules()]
         before = python_state(self._skeleton)
         output = self._run(form.args, form.kwargs)
         changed = first_change(before, python_state(self._skeleton))
-        del alive
         if changed:
             raise Refused(f"forward writes to the attribute '{changed}'")
         return output
