@@ -23,6 +23,7 @@ def check(models: Sequence[nn.Module]) -> None:
             raise FusionError(f"trial {trial}'s model is a {type(model).__name__}, not a Module")
         if any(is_lazy(p) for p in model.parameters()):
             raise FusionError(f"trial {trial}'s model has lazy parameters: call it once before")
+        _refuse_scripts(model, f"trial {trial}'s model")
         _refuse_shared_memory(model, f"trial {trial}'s model")
     if not any(p.requires_grad for p in models[0].parameters()):
         raise FusionError("trial 0's model has no parameters to train")
@@ -31,6 +32,19 @@ def check(models: Sequence[nn.Module]) -> None:
     first = facts(models[0])
     for trial, model in enumerate(models[1:], start=1):
         compare(first, facts(model), f"trial {trial}")
+
+
+def _refuse_scripts(model: nn.Module, who: str) -> None:
+    """FusionError if a part is compiled by torch.jit: its parameters are not objects of Python's,
+    so they cannot be those of a bundle.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            part = f"'{path}'" if path else "all"
+            raise FusionError(
+                f"{who} has {part} compiled by torch.jit.script or trace, which a bundle cannot "
+                "train: bind the plain module, and compile what unbind gives"
+            )
 
 
 def _refuse_shared_memory(model: nn.Module, who: str) -> None:
@@ -72,6 +86,7 @@ def check_like(resident: nn.Module, newcomer: nn.Module, stacked: Collection[str
     """FusionError unless a new trial's model fits where `resident` lives. Buffers that are not
     `stacked` may differ: forward has made them.
     """
+    _refuse_scripts(newcomer, "the new trial's model")
     _refuse_shared_memory(newcomer, "the new trial's model")
     compare(facts(resident, stacked), facts(newcomer, stacked), "the new trial")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -29,6 +29,14 @@ def tied() -> nn.Module:
 
 def untied() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+
+
+def compiled(make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 3), make(nn.Linear(3, 2)))
+
+
+def traced(module: nn.Module) -> nn.Module:
+    return torch.jit.trace(module, torch.zeros(1, 3))
 
 
 SAME = net()
@@ -82,3 +90,16 @@ def test_a_result_kept_from_a_forward_does_not_stand_in_the_way() -> None:
     model.last = {"hidden": [model(torch.zeros(1, 3))]}
     copied = bind([model], example=torch.zeros(1, 3)).unbind(0)
     assert torch.equal(copied.last["hidden"][0], model.last["hidden"][0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("make", [torch.jit.script, traced])
+def test_a_part_that_torch_jit_compiled_is_refused(make: Callable[..., nn.Module]) -> None:
+    sentence = "'1' compiled by torch.jit.script or trace.*: bind the plain module, and compile"
+    with pytest.raises(FusionError, match=f"trial 1's model has {sentence}"):
+        bind([compiled(lambda module: module), compiled(make)])
+    bundle = bind([compiled(lambda module: module)])
+    with pytest.raises(FusionError, match=f"the new trial's model has {sentence}"):
+        bundle.replace(0, compiled(make), seed=1)
+    with pytest.raises(FusionError, match="trial 0's model has all compiled"):
+        bind([make(nn.Linear(3, 2))])
