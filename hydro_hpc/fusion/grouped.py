@@ -37,7 +37,7 @@ class Occasion:
     """
 
     flags: Flags
-    outside: tuple[str, ...]
+    outside: Hashable
     structure: Hashable
     types: Hashable
 

@@ -1,91 +1,166 @@
 """Values that a forward reads from outside of its model (globals, closures, attributes of classes
 and of modules of Python): a graph would freeze them, so it holds only while they stay.
 
-Found by reading the byte code of the classes of the model and of the functions that it calls by
-name. Not found: what is reached in other ways, as through a container of functions.
+Found by reading the byte code of what forward can reach: the functions that it names, the methods
+whose names it has, the functions in containers that it reads. Not of libraries (Python's, torch,
+NumPy): of what those read only the environment counts.
 """
 
 from __future__ import annotations
 
+import builtins
 import dis
+import functools
+import sys
 import types
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import Tensor, nn
+from torch import nn
 
-NOT_USERS: Final = ("torch", "hydro_hpc", "numpy", "builtins", "typing", "collections", "functools")
-SMALL: Final = 32  # elements of a container that are looked at
-PLAIN: Final = (int, float, str, bool, complex, bytes, type(None))
+from hydro_hpc.fusion.watching import Look, Unwatchable, is_users
+from hydro_hpc.nn.members import Refused
 
-Reader = Callable[[], Any]
+GLOBALS: Final = ("LOAD_GLOBAL", "LOAD_NAME")
+# Where code has one of these, it may ask for any attribute.
+BY_TEXT: Final = frozenset(
+    {"__dict__", "attrgetter", "getattr", "getmembers", "methodcaller", "vars"}
+)
+OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reads:
+    """What byte code names: anything, then globals and variables of outer functions with the
+    attributes that it asks them for, and modules that it imports.
+    """
+
+    names: frozenset[str]
+    globals: frozenset[tuple[str, ...]]
+    outer: frozenset[tuple[str, ...]]
+    imports: frozenset[str]
 
 
 class OutsideValues:
     """The values that the forward of one model reads. `state` is equal while they are."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._readers: list[Reader] = []
-        self._seen: set[int] = set()
-        classes = {base for module in model.modules() for base in type(module).__mro__}
-        for cls in sorted(filter(_is_users, classes), key=lambda c: (c.__module__, c.__qualname__)):
-            self._readers.append(partial(_plain_attributes, cls))
-            for value in vars(cls).values():
-                self._scan(_function_in(value))
+        self._functions: dict[int, types.FunctionType] = {}
+        self._names: set[str] = {"forward"}
+        self._reads_by_text = False
+        bases = {base for module in model.modules() for base in type(module).__mro__}
+        self._classes = sorted(
+            [cls for cls in bases if is_users(cls.__module__)],
+            key=lambda cls: (cls.__module__, cls.__qualname__),
+        )
+        self._look: Look | None = None
+        self._state: tuple[Hashable, ...] = ()
+        known = -1
+        while known != len(self._functions):
+            known = len(self._functions)
+            self._find_in_attributes(model)
+            self._look = None
+            self.state()
+
+    def state(self) -> tuple[Hashable, ...]:
+        """`Refused` if there is something that cannot be looked at in each call."""
+        if self._look is None or not self._look.is_unchanged():
+            known = -1
+            while known != len(self._functions):  # which say what else is read
+                known = len(self._functions)
+                self._look, self._state = self._look_at_all()
+        return self._state
+
+    def _find_in_attributes(self, model: nn.Module) -> None:
+        """The functions that the model keeps. What else it keeps is its own, and copied with it."""
         for module in model.modules():
-            for value in vars(module).values():
-                self._scan(_function_in(value))
+            for name, value in vars(module).items():
+                if name not in OF_EVERY_MODULE:
+                    try:
+                        Look(self._counted_names(), self._found).of(value)
+                    except Unwatchable:
+                        continue
 
-    def state(self) -> tuple[str, ...]:
-        return tuple([_fingerprint(read()) for read in self._readers])
+    def _found(self, function: types.FunctionType) -> None:
+        if id(function) not in self._functions:
+            self._functions[id(function)] = function
+            reads = _reads(function.__code__)
+            self._names |= reads.names
+            self._reads_by_text |= not BY_TEXT.isdisjoint(reads.names)
 
-    def _scan(self, function: types.FunctionType | None) -> None:
-        """Watches what a function reads, and what the functions that it names read."""
-        if function is None or id(function) in self._seen or not _is_users(function):
+    def _counted_names(self) -> set[str] | None:
+        return None if self._reads_by_text else self._names
+
+    def _look_at_all(self) -> tuple[Look, tuple[Hashable, ...]]:
+        look = Look(self._counted_names(), self._found)
+        state: list[Hashable] = []
+        for what, read in self._everything(look):
+            try:
+                state.append(read())
+            except Unwatchable as why:
+                raise Refused(
+                    f"forward reads '{what}' from outside of the model, which {why}: read it in "
+                    "__init__, or give forward the value as a tensor"
+                ) from None
+        return look, tuple(state)
+
+    def _everything(self, look: Look) -> Iterator[tuple[str, Any]]:
+        """What there is to look at, by name."""
+        for cls in self._classes:
+            yield cls.__qualname__, functools.partial(look.of, cls)
+        for function in list(self._functions.values()):
+            reads, namespace = _reads(function.__code__), function.__globals__
+            known = [path for path in sorted(reads.globals) if not _is_builtin(namespace, path[0])]
+            if known:
+                look.named(namespace, sorted({path[0] for path in known}))
+            for path in known:
+                value = namespace.get(path[0])
+                yield ".".join(path), functools.partial(look.along, value, path[1:])
+            cells = dict(
+                zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            )
+            for path in sorted(reads.outer):
+                if path[0] in cells:
+                    yield ".".join(path), functools.partial(look.in_cell, cells[path[0]], path[1:])
+            for name in sorted(reads.imports):
+                yield name, functools.partial(look.of, sys.modules.get(name))
+            given = (function.__defaults__, function.__kwdefaults__)
+            yield function.__qualname__, functools.partial(look.of, given)
+
+
+def _is_builtin(namespace: dict[str, Any], name: str) -> bool:
+    return name not in namespace and hasattr(builtins, name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _reads(code: types.CodeType) -> Reads:
+    names: set[str] = set()
+    paths: dict[bool, set[tuple[str, ...]]] = {True: set(), False: set()}
+    imports: set[str] = set()
+    for own in _codes(code):
+        names |= {*own.co_names, *(c for c in own.co_consts if isinstance(c, str))}
+        instructions = list(dis.get_instructions(own))
+        for place, instruction in enumerate(instructions):
+            is_global = instruction.opname in GLOBALS
+            if is_global or "DEREF" in instruction.opname:
+                attributes = _attributes_after(instructions, place)
+                paths[is_global].add((str(instruction.argval), *attributes))
+            elif instruction.opname == "IMPORT_NAME":
+                imports.add(str(instruction.argval))
+    return Reads(
+        names=frozenset(names),
+        globals=frozenset(paths[True]),
+        outer=frozenset(paths[False]),
+        imports=frozenset(imports),
+    )
+
+
+def _attributes_after(instructions: list[dis.Instruction], place: int) -> Iterator[str]:
+    for instruction in instructions[place + 1 :]:
+        if instruction.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
             return
-        self._seen.add(id(function))
-        for code in _codes(function.__code__):
-            instructions = list(dis.get_instructions(code))
-            for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
-                if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                    name = str(instruction.argval)
-                    after = following.argval if following and "ATTR" in following.opname else None
-                    self._watch_global(function.__globals__, name, after)
-        for cell in function.__closure__ or ():
-            self._watch(partial(_content, cell))
-
-    def _watch_global(self, namespace: dict[str, Any], name: str, attribute: str | None) -> None:
-        value = namespace.get(name)
-        if isinstance(value, types.ModuleType):
-            if attribute and not value.__name__.startswith(NOT_USERS):
-                self._watch(lambda: getattr(value, attribute, None))
-        else:
-            self._watch(lambda: namespace.get(name))
-
-    def _watch(self, read: Reader) -> None:
-        value = read()
-        function = _function_in(value)
-        if function is not None:
-            self._scan(function)
-        elif isinstance(value, type):
-            if _is_users(value):
-                self._readers.append(partial(_plain_attributes, value))
-        elif not isinstance(value, types.ModuleType | types.BuiltinFunctionType | nn.Module):
-            self._readers.append(read)
-
-
-def _is_users(thing: Any) -> bool:
-    return not str(getattr(thing, "__module__", "")).startswith(NOT_USERS)
-
-
-def _function_in(value: Any) -> types.FunctionType | None:
-    """The function that a method, a property or a decorated one is made of."""
-    if isinstance(value, property):
-        value = value.fget
-    value = getattr(value, "__func__", value)
-    value = getattr(value, "__wrapped__", value)
-    return value if isinstance(value, types.FunctionType) else None
+        yield str(instruction.argval)
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -94,35 +169,3 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _codes(constant)
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
-def _plain_attributes(cls: type) -> dict[str, Any]:
-    """What instances may read as if it were theirs."""
-    return {
-        name: value
-        for name, value in vars(cls).items()
-        if isinstance(value, PLAIN) and not name.startswith("__")
-    }
-
-
-def _fingerprint(value: Any, depth: int = 2) -> str:
-    """Text that changes when a value does, as far as it is looked into."""
-    if isinstance(value, PLAIN):
-        return repr(value)
-    if isinstance(value, Tensor):
-        return f"{id(value)}.{value._version}"
-    if depth and isinstance(value, dict) and len(value) <= SMALL:
-        return str([(repr(key), _fingerprint(part, depth - 1)) for key, part in value.items()])
-    if depth and isinstance(value, list | tuple | set) and len(value) <= SMALL:
-        return str([_fingerprint(part, depth - 1) for part in value])
-    attributes = getattr(value, "__dict__", None)
-    if depth and isinstance(attributes, dict) and 0 < len(attributes) <= SMALL:
-        return f"{id(value)}{_fingerprint(dict(attributes), depth - 1)}"
-    return str(id(value))

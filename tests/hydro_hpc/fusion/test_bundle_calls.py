@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import pickle
 from collections.abc import Callable
@@ -81,32 +82,32 @@ def test_one_that_changes_all_the_time_is_left_to_the_loop() -> None:
     SWITCH[0] = 1.0
 
 
-HIDDEN = {"factor": 1.0}
-TABLE: dict[str, Callable[[Tensor], Tensor]] = {"scale": lambda x: x * HIDDEN["factor"]}
+HIDDEN = contextvars.ContextVar("factor", default=1.0)
 
 
-class ReadsThroughATable(ReadsASwitch):
-    """What it reads is not found by reading its code."""
+class ReadsTheContext(ReadsASwitch):
+    """What it reads is not found by looking at the variable."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return TABLE["scale"](self.fc(x))
+        return self.fc(x) * HIDDEN.get()  # type: ignore[no-any-return]
 
 
 def test_a_change_that_nobody_saw_is_found_in_a_sampled_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sampled_calls, "FIRST", 4)
-    models = build(ReadsThroughATable, 2)
+    models = build(ReadsTheContext, 2)
     bundle = bind(models, example=vectors(), executor=ExecutorKind.GROUPED)
     x = vectors(2)
     bundle(x)
-    monkeypatch.setitem(HIDDEN, "factor", 2.0)
+    HIDDEN.set(2.0)
     assert not torch.allclose(bundle(x)[1], models[1](x[1]))
     bundle(x)
     assert bundle.report.executor is ExecutorKind.GROUPED
     torch.testing.assert_close(bundle(x)[1], models[1](x[1]))  # the fourth
     assert bundle.report.executor is ExecutorKind.LOOP
     assert bundle.report.reason.startswith("differs from separate models in slot 0")
+    HIDDEN.set(1.0)
 
 
 @pytest.mark.parametrize("why", ["idle", "told"])
