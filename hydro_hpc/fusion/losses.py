@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from hydro_hpc.fusion.rows import split_slots, stack_rows, tensors_in
 
 LossFunction = Callable[[Any, Any], Tensor]
 IGNORED = -100  # the class that torch's function ignores unless told otherwise
+
+
+class _Raised(Exception):  # noqa: N818 - a finding, not an error
+    """torch's function for all slots at once raised: called for each, it says which is to blame."""
 
 
 def losses(
@@ -40,7 +45,8 @@ def losses(
             raise FusionError(f"{len(loss)} loss functions were given for {slots} slots")
         return _one_by_one(loss, outputs, targets, slots, failed)
     if slots > 1 and _is_plain_cross_entropy(loss) and _are_classes(outputs, targets):
-        return _cross_entropy(outputs, targets, between)
+        with suppress(_Raised):
+            return _cross_entropy(outputs, targets, between)
     return _one_by_one([loss] * slots, outputs, targets, slots, failed)
 
 
@@ -103,9 +109,13 @@ def _cross_entropy(
     logs = F.log_softmax(outputs_FBC.flatten(0, 1), dim=1)
     if between is not None:
         between()
-    per_target = F.nll_loss(
-        logs, targets_FB.flatten(0, 1), reduction="none", ignore_index=IGNORED
-    ).view(slots, -1)
+    try:
+        losses_of_targets = F.nll_loss(
+            logs, targets_FB.flatten(0, 1), reduction="none", ignore_index=IGNORED
+        )
+    except Exception as error:  # a target that is no class, say
+        raise _Raised from error
+    per_target = losses_of_targets.view(slots, -1)
     if between is not None and logs.grad_fn is not None:
         logs.grad_fn.register_prehook(between)
     counted = (targets_FB != IGNORED).view(slots, -1).sum(1)

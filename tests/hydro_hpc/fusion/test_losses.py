@@ -91,6 +91,22 @@ def test_a_nan_stays_in_its_slot() -> None:
     assert outputs.grad[[0, 2]].isfinite().all()
 
 
+def test_a_target_that_is_no_class_fails_its_slot_alone() -> None:
+    outputs, targets = outputs_and_targets()
+    targets[1, 2] = CLASSES + 3
+    failures: dict[int, Exception] = {}
+    found = losses(F.cross_entropy, outputs, targets, failed=failures.__setitem__)
+    found.sum().backward()
+    assert list(failures) == [1]
+    assert isinstance(failures[1], IndexError)
+    assert found[1] == 0
+    assert not outputs.grad[1].any()
+    for slot in (0, 2):
+        torch.testing.assert_close(found[slot], F.cross_entropy(outputs[slot], targets[slot]))
+    with pytest.raises(IndexError, match="out of bounds"):
+        losses(F.cross_entropy, outputs, targets)
+
+
 def test_shared_targets_must_be_spread_out() -> None:
     outputs, targets = outputs_and_targets()
     with pytest.raises(FusionError, match=r"leading dimensions \[3, 5\].*targets\.expand"):
