@@ -278,15 +278,18 @@ class Bundle(UnsavedModule):
         self._workshop = Workshop(self.state.slot_models, self.streams.seeds, sample)
         key = key_of(self.state.slot_models, sample, compiles=self._wish.compiles)
         before = next(filter(None, (folder.get(key) for folder in self._choices)), None)
-        self._choose(before)
+        is_verified = self._choose(before)
         self._workshop.tidy()
+        if not is_verified:  # what went wrong here says nothing of the next time
+            return
         for folder in self._choices:
             folder.put(key, self.report)
         first = self._choices[0].get(key) if self._choices else None
         if first is not None and choice.way_of(first) != self._way:  # somebody was faster
             self._choose(first)
 
-    def _choose(self, before: BundleReport | None) -> None:
+    def _choose(self, before: BundleReport | None) -> bool:
+        """Returns whether what is taken was found equal to separate models."""
         wish = self._wish if before is None else replace(self._wish, way=choice.way_of(before))
         self._way, self.report = choice.choose(self._workshop, wish)
         self.streams.uses_python = self._workshop.uses_python
@@ -297,10 +300,12 @@ class Bundle(UnsavedModule):
             parts = self._chosen.parts.closed
             calls = self._chosen.calls_per_slot(self._workshop.form)
             self.report = replace(self.report, per_slot={**parts, **calls})
-        if before is not None and self._way == wish.way:
+        is_verified = self.report.has_verified(self._way.name)
+        if before is not None and is_verified and self._way == wish.way:
             self.report = before
         form = self._workshop.form
         self._seen = {(self._chosen.case_of(form), form.precision)}
+        return is_verified
 
     def _form_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> InputForm:
         form = InputForm.of(args, kwargs)

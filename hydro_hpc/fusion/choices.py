@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from hydro_hpc.fusion.code_identity import code_of
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.report import BundleReport, Candidate, PartTime
 from hydro_hpc.fusion.sample import Sample
 
-FORMAT: Final = 3  # of the files, and of what executors do: another number makes all be chosen anew
+FORMAT: Final = 4  # of the files, and of what executors do: another number makes all be chosen anew
 
 
 def users_cache() -> Path:
@@ -32,8 +34,9 @@ def users_cache() -> Path:
 
 
 def key_of(models: Sequence[nn.Module], sample: Sample, *, compiles: bool = False) -> str:
-    """Equal for bundles among whose executors the same one is the fastest, here. `compiles` says
-    whether compiled ones are among them.
+    """Equal for bundles among whose executors the same ones are exact and the same one the fastest,
+    here: so it has the code of the models and of the loss. `compiles` says whether compiled ones
+    are among them.
     """
     first = models[0]
     device = next(first.parameters()).device
@@ -41,9 +44,12 @@ def key_of(models: Sequence[nn.Module], sample: Sample, *, compiles: bool = Fals
     facts = [
         FORMAT,
         len(models),
-        str(first),
-        [(name, list(p.shape), str(p.dtype)) for name, p in first.named_parameters()],
+        code_of(first),
+        [module.training for module in first.modules()],
+        [(n, list(p.shape), str(p.dtype), p.requires_grad) for n, p in first.named_parameters()],
         [(name, list(b.shape), str(b.dtype)) for name, b in first.named_buffers()],
+        code_of(sample.loss),
+        str(pytree.tree_map_only(Tensor, lambda x: (x.dtype, list(x.shape)), sample.targets)),
         str(form.structure),
         str(form.shapes),
         str(form.precision),

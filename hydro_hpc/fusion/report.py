@@ -58,6 +58,10 @@ class BundleReport:
     one_by_one: Mapping[str, str] = field(default_factory=dict)
     times: tuple[PartTime, ...] = ()
 
+    def has_verified(self, name: str) -> bool:
+        """Says whether the candidate of this name was found equal to the untouched models."""
+        return any(one.name == name and one.refusal is None for one in self.candidates)
+
     def fallen_to_loop(self, reason: str) -> BundleReport:
         """The same after the executor was found not to be exact."""
         executor = ExecutorKind.LOOP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hydro_hpc.fusion import ExecutorKind, bind, choice
+from hydro_hpc.fusion import ExecutorKind, bind, choice, choices
 from hydro_hpc.fusion.choices import ChoiceFolder, from_json, key_of, to_json, users_cache
 from hydro_hpc.fusion.report import BundleReport, Candidate, PartTime
 from hydro_hpc.fusion.sample import Sample
@@ -71,6 +72,97 @@ def test_keys_tell_apart_what_runs_differently() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert key(mlp, 3, x) == key(mlp, 3, x * 2)
+
+
+class Scaled(nn.Module):
+    """Says nothing of its factor, and has another class of the same name beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(x)
+        return out
+
+
+class Edited(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = 2 * self.fc(x)
+        return out
+
+
+Edited.__name__, Edited.__qualname__ = "Scaled", "Scaled"
+
+
+def frozen() -> nn.Module:
+    model = Scaled()
+    model.fc.bias.requires_grad_(False)
+    return model
+
+
+def test_keys_tell_apart_what_the_users_code_does() -> None:
+    x = vectors(3)
+    keys = [key(Scaled, 3, x), key(Edited, 3, x), key(frozen, 3, x)]
+    assert len(set(keys)) == len(keys)
+    models = [Scaled() for _ in range(3)]
+    losses = [
+        None,
+        nn.CrossEntropyLoss(),
+        nn.functional.cross_entropy,
+        lambda o, t: nn.functional.cross_entropy(o, t),
+        lambda o, t: nn.functional.cross_entropy(2 * o, t),
+        functools.partial(apply, nn.functional.cross_entropy),
+        functools.partial(apply, lambda o, t: (o - t).sum()),
+    ]
+    samples = [Sample(args=(x,), kwargs={}, targets=x, loss=loss) for loss in losses]
+    keys = [key_of(models, sample) for sample in samples]
+    assert len(set(keys)) == len(keys)
+    assert key_of(models, replace(samples[1], loss=nn.CrossEntropyLoss())) == keys[1]
+
+
+def apply(loss: Callable[..., Tensor], output: Tensor, targets: Tensor) -> Tensor:
+    return loss(output, targets)
+
+
+def noisy(output: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output + torch.randn_like(output), targets)
+
+
+def mistyped(*_: Tensor) -> Tensor:
+    raise ValueError("a mistake")
+
+
+@pytest.mark.parametrize("loss", [noisy, mistyped])
+def test_only_a_choice_among_verified_ways_is_written_down(
+    tmp_path: Path, loss: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, x = [mlp().double() for _ in range(3)], vectors()
+    y = torch.zeros(len(x), dtype=torch.long)
+    bundle = bind(models, (x, y), loss, choices=[tmp_path])
+    assert bundle.report.executor is ExecutorKind.LOOP
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(choices, "code_of", lambda _: [])  # whatever the key says of the loss
+    good = bind(models, (x, y), nn.functional.cross_entropy, choices=[tmp_path / "good"])
+    [file] = (tmp_path / "good").iterdir()
+    kept = file.read_text()
+    bundle = bind(models, (x, y), loss, choices=[tmp_path / "good"])
+    assert bundle.report != good.report
+    assert file.read_text() == kept
+
+
+def test_a_failure_is_not_written_beside_a_choice_that_it_equals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choices, "code_of", lambda _: [])
+    models, x = [mlp().double() for _ in range(3)], vectors()
+    name = key_of(models, Sample.of_one_model((x, x), mistyped, 3))
+    ChoiceFolder(tmp_path / "a").put(
+        name, replace(REPORT, executor=ExecutorKind.LOOP, one_by_one={}, per_slot={})
+    )
+    bundle = bind(models, (x, x), mistyped, choices=[tmp_path / "b", tmp_path / "a"])
+    assert "a mistake" in bundle.report.reason
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_choice_is_repeated_without_being_timed(
