@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from hydro_hpc.nn import trial_stream
 from hydro_hpc.study.clipping import clip_model
@@ -17,8 +16,8 @@ from hydro_hpc.study.trial import TrialFailedError
 if TYPE_CHECKING:
     from hydro_hpc.study.definition import Study
 
-EpochEnd = Callable[[int, nn.Module], None]
-"""Called with the epoch, from 0, and the model after it; what it raises ends the training."""
+EpochEnd = Callable[[int, float], None]
+"""Called with the epoch, from 0, and the value after it; what it raises ends the training."""
 
 
 def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None = None) -> float:
@@ -45,5 +44,5 @@ def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None
             if not torch.isfinite(loss_sum):
                 raise TrialFailedError(f"its loss was not finite in epoch {epoch}")
             if epoch_end is not None:
-                epoch_end(epoch, model)
-        return study.evaluate(model, data)
+                epoch_end(epoch, study.evaluate(model, data, seed=seed, step=steps_done))
+        return study.evaluate(model, data, seed=seed, step=steps_done)

@@ -14,6 +14,7 @@ from hydro_hpc.study.space import LogUniform, Uniform, extremes
 Augment = Callable[[Tensor], Tensor]
 
 BATCH_SIZE: Final = 32  # of a study that names none
+TEST_ROWS: Final = 128  # that go through a model at once, in a bundle and alone
 AUGMENT_CALL: Final = -1  # of a step's random streams: a model's own calls count from 0
 
 
@@ -34,6 +35,14 @@ def batch_sizes(space: Mapping[str, Any], given: int | None) -> Sequence[int]:
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise StudyError(f"batch_size={size!r} must be an integer of at least 1")
     return sizes
+
+
+def test_batches(test_x: Tensor) -> Sequence[Tensor]:
+    """Returns the test set in pieces of nearly equal size: two rows or more are never cut into
+    single ones, which a batch norm does not take. A model's outputs may depend on its batch, so a
+    bundle and a trial alone cut alike.
+    """
+    return test_x.tensor_split(-(-len(test_x) // TEST_ROWS))
 
 
 def augmented(augment: Augment | None, x: Tensor, *, seed: int, step: int) -> Tensor:

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn, optim
 
 from hydro_hpc.errors import StudyError
+from hydro_hpc.nn import trial_stream
 from hydro_hpc.study import alone, loading
-from hydro_hpc.study.batches import Augment, augmented, batch_sizes
+from hydro_hpc.study.batches import Augment, augmented, batch_sizes, test_batches
 from hydro_hpc.study.check import check_study
 from hydro_hpc.study.clipping import clip_name, limit_of
 from hydro_hpc.study.data import Data, batch_indices, load_data
 from hydro_hpc.study.description import Direction, PrunerName, SearchName, StudyDescription
 from hydro_hpc.study.hyperparameters import split
-from hydro_hpc.study.metrics import Loss, Metric, choose_metric
+from hydro_hpc.study.metrics import METRIC_CALL, Loss, Metric, choose_metric
 from hydro_hpc.study.optimizers import (
     check_bounds,
     optimizer_name,
@@ -36,9 +37,6 @@ from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Par
 
 if TYPE_CHECKING:
     from hydro_hpc.study.search import Results
-
-TEST_ROWS = 512
-"""Rows of the test set that go through a model at once: bounds the memory of an evaluation."""
 
 
 class Study:
@@ -194,17 +192,25 @@ class Study:
         """Returns a batch of train_x as a trial's step sees it, from 0; see `augmented`."""
         return augmented(self.augment, x, seed=seed, step=step)
 
-    def metric(self, outputs: Any, targets: Tensor) -> float:
-        """Returns a trial's value from its model's outputs on the whole test set."""
-        return float(self.metric_function(outputs, targets))
+    def metric(self, outputs: Any, targets: Tensor, *, seed: int, step: int) -> float:
+        """Returns a trial's value from its model's outputs on the whole test set; what the metric
+        draws is the trial's.
+        """
+        with trial_stream(seed, step, METRIC_CALL, training=False):
+            return float(self.metric_function(outputs, targets))
 
-    def evaluate(self, model: nn.Module, data: Data) -> float:
-        """Returns a model's value on the test set; puts it back into the mode that it was in."""
+    def evaluate(self, model: nn.Module, data: Data, *, seed: int, step: int) -> float:
+        """Returns the value on the test set of a trial's model after `step` steps; puts it back
+        into the mode that it was in.
+        """
         was_training = model.training
         model.eval()
+        outputs = []
         with torch.no_grad():
-            outputs = torch.cat([model(x) for x in torch.split(data.test_x, TEST_ROWS)])
-            value = self.metric(outputs, data.test_y)
+            for call, x in enumerate(test_batches(data.test_x)):
+                with trial_stream(seed, step, call, training=False):
+                    outputs.append(model(x))
+            value = self.metric(torch.cat(outputs), data.test_y, seed=seed, step=step)
         model.train(was_training)
         return value
 

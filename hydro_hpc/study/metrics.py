@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -12,6 +12,8 @@ from hydro_hpc.study.description import Direction
 
 Loss = Callable[[Any, Tensor], Tensor]
 Metric = Callable[[Any, Tensor], Any]
+
+METRIC_CALL: Final = -1  # of an evaluation's random streams: a model's own calls count from 0
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:

@@ -6,8 +6,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from hydro_hpc.study import alone
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.search import Results, Search
@@ -48,8 +46,8 @@ def summary(name: str, results: Results) -> str:
 def _run_trial(study: Study, search: Search, folder: StudyFolder, trial: Trial) -> None:
     """Trains one trial and tells its result, whatever the user's code does."""
 
-    def epoch_end(epoch: int, model: nn.Module) -> None:
-        if search.report(trial.number, epoch, study.evaluate(model, study.data())):
+    def epoch_end(epoch: int, value: float) -> None:
+        if search.report(trial.number, epoch, value):
             raise _PrunedError
 
     may_prune = study.pruner != "none"

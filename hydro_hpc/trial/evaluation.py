@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 from hydro_hpc.errors import FusionError
 from hydro_hpc.fusion import Bundle
 from hydro_hpc.page_layout import RecordKind
+from hydro_hpc.study.batches import test_batches
 from hydro_hpc.study.data import Data
 from hydro_hpc.study.definition import Study
 from hydro_hpc.trial.gate import Gate
 from hydro_hpc.trial.meter import Meter
-
-ROWS: Final = 128  # of the test set, in one call of the bundle
 
 
 class Evaluation:
@@ -25,7 +23,7 @@ class Evaluation:
     def __init__(
         self, study: Study, data: Data, gate: Gate, bundle: Bundle, *, unit_ns: int
     ) -> None:
-        self._metric = study.metric
+        self._study = study
         self._data = data
         self._gate = gate
         self._bundle = bundle
@@ -34,7 +32,7 @@ class Evaluation:
     def prepare(self) -> None:
         """Outside the gate, once: what the bundle would else do in the first evaluation."""
         self._bundle.eval()
-        sizes = {len(x): x for x in self._data.test_x.split(ROWS)}
+        sizes = {len(x): x for x in test_batches(self._data.test_x)}
         for x in sizes.values():
             self._bundle.expect(x.expand(self._bundle.slots, *x.shape))
         self._bundle.train()
@@ -57,17 +55,22 @@ class Evaluation:
                     values[slot] = raised[slot]
                     continue
                 try:
-                    values[slot] = self._metric(outputs[slot], self._data.test_y)
+                    values[slot] = self._metric(slot, outputs[slot])
                 except Exception as error:
                     values[slot] = error
             self._meter.end()
             self._bundle.train()
         return values
 
+    def _metric(self, slot: int, outputs: Tensor) -> float:
+        streams = self._bundle.streams
+        seed, step = streams.seeds[slot], streams.steps[slot]
+        return self._study.metric(outputs, self._data.test_y, seed=seed, step=step)
+
     def _outputs(self) -> Tensor | None:
         """Returns what the models say to the test set, [slots, rows, ...], None if all raised."""
         parts = []
-        for x in self._data.test_x.split(ROWS):
+        for x in test_batches(self._data.test_x):
             self._meter.point("rows")
             try:
                 parts.append(self._bundle.shared(x))

@@ -237,3 +237,46 @@ def test_check_leaves_the_data_as_it_is() -> None:
     study.check()
     study.run_alone({"lr": 0.1}, 1)
     assert torch.equal(study.data().train_x, before)
+
+
+class LooksAtItsBatch(nn.Module):
+    """What it says of a row depends on the others that come with it, in evaluation too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.BatchNorm1d(8, track_running_stats=False)
+        self.layers = nn.Sequential(nn.Linear(4, 8, bias=False), norm, nn.Tanh(), nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layers(x)
+        return out
+
+
+class Draws(LooksAtItsBatch):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + 0.3 * torch.randn_like(x))
+
+
+def noisy_metric(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    noise = 0.1 * torch.randn_like(outputs) + float(np.random.uniform())
+    return nn.functional.cross_entropy(outputs + noise * outputs, targets).item()
+
+
+def data_of(num_test: int) -> tuple[torch.Tensor, ...]:
+    x = torch.randn(STEPS * 8 + num_test, 4, generator=torch.Generator().manual_seed(1))
+    y = (x.sum(1) > 0).long()
+    return x[:-num_test], y[:-num_test], x[-num_test:], y[-num_test:]
+
+
+@pytest.mark.parametrize("num_test", [129, 300])
+@pytest.mark.parametrize("metric", ["loss", noisy_metric])
+@pytest.mark.parametrize("model", [LooksAtItsBatch, Draws])
+def test_evaluation_is_the_same_in_a_bundle_and_alone(
+    tmp_path: Path, model: Any, metric: Any, num_test: int
+) -> None:
+    study = make_study(model=model, metrics=metric, data=lambda: data_of(num_test))
+    trials = trials_of(LEARNING_RATES)
+    gate, folder = OpenLane(tmp_path / "lane").gate(), new_folder(tmp_path, "whole")
+    folder.trials.mkdir()
+    found = train_trials(study, folder, gate, trials)
+    assert values(found) == pytest.approx(alone(study, trials), rel=1e-5)
