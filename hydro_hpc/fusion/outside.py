@@ -17,6 +17,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import nn
 
 from hydro_hpc.fusion.watching import Look, Unwatchable, is_users
@@ -116,6 +117,8 @@ class OutsideValues:
                 look.named(namespace, sorted({path[0] for path in known}))
             for path in known:
                 value = namespace.get(path[0])
+                if value is torch.is_grad_enabled:  # by a name of its own, which no trap is under
+                    raise Refused("forward asks whether gradients are on")
                 yield ".".join(path), functools.partial(look.along, value, path[1:])
             cells = dict(
                 zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)

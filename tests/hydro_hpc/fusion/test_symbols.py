@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, nn
 
 from hydro_hpc.fusion import ExecutorKind, bind
 from tests.hydro_hpc.fusion.architectures import build
@@ -100,6 +100,12 @@ class AsksForAGradFunction(Base):
         return y * 2 if y.grad_fn is None else y
 
 
+class AsksByItsOwnName(Base):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y: Tensor = self.fc(x) * mask.unsqueeze(-1)
+        return torch.tanh(y) if is_grad_enabled() else y
+
+
 class GoesOnWithoutAValue(Base):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         try:
@@ -129,6 +135,7 @@ NOT_LOOKED_INTO = (
     AssignsUnderAnotherName,
     AsksForGradients,
     AsksForAGradFunction,
+    AsksByItsOwnName,
     GoesOnWithoutAValue,
     GoesOnWithoutANumber,
 )
