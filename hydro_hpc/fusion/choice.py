@@ -6,6 +6,7 @@ import functools
 import gc
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -24,7 +25,7 @@ from hydro_hpc.fusion.report import BundleReport, Candidate, PartTime
 from hydro_hpc.fusion.sample import Sample
 from hydro_hpc.fusion.state import StackedState
 from hydro_hpc.fusion.timing import step_times_ms
-from hydro_hpc.fusion.verify import MakeExecutor, Thoroughness, Verification
+from hydro_hpc.fusion.verify import MakeExecutor, Thoroughness, Verification, as_it_is
 from hydro_hpc.fusion.vmapped import VmapExecutor
 from hydro_hpc.nn.randomness import SlotStreams
 
@@ -127,7 +128,7 @@ class Workshop:
         thoroughness = _thoroughness(way)
         if thoroughness not in self._verifications:
             try:
-                found = Verification(self.models, self.sample, self.seeds, thoroughness)
+                found = self._verification(thoroughness)
             except Exception:  # of the user's model
                 if self.sample.unrotated is None:
                     raise
@@ -136,6 +137,14 @@ class Workshop:
             self._verifications[thoroughness] = found
             self.uses_python = found.uses_python
         return self._verifications[thoroughness]
+
+    def _verification(self, thoroughness: Thoroughness) -> Verification:
+        """With the weights as they are where slightly different ones raise."""
+        given = self.models, self.sample, self.seeds, thoroughness
+        try:
+            return Verification(*given)
+        except Exception:  # of the user's model
+            return Verification(*given, as_it_is)
 
     def refusal_again(self, way: Way, *, in_passing: bool) -> str | None:
         """Why a way that was exact at binding is not for the sample; None: it is. In passing models
@@ -146,7 +155,7 @@ class Workshop:
             return reason
         try:
             thoroughness = _thoroughness(way, in_passing=True)
-            verification = Verification(self.models, self.sample, self.seeds, thoroughness)
+            verification = self._verification(thoroughness)
         except Exception:  # of the user's model
             return None
         return verification.refusal(self.maker(way))
@@ -193,6 +202,8 @@ def choose(workshop: Workshop, wish: Wish) -> tuple[Way, BundleReport]:
         if len(exact) > 1:
             times = workshop.times_ms(exact)
     way, reason = decide(tried, times, wanted)
+    if all(refusal for _, refusal in tried):
+        warn_of_loop(workshop, dict(tried).get(LOOP))
     if wish.compiles and way != wanted and way.kind is ExecutorKind.GROUPED:
         compiled = replace(way, compiled=True)
         tried += refusals_of(workshop, [compiled])
@@ -214,6 +225,22 @@ def choose(workshop: Workshop, wish: Wish) -> tuple[Way, BundleReport]:
         times=parts,
     )
     return way, report
+
+
+def warn_of_loop(workshop: Workshop, refusal: str | None) -> None:
+    """That not even the loop trains as separate models do; not where models raise, which is seen
+    without, or never give the same twice, as those that draw from a generator of the script's.
+    """
+    try:
+        verification = workshop.verification(LOOP)
+    except Exception:  # of the user's model
+        return
+    if refusal not in (None, NO_TIME) and verification.is_repeatable():
+        warnings.warn(
+            f"no executor trains these models as they train alone (the loop {refusal}): train them "
+            "one by one, or let forward read nothing but its inputs, parameters and buffers",
+            stacklevel=2,
+        )
 
 
 def try_all(

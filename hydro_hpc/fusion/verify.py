@@ -94,8 +94,9 @@ class Verification:
         sample: Sample,
         seeds: Sequence[int],
         thoroughness: Thoroughness = Thoroughness.FULL,
+        specimen: Callable[[nn.Module, int], nn.Module] | None = None,
     ) -> None:
-        specimens = [_perturbed(model, slot) for slot, model in enumerate(models)]
+        specimens = [(specimen or _perturbed)(model, slot) for slot, model in enumerate(models)]
         own = Specimens(models=specimens, sample=sample, seeds=seeds, with_gradients=True)
         with torch.inference_mode(False), torch.enable_grad():
             self._rounds = []
@@ -112,6 +113,14 @@ class Verification:
             for outcomes in expected
             for one in outcomes
         )
+
+    def is_repeatable(self) -> bool:
+        """Says whether other untouched copies give the same again."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return not any(
+                _first_difference(expected, _expected(specimens))
+                for specimens, expected in self._rounds
+            )
 
     def refusal(self, make: MakeExecutor) -> str | None:
         """Why this executor may not be used for these models, or None."""
@@ -223,6 +232,12 @@ def _gradient(executor: Executor, name: str, slot: int) -> Tensor | None:
     if not isinstance(leaf, Tensor):
         return dense(leaf[slot].grad)
     return None if leaf.grad is None else leaf.grad[slot]
+
+
+def as_it_is(model: nn.Module, slot: int) -> nn.Module:
+    """A specimen of a model that takes no other weights: a buffer may be an index."""
+    del slot
+    return own_copy(model, "trial")
 
 
 def _perturbed(model: nn.Module, slot: int) -> nn.Module:

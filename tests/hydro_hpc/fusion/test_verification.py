@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -294,6 +295,62 @@ def test_the_fastest_exact_executor_is_chosen(
     exact = [way.name for way, reason in tried.items() if reason is None]
     timed = dict(zip(exact, times, strict=True)) if times else {}
     assert choice.decide(list(tried.items()), timed, wanted) == expected
+
+
+class ReadsItsNeighboursMemory(nn.Module):
+    """Beyond its parameter lies, in a bundle, another slot's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(13, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.detach().abs().max()) > 1e9:
+            x = x * 0
+        return F.linear(x, self.weight.as_strided((8, 6), (1, 1), 0))
+
+
+GENERATOR = np.random.default_rng(1)
+
+
+class DrawsFromTheScripts(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * GENERATOR.random()
+
+
+class Raises(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError(f"no {x.shape}")
+
+
+class IndexesByABuffer(nn.Module):
+    """Its positions are numbers without a fraction that happen to be floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(26, 6), nn.Linear(6, 4)
+        self.register_buffer("places", torch.arange(6.0) * 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + self.table(self.places.long()).mean(0))  # type: ignore[no-any-return, operator]
+
+
+def test_a_loop_that_differs_from_separate_models_is_warned_of() -> None:
+    models = [ReadsItsNeighboursMemory() for _ in range(3)]
+    with pytest.warns(UserWarning, match=r"the loop differs from separate models in slot 1: outp"):
+        bind(models, example=vectors(), choices=[])
+
+
+@pytest.mark.parametrize("model", [DrawsFromTheScripts, Raises])
+def test_models_that_raise_or_draw_are_not_warned_of(model: type[nn.Linear]) -> None:
+    report = bind([model(6, 4).double() for _ in range(2)], example=vectors(), choices=[]).report
+    assert report.reason.startswith("none equals separate models")
+
+
+def test_models_that_take_no_other_weights_are_verified_with_their_own() -> None:
+    models = [IndexesByABuffer().double() for _ in range(3)]
+    report = bind(models, example=vectors(), executor=ExecutorKind.GROUPED, choices=[]).report
+    assert report.executor is ExecutorKind.GROUPED, report.reason
 
 
 def test_models_that_insist_on_single_precision_are_verified_in_it() -> None:
