@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.inputs import InputForm
 from hydro_hpc.fusion.layout import across_slots
-from hydro_hpc.fusion.outside import OutsideValues
+from hydro_hpc.fusion.outside import LEAVES_RESULTS, OutsideValues
 from hydro_hpc.fusion.parts import Parts
 from hydro_hpc.fusion.resemblance import first_difference
 from hydro_hpc.fusion.rewriting import name_of_part, rewrite
@@ -188,6 +188,8 @@ class GroupedExecutor:
         first, *others = self.state.slot_models
         closed = {**self._closed, **self.parts.closed}
         traces = [trace_model(first, form, closed=closed)]
+        if self._outside.take_back_traced():
+            raise Refused(LEAVES_RESULTS)
         for slot, model in enumerate(others, start=1):
             traces.append(self._traced_like(model, traces[0], form))
             if traces[slot].text() != traces[0].text():

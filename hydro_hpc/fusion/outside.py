@@ -23,11 +23,12 @@ from torch import nn
 from hydro_hpc.fusion.watching import Look, Unwatchable, is_users
 from hydro_hpc.nn.members import Refused
 
-GLOBALS: Final = ("LOAD_GLOBAL", "LOAD_NAME")
+GLOBALS: Final = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")
 # Where code has one of these, it may ask for any attribute.
 BY_TEXT: Final = frozenset(
     {"__dict__", "attrgetter", "getattr", "getmembers", "methodcaller", "vars"}
 )
+LEAVES_RESULTS: Final = "forward leaves its results in a list or dict outside of the model"
 OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 
 
@@ -72,6 +73,17 @@ class OutsideValues:
                 known = len(self._functions)
                 self._look, self._state = self._look_at_all()
         return self._state
+
+    def take_back_traced(self) -> bool:
+        """Says whether forward, since the last `state`, left what only exists while it is traced,
+        or under vmap, in a list or dict of the script's, from where it is taken then.
+        """
+        before = self._look
+        self.state()
+        if before is None or self._look is None or not self._look.holds_traced:
+            return False
+        before.put_back()
+        return True
 
     def _find_in_attributes(self, model: nn.Module) -> None:
         """The functions that the model keeps. What else it keeps is its own, and copied with it."""

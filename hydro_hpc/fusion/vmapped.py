@@ -8,6 +8,7 @@ but parameters and buffers, and forward may change nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import torch
@@ -19,6 +20,7 @@ from hydro_hpc.fusion.copying import own_copy
 from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.fusion.hidden import hidden_behaviour
 from hydro_hpc.fusion.inputs import InputForm
+from hydro_hpc.fusion.outside import LEAVES_RESULTS, OutsideValues
 from hydro_hpc.fusion.python_state import first_change, python_state
 from hydro_hpc.fusion.resemblance import first_difference
 from hydro_hpc.fusion.separate import SlotCalls, leaf_modules
@@ -45,6 +47,9 @@ class VmapExecutor:
         self._slots_F = torch.arange(state.slots)
         self._rules = SlotRules(SlotCalls(state, streams))
         self._num_calls = 0
+        self._outside: OutsideValues | None = None
+        with suppress(Refused):  # what cannot be watched is read anew in each call
+            self._outside = OutsideValues(self._skeleton)
         for slot in range(state.slots):
             self.accept(slot)
         self.adopt_training_flags()
@@ -58,11 +63,20 @@ class VmapExecutor:
         if self._num_calls > WATCHED_CALLS:
             return self._run(form.args, form.kwargs)
         before = python_state(self._skeleton)
+        if self._leaves_results():  # of somebody else's calls
+            self._outside = None
         output = self._run(form.args, form.kwargs)
+        if self._leaves_results():
+            raise Refused(LEAVES_RESULTS)
         changed = first_change(before, python_state(self._skeleton))
         if changed:
             raise Refused(f"forward writes to the attribute '{changed}'")
         return output
+
+    def _leaves_results(self) -> bool:
+        with suppress(Refused):
+            return self._outside is not None and self._outside.take_back_traced()
+        return False
 
     def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         inputs, spec = pytree.tree_flatten((args, dict(kwargs)))

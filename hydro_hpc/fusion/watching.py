@@ -21,8 +21,9 @@ from operator import is_
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 LIBRARIES: Final = frozenset({"torch", "hydro_hpc", "numpy"})
 MOST_VALUES: Final = 2_000  # in one look: each takes 20 to 40 ns of every call
@@ -64,6 +65,8 @@ class Look:
         self._met: dict[int, tuple[int, Any]] = {}  # kept alive: no id is used twice
         self._bases: set[type] = set()
         self._num_left = MOST_VALUES
+        self._containers: list[tuple[Any, Any]] = []  # with what was in them
+        self.holds_traced = False  # what only exists while a forward is traced, or under vmap
 
     def is_unchanged(self) -> bool:
         """Says whether all is what it was, to the same objects. If not, it may be equal still."""
@@ -71,6 +74,14 @@ class Look:
             return all(check() for check in self._checks)
         except Exception:  # another thread writes to it, or a key's own comparison raised
             return False
+
+    def put_back(self) -> None:
+        """Takes out of lists and dicts what has come into them since."""
+        for container, contents in self._containers:
+            container.clear()
+            container.update(contents) if isinstance(container, dict) else container.extend(
+                contents
+            )
 
     def along(self, value: Any, attributes: Iterable[str]) -> Hashable:
         """What `value.one.two` gives, looked at alone as far as plain attributes lead."""
@@ -101,6 +112,9 @@ class Look:
         """A fingerprint that is equal while the value, and what it holds, is."""
         if isinstance(value, PLAIN):
             return repr(value)
+        if isinstance(value, fx.Proxy):
+            self.holds_traced = True
+            return Held(value)
         if id(value) in self._met:
             return "again", self._met[id(value)][0]
         self._met[id(value)] = len(self._met), value
@@ -124,6 +138,8 @@ class Look:
         if isinstance(value, list | tuple | set | frozenset | collections.deque):
             self._count(len(value))
             self._checks.append(partial(_same_items, value, tuple(value)))
+            if isinstance(value, list | collections.deque):
+                self._containers.append((value, tuple(value)))
             return type(value).__name__, tuple([self.of(part) for part in value])
         if isinstance(value, bytearray | np.ndarray):
             return self._array(value)
@@ -142,9 +158,13 @@ class Look:
         self._count(len(value))
         kept = tuple(value), tuple(value.values())
         self._checks.append(partial(_same_dict, value, *kept))
+        self._containers.append((value, dict(value)))
         return "dict", tuple([(self.of(key), self.of(part)) for key, part in value.items()])
 
     def _tensor(self, value: Tensor) -> Hashable:
+        if torch._C._functorch.is_batchedtensor(value):
+            self.holds_traced = True
+            return Held(value)
         if value.is_inference():
             raise Unwatchable(
                 "is a tensor made in inference mode, which does not say if it changes"
