@@ -82,31 +82,6 @@ def test_one_that_changes_all_the_time_is_left_to_the_loop() -> None:
     SWITCH[0] = 1.0
 
 
-LOG: list[Tensor] = []
-
-
-class LeavesResults(ReadsASwitch):
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.fc(x)
-        LOG.append(hidden.mean())
-        return hidden  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("executor", ExecutorKind)
-def test_results_that_forward_leaves_with_the_script_are_those_of_each_model(
-    executor: ExecutorKind,
-) -> None:
-    models = build(LeavesResults, 2)
-    bundle = bind(models, example=vectors(), executor=executor, choices=[])
-    assert all(type(result) is Tensor for result in LOG)
-    for _ in range(2):
-        LOG.clear()
-        output = bundle(vectors(2))
-        torch.testing.assert_close(torch.stack(LOG), output.flatten(1).mean(1))
-    assert bundle.report.executor is ExecutorKind.LOOP
-    LOG.clear()
-
-
 HIDDEN = contextvars.ContextVar("factor", default=1.0)
 
 
