@@ -35,6 +35,7 @@ ALONE: Final = (ExecutorKind.LOOP, ExecutorKind.GROUPED, ExecutorKind.VMAP)  # n
 FASTER: Final = 0.95  # of the other's time; less is noise
 ONE_BY_ONE_FASTER: Final = 0.8  # the same for a single part, which is timed less well
 VERIFYING_S: Final = 6.0  # afterwards what is verified has to do, and is timed
+FASTEST: Final = "the fastest that equals separate models"
 NO_TIME: Final = f"not tried: verifying others took {VERIFYING_S:.0f} s"
 
 
@@ -320,4 +321,4 @@ def decide(
     for way in others:
         if times[way.name] < FASTER * times[fastest.name]:
             fastest = way
-    return fastest, f"the fastest that equals separate models{but}"
+    return fastest, f"{FASTEST}{but}"

@@ -9,6 +9,7 @@ import torch
 
 from hydro_hpc.nn import trial_stream
 from hydro_hpc.study.clipping import clip_model
+from hydro_hpc.study.losses import loss_in_stream
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.space import Params
 from hydro_hpc.study.trial import TrialFailedError
@@ -34,7 +35,8 @@ def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None
                 inputs = study.inputs(data.train_x[rows], seed, steps_done)
                 with trial_stream(seed, steps_done):  # what the model draws, such as dropout
                     outputs = model(inputs)
-                loss = study.loss(outputs, data.train_y[rows])
+                targets = data.train_y[rows]
+                loss = loss_in_stream(study.loss, outputs, targets, seed=seed, step=steps_done)
                 loss.backward()
                 if study.clip_name is not None:
                     clip_model(study.clip_name, model, study.clip_limit(params))

@@ -115,4 +115,4 @@ class BundleBuilder:
         reason = training.why_not_fused
         if reason and reason not in self._said and os.environ.get("SLURM_PROCID", "0") == "0":
             self._said.add(reason)
-            print(f"hydro-trial: trials are exact but not fused: {reason}", flush=True)
+            print(f"hydro-trial: {reason}", flush=True)

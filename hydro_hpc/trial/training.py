@@ -19,17 +19,18 @@ from torch import nn
 from hydro_hpc.fusion import Bundle, bind, losses, trial_stream
 from hydro_hpc.fusion.bundle import nothing
 from hydro_hpc.fusion.choices import users_cache
-from hydro_hpc.fusion.executor import ExecutorKind
 from hydro_hpc.page_layout import RecordKind
 from hydro_hpc.study.clipping import clip_bundle
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.losses import SlotLosses, loss_in_stream, repeatable
 from hydro_hpc.study.optimizers import slot_optimizer
 from hydro_hpc.study.trial import Outcome, Trial
 from hydro_hpc.trial.batches import SlotBatches
 from hydro_hpc.trial.evaluation import Evaluation
 from hydro_hpc.trial.gate import Cut, Gate
 from hydro_hpc.trial.meter import Meter
+from hydro_hpc.trial.not_fused import why_not_fused
 from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun
 
 
@@ -67,6 +68,7 @@ class BundleTraining:
         self._gate = gate
         self._report = report
         self._slots: list[SlotRun | None] = [None] * len(trials)
+        self._losses = SlotLosses(study.loss)
         self._clip_limits = [study.clip_limit(trial.params) for trial in trials]
         self._is_mid_step = False  # parameters, buffers and optimizer may not belong together
         models = [study.build_model(trial.params, trial.seed) for trial in trials]
@@ -75,7 +77,7 @@ class BundleTraining:
         self._bundle: Bundle = bind(
             models,
             example=(self._data.train_x[rows], self._data.train_y[rows]),
-            loss=study.loss,
+            loss=repeatable(study.loss),
             seeds=[trial.seed for trial in trials],
             choices=[folder.choices, users_cache()],
         )
@@ -96,9 +98,8 @@ class BundleTraining:
 
     @property
     def why_not_fused(self) -> str:
-        """Why the trials of this bundle run one after another; empty if they are fused."""
-        report = self._bundle.report
-        return report.reason if report.executor is ExecutorKind.LOOP else ""
+        """A sentence on why the trials of this bundle train one by one; empty if they are fused."""
+        return why_not_fused(self._bundle.report)
 
     def has_work(self) -> bool:
         return bool(self._slots_in_work())
@@ -245,13 +246,11 @@ class BundleTraining:
         point("forward")
         outputs = self._bundle(inputs)
         point("loss")
-        losses_F = losses(
-            self._study.loss,
-            outputs,
-            targets,
-            failed=self._note_failure,
-            between=self._loss_between,
-        )
+        streams = self._bundle.streams
+        with self._losses.of_step(streams.seeds, streams.steps) as loss:
+            losses_F = losses(
+                loss, outputs, targets, failed=self._note_failure, between=self._loss_between
+            )
         point("sum")
         total = (losses_F * self._weights_F).sum()
         point("backward")
@@ -355,7 +354,8 @@ class BundleTraining:
             inputs = self._study.inputs(self._data.train_x[rows], run.trial.seed, run.step)
             with trial_stream(run.trial.seed, run.step):
                 outputs = self._bundle.unbind(slot)(inputs)
-            self._study.loss(outputs, self._data.train_y[rows]).backward()
+            targets, seed = self._data.train_y[rows], run.trial.seed
+            loss_in_stream(self._study.loss, outputs, targets, seed=seed, step=run.step).backward()
         except Exception as error:
             return error
         return None

@@ -280,3 +280,42 @@ def test_evaluation_is_the_same_in_a_bundle_and_alone(
     folder.trials.mkdir()
     found = train_trials(study, folder, gate, trials)
     assert values(found) == pytest.approx(alone(study, trials), rel=1e-5)
+
+
+def loss_by_torch(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs + 0.5 * torch.randn_like(outputs), targets)
+
+
+def loss_by_numpy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    noise = torch.from_numpy(np.random.normal(size=outputs.shape)).float()
+    return loss_by_torch(outputs + 0.5 * noise, targets)
+
+
+def loss_by_dropout(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(nn.functional.dropout(outputs, 0.3), targets)
+
+
+@pytest.mark.parametrize("loss", [loss_by_torch, loss_by_numpy, loss_by_dropout])
+def test_what_a_loss_draws_is_the_trials_own(tmp_path: Path, loss: Any) -> None:
+    study = make_study(loss=loss, metrics=noisy_metric)
+    lane, trials = OpenLane(tmp_path / "lane"), trials_of(LEARNING_RATES)
+    expected = alone(study, trials)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    for n, slots in enumerate(([1], [2, 0, 1])):
+        chosen = [trials[slot] for slot in slots]
+        found = train_trials(study, new_folder(tmp_path, f"whole-{n}"), lane.gate(), chosen)
+        assert values(found) == pytest.approx({s: expected[s] for s in slots}, rel=1e-5)
+    folder = new_folder(tmp_path, "left")
+    assert train_trials(study, folder, lane.gate(LaneGate.leave, at=90), trials) == []
+    after = train_trials(study, folder, lane.gate(), list(reversed(trials)))
+    assert values(after) == pytest.approx(expected, rel=1e-5)
+
+
+def test_trials_whose_loss_draws_are_fused(tmp_path: Path) -> None:
+    study, trials = make_study(loss=loss_by_numpy), trials_of(LEARNING_RATES)
+    gate, folder = OpenLane(tmp_path / "lane").gate(), new_folder(tmp_path, "whole")
+    training = BundleTraining(study, folder, gate, trials, unit_ns=10_000, report=None)
+    [path] = folder.choices.iterdir()
+    assert '"grouped"' in path.read_text()
+    assert "twice" not in training.why_not_fused

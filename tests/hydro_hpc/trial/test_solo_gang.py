@@ -164,7 +164,7 @@ def test_says_how_the_study_ended_and_what_was_not_fused(tmp_path: Path, lane: s
     assert errors == ""
     first, fused, last = output.splitlines()
     assert first == "hydro-trial: gang of 1"
-    assert fused.startswith("hydro-trial: trials are exact but not fused: ")
+    assert fused.startswith("hydro-trial: trials train one by one, ")
     assert last.startswith("hydro-trial: 3 trials completed, 0 failed; best: ")
     assert last.endswith(f"kept in {tmp_path / 'tiny.hydro'}")
 
