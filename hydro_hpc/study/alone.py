@@ -29,7 +29,7 @@ def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None
     steps_done = 0
     with seeded(seed):
         for epoch in range(study.epochs):
-            loss_sum = torch.zeros(())
+            is_finite = torch.tensor(True)
             for rows in study.batch_indices(params, seed, epoch):
                 optimizer.zero_grad()
                 inputs = study.inputs(data.train_x[rows], seed, steps_done)
@@ -42,8 +42,8 @@ def train(study: Study, params: Params, seed: int, *, epoch_end: EpochEnd | None
                     clip_model(study.clip_name, model, study.clip_limit(params))
                 optimizer.step()
                 steps_done += 1
-                loss_sum += loss.detach()
-            if not torch.isfinite(loss_sum):
+                is_finite = is_finite & loss.detach().isfinite()  # as a sum it could overflow
+            if not is_finite:
                 raise TrialFailedError(f"its loss was not finite in epoch {epoch}")
             if epoch_end is not None:
                 epoch_end(epoch, study.evaluate(model, data, seed=seed, step=steps_done))
