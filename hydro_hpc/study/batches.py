@@ -61,7 +61,7 @@ def augmented(augment: Augment | None, x: Tensor, *, seed: int, step: int) -> Te
         raise StudyError(
             f"augment made {_form(found)} of {_form(x)}; it must keep shape and type of a batch"
         )
-    return found
+    return found.detach()  # it may be made by a module, whose parameters do not train
 
 
 def _form(x: Tensor) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from hydro_hpc.errors import StudyError
 from hydro_hpc.fusion import Bundle
 from hydro_hpc.optim import clip_grad_norm_, clip_grad_value_
-from hydro_hpc.study.space import Params, extremes
+from hydro_hpc.study.space import Params, extremes, is_too_large, shortly
 
 ClipName = Literal["clip_norm", "clip_value"]
 
@@ -31,7 +31,11 @@ def clip_name(space: Mapping[str, Any]) -> ClipName | None:
     for value in extremes(space[name]):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and value > 0):
-            raise StudyError(f"{name}={value!r} is in the space; it must be above 0, or None: off")
+            raise StudyError(
+                f"{name}={shortly(value)} is in the space; it must be above 0, or None: off"
+            )
+        if is_too_large(value):
+            raise StudyError(f"{name} is {shortly(value)} in the space; give None: off")
     return name
 
 

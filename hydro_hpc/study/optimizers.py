@@ -16,7 +16,16 @@ from torch import Tensor
 from hydro_hpc import optim
 from hydro_hpc.errors import StudyError
 from hydro_hpc.fusion import Bundle
-from hydro_hpc.study.space import Choice, Integer, LogUniform, Params, Uniform, extremes
+from hydro_hpc.study.space import (
+    Choice,
+    Integer,
+    LogUniform,
+    Params,
+    Uniform,
+    extremes,
+    is_too_large,
+    shortly,
+)
 
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 
@@ -36,8 +45,13 @@ def optimizer_name(optimizer: str | type[torch.optim.Optimizer]) -> OptimizerNam
     for name, cls in OPTIMIZERS.items():
         if optimizer is cls.TORCH or (isinstance(optimizer, str) and optimizer.lower() == name):
             return name
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise StudyError(
+            f"optimizer is one {type(optimizer).__name__}; give the class or its name, "
+            "so that every trial gets its own"
+        )
     raise StudyError(
-        f"optimizer {optimizer!r} is not known; use one of {', '.join(OPTIMIZERS)}, "
+        f"optimizer {shortly(optimizer)} is not known; use one of {', '.join(OPTIMIZERS)}, "
         "by name or as torch.optim's class"
     )
 
@@ -84,15 +98,27 @@ def check_bounds(optimizer: OptimizerName, space: Mapping[str, Any]) -> None:
         if name in cls.FLAGS:
             _check_flag(name, space[name])
             continue
+        if name == "betas":
+            _check_pair(space[name])
         low, high = ranges.get(name, (-math.inf, math.inf))
         for value in _numbers(space[name]):
-            if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                raise StudyError(f"{name}={value!r} is no number; {optimizer} needs one")
+            if is_too_large(value):
+                raise StudyError(f"{name} is {shortly(value)}; {optimizer} needs a smaller number")
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
+                raise StudyError(f"{name}={shortly(value)} is no number; {optimizer} needs one")
             if not low <= float(value) < high:
                 limits = f"at least {low:g}" + ("" if high == math.inf else f" and below {high:g}")
                 raise StudyError(
                     f"{name}={float(value):g} is in the space; {optimizer} takes {name} of {limits}"
                 )
+
+
+def _check_pair(given: Any) -> None:
+    if not isinstance(given, tuple | list) or len(given) != len(_BETAS):
+        raise StudyError(
+            f"betas={shortly(given)} is no pair of numbers, as (0.9, 0.999); "
+            "name 'beta1' and 'beta2' to search for them"
+        )
 
 
 def _check_flag(name: str, given: Any) -> None:

@@ -7,6 +7,7 @@ into Optuna's. No torch and no Optuna is imported here.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -17,6 +18,9 @@ Value = None | bool | int | float | str
 """What a hyperparameter can be: what JSON and Optuna both keep as it is."""
 
 Params = dict[str, Any]
+
+LONGEST: Final = 80  # characters of a value in a sentence
+_LARGEST: Final = int(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class Choice:
                     f"choice(): {option!r} is neither a number, a text, a truth value nor None; "
                     "choose by name and look the object up in the model"
                 )
+            if is_too_large(option):
+                raise StudyError(f"choice(): {shortly(option)} is too large for a number")
 
     def middle(self) -> Value:
         return self.options[0]
@@ -124,6 +130,20 @@ def extremes(given: Any) -> Sequence[Any]:
     return (given,)
 
 
+def is_too_large(value: object) -> bool:
+    """Says whether it is an integer beyond every floating-point number."""
+    return isinstance(value, int) and abs(value) > _LARGEST
+
+
+def shortly(value: object) -> str:
+    """A value as a sentence can hold it."""
+    if is_too_large(value):
+        assert isinstance(value, int)
+        return f"an integer of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
 _KINDS: Final[dict[str, type[Distribution]]] = {
     "uniform": Uniform,
     "log_uniform": LogUniform,
@@ -153,6 +173,8 @@ def _check_bounds(name: str, low: float, high: float) -> None:
     for bound in (low, high):
         if isinstance(bound, bool) or not isinstance(bound, int | float):
             raise StudyError(f"{name}({low!r}, {high!r}): bounds are numbers, not {bound!r}")
+        if is_too_large(bound):
+            raise StudyError(f"{name}(): {shortly(bound)} is too large for a bound")
         if not math.isfinite(bound):
             raise StudyError(f"{name}({low}, {high}): bounds must be finite")
     if low >= high:

@@ -89,6 +89,16 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_a_reason(small_study: Ma
         study.run_alone({"lr": 0.1, "width": 8}, 0)
 
 
+def test_losses_that_are_finite_in_their_own_precision_fail_nothing(small_study: MakeStudy) -> None:
+    """Neither one beyond single precision nor a sum beyond double."""
+
+    def huge(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets).double() * 0 + 1e308
+
+    value = small_study(optimizer="sgd", loss=huge).run_alone({"lr": 0.1, "width": 8}, 0)
+    assert 0 <= value <= 1
+
+
 def test_evaluation_is_in_evaluation_mode_and_gives_the_mode_back(small_study: MakeStudy) -> None:
     study = small_study()
     model = study.build_model(PARAMS, 0)
@@ -127,6 +137,7 @@ def test_arrays_are_taken_as_tensors(small_study: MakeStudy) -> None:
         ({"space": SPACE | {"clip_norm": 1, "clip_value": 1}}, "keep one"),
         ({"space": SPACE | {"clip_norm": uniform(0, 1)}}, "clip_norm=0 is in the space; it must"),
         ({"space": SPACE | {"clip_value": choice(1, "no")}}, "clip_value='no' is in the space"),
+        ({"space": SPACE | {"clip_norm": 10**5000}}, "clip_norm is an integer of 16610 bits"),
         ({"augment": 3}, "augment is a int; give a class or a function"),
         ({"trials": 0}, "trials=0 must be an integer of at least 1"),
         ({"epochs": 1.5}, "epochs=1.5 must be an integer"),

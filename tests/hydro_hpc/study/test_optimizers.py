@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import pytest
@@ -54,6 +55,13 @@ def test_an_optimizer_is_known_by_name_and_by_class(given: Any, name: str) -> No
     assert optimizer_name(given) == name
 
 
+def test_an_optimizer_object_is_refused_in_one_line() -> None:
+    with pytest.raises(StudyError) as caught:
+        optimizer_name(torch.optim.Adam([torch.zeros(1)]))  # type: ignore[arg-type]
+    assert str(caught.value).startswith("optimizer is one Adam; give the class or its name")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("given", ["lion", torch.optim.Adadelta])
 def test_an_unknown_optimizer_is_refused_with_the_known_ones(given: Any) -> None:
     with pytest.raises(StudyError, match="use one of sgd, adam, adamw, rmsprop, adagrad"):
@@ -73,6 +81,11 @@ def test_an_unknown_optimizer_is_refused_with_the_known_ones(given: Any) -> None
         ("adagrad", {"initial_accumulator_value": True}, "=True is no number"),
         ("rmsprop", {"centered": uniform(0, 1)}, "neither on nor off; use choice(True, False)"),
         ("sgd", {"nesterov": choice(True, 0.5)}, "neither on nor off"),
+        ("adam", {"betas": (0.9, 0.99, 0.9)}, "betas=(0.9, 0.99, 0.9) is no pair of numbers"),
+        ("adam", {"betas": (0.9,)}, "betas=(0.9,) is no pair of numbers, as (0.9, 0.999)"),
+        ("adam", {"betas": choice(0.9, 0.8)}, "is no pair of numbers"),
+        ("adam", {"lr": 10**5000}, "lr is an integer of 16610 bits; adam needs a smaller number"),
+        ("sgd", {"dampening": math.nan}, "dampening=nan is no number; sgd needs one"),
     ],
 )
 def test_what_an_optimizer_does_not_take_is_one_sentence(

@@ -84,3 +84,19 @@ def test_the_number_of_trials_may_change_but_not_the_space() -> None:
     assert description().differences(description(trials=99, search="random")) == []
     other = description(space={"lr": log_uniform(1e-4, 1.0)}, settings={"epochs": "4"})
     assert description().differences(other) == ["space", "settings"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: choice(10**5000, 1),
+        lambda: integer(1, 10**5000),
+        lambda: uniform(-(10**5000), 1),
+        lambda: log_uniform(1, 10**5000),
+    ],
+)
+def test_an_integer_beyond_all_floats_is_refused_in_a_short_sentence(
+    make: Callable[[], object],
+) -> None:
+    with pytest.raises(StudyError, match="an integer of 16610 bits is too large"):
+        make()

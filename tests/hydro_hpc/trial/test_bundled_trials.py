@@ -319,3 +319,10 @@ def test_trials_whose_loss_draws_are_fused(tmp_path: Path) -> None:
     [path] = folder.choices.iterdir()
     assert '"grouped"' in path.read_text()
     assert "twice" not in training.why_not_fused
+
+
+def test_augment_may_be_made_of_modules(tmp_path: Path) -> None:
+    study, trials = make_study(augment=nn.Linear(4, 4)), trials_of(LEARNING_RATES)
+    gate, folder = OpenLane(tmp_path / "lane").gate(), new_folder(tmp_path, "whole")
+    found = train_trials(study, folder, gate, trials)
+    assert values(found) == pytest.approx(alone(study, trials), rel=1e-5)
