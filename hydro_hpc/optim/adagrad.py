@@ -56,7 +56,8 @@ class Adagrad(SlotOptimizer):
         super()._begin(slot)
         for moments in self._moments:
             initial = moments.of(self._hyper["initial_accumulator_value"])
-            moments.tensors["sum"][slot] = moments.coefficient(initial)[slot]
+            kept_FP = moments.tensors["sum"]
+            kept_FP[slot] = moments.coefficient(initial)[slot] * _unit(kept_FP)
 
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
         of, hyper = moments.of, self._hyper
@@ -81,4 +82,14 @@ class Adagrad(SlotOptimizer):
             for name in group.names:
                 if not parameters[name].requires_grad:
                     like = parameters[name].detach()
-                    yield name, self._to_torch(0, {"sum": torch.full_like(like, initial[number])})
+                    yield (
+                        name,
+                        self._to_torch(
+                            0, {"sum": torch.full_like(like, initial[number] * _unit(like))}
+                        ),
+                    )
+
+
+def _unit(like: Tensor) -> complex:
+    """What torch begins a sum of such parameters with, of a complex one's two parts each."""
+    return 1 + 1j if like.is_complex() else 1.0

@@ -13,7 +13,7 @@ from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.state import view_columns
 from hydro_hpc.fusion.to_train import to_train
-from hydro_hpc.optim.arguments import require_bundle
+from hydro_hpc.optim.arguments import require_bundle, require_slot
 from hydro_hpc.optim.hyperparameters import PerSlot, over_slots
 
 PREFIX = "module."  # of the model's names in the state of torch's AveragedModel
@@ -56,6 +56,7 @@ class SlotAverage:
     def unbind(self, slot: int) -> nn.Module:
         """The slot's averaged model: the user's class, with storage of its own."""
         self.refuse_left_behind()
+        require_slot(self.bundle, slot)
         model = self.bundle.unbind(slot)
         parameters = dict(model.named_parameters())
         for average_FP, block in zip(self._averages, self.bundle.state.blocks, strict=True):
@@ -81,6 +82,11 @@ class SlotAverage:
         self, slot: int, state: Mapping[str, Any], decay: float | None = None
     ) -> None:
         """Takes the `state_dict()` of an AveragedModel, or `slot_state`'s, into the slot."""
+        if "n_averaged" not in state:
+            raise ValueError(
+                "this is no state_dict() of an AveragedModel: it has no n_averaged; give what "
+                "slot_state gave or torch's AveragedModel has"
+            )
         self._set_decay(slot, decay)
         model = self.bundle.unbind(slot)
         own = {n.removeprefix(PREFIX): v for n, v in state.items() if n.startswith(PREFIX)}
@@ -109,6 +115,7 @@ class SlotAverage:
     @to_train()
     def _set_decay(self, slot: int, decay: float | None) -> None:
         self.refuse_left_behind()
+        require_slot(self.bundle, slot)
         if decay is not None:
             decays = self._decay.clone()
             decays[slot] = decay

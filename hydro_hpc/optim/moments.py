@@ -48,6 +48,15 @@ class Moments:
         other.tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
         return other
 
+    def as_real(self) -> Moments:
+        """The same memory as real numbers, two for each complex one: what torch steps."""
+        other = copy.copy(self)
+        other.block = copy.copy(self.block)
+        other.block.values_FP = torch.view_as_real(self.block.values_FP).flatten(1)
+        other.tensors = {n: torch.view_as_real(x).flatten(1) for n, x in self.tensors.items()}
+        other._widths = self._widths * 2
+        return other
+
     def round_from(self, wide: Moments) -> None:
         """Takes over what was computed."""
         self.block.values_FP.copy_(wide.block.values_FP)

@@ -5,6 +5,7 @@ F slots, P columns of a block (all parameters of one dtype), N parameters of it.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -18,9 +19,11 @@ from hydro_hpc.fusion.gradients import BlockGradient
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.state import view_columns
 from hydro_hpc.fusion.to_train import to_train
+from hydro_hpc.optim.arguments import require_slot
 from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.moments import Moments
-from hydro_hpc.optim.settings import SlotSettings
+from hydro_hpc.optim.settings import Change, SlotSettings
+from hydro_hpc.optim.stored import by_name, require_shapes
 
 
 class SlotOptimizer(SlotSettings):
@@ -73,27 +76,40 @@ class SlotOptimizer(SlotSettings):
         self.bundle.stepped()
 
     @to_train()
-    def reset_slot(self, slot: int, **settings: Any) -> None:
-        """The slot's optimizer state as new, with these hyperparameters and the rest as before."""
-        self.set(slot, **settings)
+    def reset_slot(self, slot: int, *, group: int | None = None, **settings: Any) -> None:
+        """The slot's optimizer state as new, with these hyperparameters, given as to `set`, and the
+        rest as the optimizer was made with."""
+        self._begin_with(slot, self._changes(slot, group, settings))
+
+    def _begin_with(self, slot: int, changes: list[Change]) -> None:
+        require_slot(self.bundle, slot)
+        made = {name: values.clone() for name, values in self._hyper.items()}
+        for name, values in made.items():
+            values[slot] = self._made[name][slot]
+        hyper, given = self._changed(made, changes)
+        self._check(hyper, given)
+        self._adopt(hyper)
         self._begin(slot)
 
     def slot_state(self, slot: int) -> dict[str, Any]:
         """The slot's state as `state_dict()` of a torch optimizer over `model.parameters()`, or
         over the same groups of them."""
         self.refuse_left_behind()
+        require_slot(self.bundle, slot)
         own = dict(self._frozen_states(slot))
         for moments in self._moments:
             for number, column in enumerate(moments.block.columns):
+                views = {n: view_columns(x, column)[slot] for n, x in moments.tensors.items()}
                 tensors = {
-                    name: view_columns(tensor, column)[slot].clone()
-                    for name, tensor in moments.tensors.items()
-                    if self._has(name, slot, moments.groups[number])
+                    name: view.clone()
+                    for name, view in views.items()
+                    if self._has(name, slot, moments.groups[number], view)
                 }
                 own[column.name] = self._to_torch(int(moments.steps_FN[slot, number]), tensors)
         groups = self.torch_twin(slot).state_dict()["param_groups"]
         names: list[str] = []
-        for stored, group in zip(groups, self._groups, strict=True):
+        for stored, group, notes in zip(groups, self._groups, self.notes(slot), strict=True):
+            stored.update(copy.deepcopy(notes))
             stored["params"] = list(range(len(names), len(names) + len(group.names)))
             names += group.names
         state = {place: own[name] for place, name in enumerate(names) if own.get(name)}
@@ -102,23 +118,22 @@ class SlotOptimizer(SlotSettings):
     @to_train()
     def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
         """Takes a torch optimizer's `state_dict()`, or `slot_state`'s, into the slot."""
+        require_slot(self.bundle, slot)
+        names = [group.names for group in self._groups]
+        kept = by_name(state, names, settings=self._names, who=type(self).__name__)
+        every = (*self.TENSORS, *self.OPTIONAL)
+        columns = [column for moments in self._moments for column in moments.block.columns]
+        require_shapes(kept, {c.name: c.shape for c in columns}, every)
         stored = state["param_groups"]
-        sizes, own = [len(g["params"]) for g in stored], [len(g.names) for g in self._groups]
-        if sizes != own:
-            raise ValueError(f"this state is of groups with {sizes} parameters, not with {own}")
         settings = [{name: each[name] for name in self._names} for each in stored]
-        self.change([(slot, group, each) for group, each in enumerate(settings)])
+        self.follow([(slot, group, each) for group, each in enumerate(settings)])
         self._begin(slot)
-        places = {
-            name: place
-            for each, group in zip(stored, self._groups, strict=True)
-            for name, place in zip(group.names, each["params"], strict=True)
-        }
+        self.take_notes(slot, stored)
         for moments in self._moments:
             for number, column in enumerate(moments.block.columns):
-                if found := state["state"].get(places[column.name]):
+                if found := kept.get(column.name):
                     moments.steps_FN[slot, number] = int(found.get("step", 1))
-                    known = [n for n in (*self.TENSORS, *self.OPTIONAL) if found.get(n) is not None]
+                    known = [name for name in every if found.get(name) is not None]
                     moments.keep(known)
                     for name in known:
                         view_columns(moments.tensors[name], column)[slot].copy_(found[name])
@@ -135,12 +150,19 @@ class SlotOptimizer(SlotSettings):
         self._moments = [
             own.of_slots(sources, block) for own, block in zip(self._moments, blocks, strict=True)
         ]
-        self._adopt({name: values[sources] for name, values in self._hyper.items()})
+        self._made = {name: values[sources] for name, values in self._made.items()}
+        self._notes = [self.notes(slot) for slot in sources]
+        hyper = {name: values[sources] for name, values in self._hyper.items()}
+        for name, values in hyper.items():
+            values[list(new.empty)] = self._made[name][list(new.empty)]
+        self._adopt(hyper)
         for slot in new.empty:
             self._begin(slot)
 
-    def _has(self, tensor: str, slot: int, group: int) -> bool:
-        """Says whether torch keeps a tensor of this name under the slot's settings."""
+    def _has(self, tensor: str, slot: int, group: int, values: Tensor) -> bool:
+        """Says whether torch keeps a tensor of this name and these values under the slot's
+        settings."""
+        del values
         setting = self.OPTIONAL.get(tensor)
         return setting is None or bool(self._hyper[setting][slot, group])
 
@@ -162,6 +184,7 @@ class SlotOptimizer(SlotSettings):
 
     def _begin(self, slot: int) -> None:
         """The slot's state is as before its first step."""
+        self._notes[slot] = self._no_notes()
         for moments in self._moments:
             moments.steps_FN[slot] = 0
             moments.count_even()
@@ -170,6 +193,11 @@ class SlotOptimizer(SlotSettings):
 
     def _advance(self, moments: Moments, grad_FP: Tensor) -> None:
         """One step of a whole block with its gradient, towards less or, if asked, more."""
+        if grad_FP.is_complex():
+            real = moments.as_real()
+            self._advance(real, torch.view_as_real(grad_FP).flatten(1))
+            moments.steps_FN, moments.is_even = real.steps_FN, real.is_even
+            return
         if grad_FP.element_size() == 2:  # bfloat16, float16
             wide = moments.widened()
             self._advance(wide, grad_FP.float())

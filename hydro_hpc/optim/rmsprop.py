@@ -67,15 +67,31 @@ class RMSprop(SlotOptimizer):
         self.between()
         root_FP.add_(constant("eps", lambda: hyper["eps"]))
         self.between()
-        if "momentum" in self._used:  # a slot without any has its last update as buffer
-            buffer_FP = moments.tensors["momentum_buffer"]
-            buffer_FP.mul_(constant("momentum", lambda: hyper["momentum"]))
-            buffer_FP.addcdiv_(grad_FP, root_FP)
+        if "momentum" in self._used:
+            update_FP = self._with_momentum(moments, grad_FP, root_FP)
             self.between()
-            values_FP.addcmul_(buffer_FP, constant("-lr", lambda: -hyper["lr"]))
+            values_FP.addcmul_(update_FP, constant("-lr", lambda: -hyper["lr"]))
         else:
             grad_FP.mul_(constant("-lr", lambda: -hyper["lr"]))
             values_FP.addcdiv_(grad_FP, root_FP)
+
+    def _with_momentum(self, moments: Moments, grad_FP: Tensor, root_FP: Tensor) -> Tensor:
+        """The update, [F, P]: the buffer brought up to date, or where there is no momentum the
+        gradient's alone, and the buffer stays for when there is some again."""
+        momentum_FG, buffer_FP = self._hyper["momentum"], moments.tensors["momentum_buffer"]
+        momentum = moments.constant("momentum", lambda: momentum_FG)
+        if bool((moments.of(momentum_FG) > 0).all()):
+            return buffer_FP.mul_(momentum).addcdiv_(grad_FP, root_FP)
+        next_FP = (buffer_FP * momentum).addcdiv_(grad_FP, root_FP)
+        self.between()
+        has_momentum = moments.constant("has momentum", lambda: momentum_FG > 0).bool()
+        buffer_FP.copy_(torch.where(has_momentum, next_FP, buffer_FP))
+        self.between()
+        return torch.where(has_momentum, next_FP, grad_FP / root_FP)
+
+    def _has(self, tensor: str, slot: int, group: int, values: Tensor) -> bool:
+        is_kept = tensor == "momentum_buffer" and bool(values.any())  # it stays without momentum
+        return is_kept or super()._has(tensor, slot, group, values)
 
     def _variance(self, moments: Moments, grad_FP: Tensor) -> Tensor:
         """The mean square, less the square of the mean where centered."""

@@ -14,6 +14,7 @@ from hydro_hpc.fusion import resizing
 from hydro_hpc.fusion.bundle import Bundle
 from hydro_hpc.fusion.resizing import NewSlots
 from hydro_hpc.fusion.to_train import to_train
+from hydro_hpc.optim.arguments import require_slot
 from hydro_hpc.optim.hyperparameters import PerSlot, check_range, over_slots
 from hydro_hpc.optim.leaf_gradients import LeafGradients, leaf_gradients
 from hydro_hpc.optim.optimizer import SlotOptimizer, require_slot_optimizer
@@ -161,6 +162,7 @@ class SlotGradScaler:
     def reset_slot(self, slot: int, init_scale: float | None = None) -> None:
         """The slot's scale as at first, or this one."""
         self.refuse_left_behind()
+        require_slot(self.bundle, slot)
         settings = {name: values[slot].item() for name, values in self._settings.items()}
         if init_scale is not None:
             settings["scale"] = init_scale
@@ -169,6 +171,7 @@ class SlotGradScaler:
     def slot_state(self, slot: int) -> dict[str, Any]:
         """What torch's GradScaler of the slot would have as `state_dict()`."""
         self.refuse_left_behind()
+        require_slot(self.bundle, slot)
         settings = {name: values[slot].item() for name, values in self._settings.items()}
         return {
             **settings,
@@ -179,6 +182,10 @@ class SlotGradScaler:
 
     def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
         """Takes the `state_dict()` of a GradScaler, or `slot_state`'s, into the slot."""
+        require_slot(self.bundle, slot)
+        wanted = (*self._settings, "_growth_tracker")
+        if lacking := [name for name in wanted if name not in state]:
+            raise ValueError(f"this is no state_dict() of a GradScaler: it has no {lacking[0]}")
         settings = {name: float(state[name]) for name in self._settings}
         self._set(slot, settings, steps=int(state["_growth_tracker"]))
 

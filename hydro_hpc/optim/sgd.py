@@ -25,6 +25,7 @@ class SGD(SlotOptimizer):
     RANGES: ClassVar = {
         "lr": (0.0, float("inf")),
         "momentum": (0.0, float("inf")),
+        "dampening": (float("-inf"), float("inf")),
         "weight_decay": (0.0, float("inf")),
     }
 
@@ -50,9 +51,11 @@ class SGD(SlotOptimizer):
         }
         super().__init__(bundle, settings, groups)
 
-    def _check(self, hyper: Mapping[str, Tensor]) -> None:
-        super()._check(hyper)
-        is_wrong = (hyper["nesterov"] != 0) & ((hyper["momentum"] <= 0) | (hyper["dampening"] != 0))
+    def _check(self, hyper: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+        super()._check(hyper, given)
+        is_given = given["nesterov"] | given["momentum"] | given["dampening"]
+        needs_FG = (hyper["momentum"] <= 0) | (hyper["dampening"] != 0)
+        is_wrong = is_given & (hyper["nesterov"] != 0) & needs_FG
         if bool(is_wrong.any()):
             slot = int(is_wrong.nonzero()[0, 0])
             raise ValueError(f"nesterov in slot {slot} needs a momentum and no dampening")
@@ -99,8 +102,8 @@ class SGD(SlotOptimizer):
         buffer_FP.copy_(torch.where(where, buffer_FP, before))
         return accelerated_FP
 
-    def _has(self, tensor: str, slot: int, group: int) -> bool:
-        del tensor, slot, group
+    def _has(self, tensor: str, slot: int, group: int, values: Tensor) -> bool:
+        del tensor, slot, group, values
         return True  # a buffer stays when momentum goes
 
     def _to_torch(self, steps: int, tensors: dict[str, Tensor]) -> dict[str, Any]:
