@@ -82,6 +82,7 @@ class SlotOptimizer(SlotSettings):
         self._begin_with(slot, self._changes(slot, group, settings))
 
     def _begin_with(self, slot: int, changes: list[Change]) -> None:
+        self.refuse_left_behind()
         require_slot(self.bundle, slot)
         made = {name: values.clone() for name, values in self._hyper.items()}
         for name, values in made.items():
