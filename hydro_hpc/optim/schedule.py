@@ -84,13 +84,13 @@ class SlotSchedule:
                     moved.append(slot)
         finally:
             self._tell(moved)
-        for slot, error in raised.items():
+        for slot, cause in raised.items():
             which = ", ".join(map(str, raised))
             raise FusionError(
-                f"the schedule of slot {which} raised {type(error).__name__}: {error}; the other "
+                f"the schedule of slot {which} raised {type(cause).__name__}: {cause}; the other "
                 f"slots have moved on: make slot {slot} idle or give it another schedule, "
                 f"reset_slot({slot}, make)"
-            ) from error
+            ) from cause
 
     def _step_slot(self, slot: int, metric: float | None) -> None:
         scheduler = self._schedulers[slot]
@@ -181,7 +181,7 @@ class SlotSchedule:
     def _started(self, slot: int) -> LRScheduler:
         make = self._make[slot]
         if not callable(make):
-            kind = type(make).__name__
+            kind = type(make).__name__  # type: ignore[unreachable]
             raise ValueError(f"slot {slot} was given a {kind}: give a function that makes one")
         scheduler = make(self._twins[slot])
         if not callable(getattr(scheduler, "step", None)):
