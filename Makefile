@@ -8,7 +8,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= hydro-demo
-PLAIN := tests/benchmarks $(addprefix tests/hydro_hpc/,fusion nn optim report schedules)
+PLAIN := tests/benchmarks $(addprefix tests/hydro_hpc/,fusion nn optim report schedules surrogate)
 CLUSTER := tests/slurm_plugin/cluster tests/slurm_plugin/test_clients.py \
 	tests/slurm_plugin/test_coordinator_on_slurm.py tests/site_config/test_fragments.py \
 	tests/hydro_hpc/devcluster/test_cluster.py tests/hydro_hpc/devcluster/test_commands.py

@@ -45,6 +45,10 @@ class FusionError(HydroError):
     """These models cannot be trained as one bundle."""
 
 
+class ShrinkError(HydroError):
+    """No surrogate of this model can be made, or none that agrees with it."""
+
+
 class CommandError(HydroError):
     """`hydro-trial --exec` was given no command, or one that is not there."""
 
