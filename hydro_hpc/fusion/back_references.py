@@ -87,7 +87,7 @@ class BackReferences:
                 fresh.__kwdefaults__ = own
             vars(fresh).update(copy.deepcopy(vars(function), memo))
         for cell, own_cell in self._cells.values():
-            for content in _content(cell):
+            for content in content_of(cell):
                 own_cell.cell_contents = _copied(content, memo)
 
     def _walk(self, pending: list[Any]) -> None:
@@ -154,7 +154,7 @@ def leads_on(value: Any) -> Iterable[Any]:
     if isinstance(value, types.FunctionType):
         return _held_by_function(value)
     if isinstance(value, types.CellType):
-        return _content(value)
+        return content_of(value)
     if isinstance(value, types.MethodType):
         return (value.__self__, value.__func__)
     if isinstance(value, type | types.ModuleType) or is_pause_point(value):
@@ -219,7 +219,7 @@ def _held_by_function(function: types.FunctionType) -> Iterator[Any]:
     yield from vars(function).values()
 
 
-def _content(cell: types.CellType) -> tuple[Any, ...]:
+def content_of(cell: types.CellType) -> tuple[Any, ...]:
     try:
         return (cell.cell_contents,)
     except ValueError:  # not filled yet

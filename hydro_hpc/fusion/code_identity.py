@@ -6,14 +6,15 @@ their names. Not covered: values of a closure, functions that are found by attri
 from __future__ import annotations
 
 import functools
-import sys
 import types
 from collections.abc import Iterator
 from typing import Any, Final
 
 from torch import nn
 
-LIBRARIES: Final = frozenset({"torch", "torchvision", "numpy", "math", "hydro_hpc"})
+from hydro_hpc.fusion.watching import is_users
+
+GOES_BY_NAME: Final = "torchvision"  # as the libraries do that scripts cannot change
 
 
 def code_of(thing: object) -> list[str]:
@@ -90,5 +91,5 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _is_of_library(module: str | None) -> bool:
-    root = (module or "").partition(".")[0]
-    return root in LIBRARIES or root in sys.stdlib_module_names
+    name = module or ""
+    return name.partition(".")[0] == GOES_BY_NAME or not is_users(name)

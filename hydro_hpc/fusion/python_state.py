@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from torch import nn
 
+from hydro_hpc.fusion import back_references
 from hydro_hpc.fusion.contents import Contents, Unreadable
 from hydro_hpc.nn.members import Refused
 
 # Tensors and flags are compared elsewhere, hooks of forward and backward looked at by themselves.
-APART: Final = frozenset({"_modules", "_parameters", "_buffers", "training"})
+APART: Final = back_references.APART | {"training"}
 # What forward does not read: hooks of state_dict, weak references to a module's own parameters.
 UNREAD: Final = frozenset(
     {

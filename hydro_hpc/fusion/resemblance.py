@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hydro_hpc.fusion.back_references import content_of
 from hydro_hpc.fusion.python_state import APART, UNREAD
 
 
@@ -69,7 +70,7 @@ def _held(value: Any) -> list[Any] | None:
     if isinstance(value, nn.Module):
         return [{name: v for name, v in vars(value).items() if name not in UNREAD}]
     if isinstance(value, types.FunctionType):
-        cells = [_content(cell) for cell in value.__closure__ or ()]
+        cells = [content_of(cell) for cell in value.__closure__ or ()]
         named = (value.__kwdefaults__, vars(value))
         return [value.__code__, id(value.__globals__), value.__defaults__, *named, *cells]
     if isinstance(value, types.MethodType):
@@ -79,10 +80,3 @@ def _held(value: Any) -> list[Any] | None:
     if isinstance(value, weakref.ref):
         return [value()]
     return None
-
-
-def _content(cell: types.CellType) -> tuple[Any, ...]:
-    try:
-        return (cell.cell_contents,)
-    except ValueError:  # not filled yet
-        return ()

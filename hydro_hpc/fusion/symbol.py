@@ -22,6 +22,19 @@ NOT_KNOWN: Final = frozenset(
 MATCH_CLASS: Final = dis.opmap["MATCH_CLASS"]
 
 
+def _augmented(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A method for an augmented assignment: a new value, where a tensor would be written over.
+    Whoever else has that under another name must not read it afterwards.
+    """
+
+    def method(symbol: Any, other: Any) -> Any:
+        new = function(symbol, other)
+        symbol.tracer.overwritten.append((symbol.node, new.node))
+        return new
+
+    return method
+
+
 class Symbol(fx.Proxy):
     """A symbol whose questions are noted."""
 
@@ -53,31 +66,10 @@ class Symbol(fx.Proxy):
         self.tracer.note(what)  # type: ignore[attr-defined]
         raise TypeError(f"it {what}")
 
-    def _augmented(self, function: Callable[..., Any], other: Any) -> Any:
-        """A new value, where a tensor would be written over: whoever else has it under another name
-        must not read it afterwards.
-        """
-        new = function(self, other)
-        self.tracer.overwritten.append((self.node, new.node))  # type: ignore[attr-defined]
-        return new
-
-    def __iadd__(self, other: Any) -> Any:
-        return self._augmented(operator.add, other)
-
-    def __isub__(self, other: Any) -> Any:
-        return self._augmented(operator.sub, other)
-
-    def __imul__(self, other: Any) -> Any:
-        return self._augmented(operator.mul, other)
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self._augmented(operator.truediv, other)
-
-    def __ipow__(self, other: Any) -> Any:
-        return self._augmented(operator.pow, other)
-
-    def __iand__(self, other: Any) -> Any:
-        return self._augmented(operator.and_, other)
-
-    def __ior__(self, other: Any) -> Any:
-        return self._augmented(operator.or_, other)
+    __iadd__ = _augmented(operator.add)
+    __isub__ = _augmented(operator.sub)
+    __imul__ = _augmented(operator.mul)
+    __itruediv__ = _augmented(operator.truediv)
+    __ipow__ = _augmented(operator.pow)
+    __iand__ = _augmented(operator.and_)
+    __ior__ = _augmented(operator.or_)

@@ -71,15 +71,16 @@ class SlotRules(TorchFunctionMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        if name_of(func) in ONE_VALUE and torch._C._functorch.is_batchedtensor(args[0]):
-            self.asked = f"reads the value of a tensor ({name_of(func)})"
+        name = name_of(func)
+        if name in ONE_VALUE and torch._C._functorch.is_batchedtensor(args[0]):
+            self.asked = f"reads the value of a tensor ({name})"
         if func is F.dropout:
             return self._slot_first(self._dropout, args, kwargs)
         if func is F.embedding:
             return self._slot_first(_embedding, args, kwargs)
         if func is F.scaled_dot_product_attention and not _drops(*args, **kwargs):
             return self._slot_first(_attention, args, kwargs)
-        if name_of(func) in PER_SLOT:
+        if name in PER_SLOT:
             calls = [func] * self._calls.state.slots
             return self._slot_first(lambda *a, **k: self._calls.run(calls, a, k), args, kwargs)
         return func(*args, **kwargs)
