@@ -26,6 +26,7 @@ class Kind(Enum):
     VECTOR = "vector"  # a bias or a norm's gain or shift along the width
     FIXED = "fixed"  # no axis grows: an output's bias, a scalar
     TIED = "tied embedding and readout"
+    FOLDED = "output weight with its multiplier in it"  # where no layer's input can be multiplied
 
 
 class Family(Enum):
@@ -78,6 +79,9 @@ TABLE: Final[dict[Kind, Row]] = {
     Kind.OUTPUT: Row(in_mult=Power(into=-1), sgd_lr=Power(into=1)),
     Kind.VECTOR: Row(sgd_lr=Power(out=1)),
     Kind.FIXED: Row(),
+    # Of OUTPUT by the symmetry of Tensor Programs V, lemma J.1: a weight w, multiplied by a, trains
+    # as a * w does with its spread times a and its rate times a ** 2 (SGD) or a (Adam).
+    Kind.FOLDED: Row(init_std=Power(into=-1), sgd_lr=Power(into=-1), adam_lr=Power(into=-1)),
     Kind.TIED: Row(in_mult=Power(into=-1), sgd_lr=Power(out=1)),  # the multiplier on the readout
 }
 

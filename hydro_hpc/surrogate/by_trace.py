@@ -1,0 +1,171 @@
+"""Narrow models from a model itself: its widths are followed through one forward call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import nn
+
+from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.axes import Axes, Axis
+from hydro_hpc.surrogate.initial import is_constant
+from hydro_hpc.surrogate.kinds import places_of
+from hydro_hpc.surrogate.multiplier import multiply_input
+from hydro_hpc.surrogate.report import Kept, Report, Width
+from hydro_hpc.surrogate.rules import Rules
+from hydro_hpc.surrogate.surrogate import Surrogate
+from hydro_hpc.surrogate.table import TABLE
+from hydro_hpc.surrogate.tracing.kinds_by_use import scalings_by_use
+from hydro_hpc.surrogate.tracing.narrowing import narrowed
+from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
+from hydro_hpc.surrogate.tracing.trace import Trace, followed, trace
+from hydro_hpc.surrogate.tracing.uses import How
+
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # whose input may be multiplied in place of a weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How any model of one architecture is narrowed: found once, and cheap to follow."""
+
+    trace: Trace
+    sizes: Sizes
+    axes: Mapping[str, Axes]
+    rules: Rules
+    report: Report
+
+    def follow(self, model: nn.Module) -> Surrogate:
+        """A surrogate of this model, its draws and torch's random state; it is not changed."""
+        refuse_trained(model)
+        module = narrowed(model, self.trace, self.sizes)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                scaling = self.rules[name]
+                spread = TABLE[scaling.kind].init_std.of(scaling.m_in, scaling.m_out)
+                if spread != 1.0 and not is_constant(parameter):
+                    parameter.mul_(spread)
+        for layer, factor in _multiplied(module, self.rules):
+            multiply_input(layer, factor)
+        return Surrogate(module=module, rules=self.rules, report=self.report)
+
+
+def plan_of(model: nn.Module, by: float, example: Any, *, keep: Collection[str] = ()) -> Plan:
+    """ShrinkError if the model cannot be followed, or nothing of it can shrink."""
+    seen = trace(model, example)
+    fixed = _kept_symbols(model, seen, keep)
+    sizes = narrow_sizes(seen, by, fixed)
+    axes = _axes(seen, sizes)
+    rules = scalings_by_use(model, axes, seen.uses, _takers(model, seen))
+    report = _report(seen, sizes, fixed)
+    if by > 1 and not report.widths:
+        why = "; ".join(str(kept) for kept in report.kept) or "no layer takes what another gives"
+        raise ShrinkError(f"no width of the model can shrink: {why}")
+    return Plan(trace=seen, sizes=sizes, axes=axes, rules=rules, report=report)
+
+
+def rules_by_use(model: nn.Module, axes: Mapping[str, Axes], example: Any) -> Rules:
+    """The rules of a model whose axes are known. ShrinkError if it cannot be followed."""
+    seen = followed(model, example)
+    return scalings_by_use(model, axes, seen.uses, _takers(model, seen))
+
+
+def refuse_trained(model: nn.Module) -> None:
+    """ShrinkError if a norm's gain says that the model has been trained: the rules are about
+    initialisation.
+    """
+    for path, module in model.named_modules():
+        gain = module._parameters.get("weight")
+        is_norm = isinstance(
+            module,
+            nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm,
+        )
+        if is_norm and gain is not None and not is_constant(gain):
+            raise ShrinkError(
+                f"'{path}' has been trained, and the rules are about initialisation: "
+                "shrink a model as it is before its first step"
+            )
+
+
+def _axes(seen: Trace, sizes: Sizes) -> dict[str, Axes]:
+    return {
+        name: tuple(
+            Axis(
+                target=value(size, seen.numbers),
+                size=value(size, sizes.numbers),
+                is_wide=bool(size.free_symbols & sizes.shrunk),
+            )
+            for size in own
+        )
+        for name, own in seen.sizes.items()
+    }
+
+
+def _takers(model: nn.Module, seen: Trace) -> Iterator[str]:
+    """Parameters whose layer is called, so that what it takes can be multiplied."""
+    for name, places in places_of(model).items():
+        if any(isinstance(p.module, LAYERS) and p.path in seen.called for p in places):
+            yield name
+
+
+def _multiplied(module: nn.Module, rules: Rules) -> Iterator[tuple[nn.Module, float]]:
+    """Layers whose input is multiplied, and by what."""
+    for name, places in places_of(module).items():
+        scaling = rules[name]
+        factor = TABLE[scaling.kind].in_mult.of(scaling.m_in, scaling.m_out)
+        if factor != 1.0:
+            for place in places:
+                if isinstance(place.module, LAYERS):
+                    yield place.module, factor
+
+
+def _kept_symbols(model: nn.Module, seen: Trace, keep: Collection[str]) -> frozenset[sympy.Symbol]:
+    """Of what the named modules or parameters give. ShrinkError if one is not in the model."""
+    kept: set[sympy.Symbol] = set()
+    known = {name for name, _ in model.named_modules()}
+    for path in keep:
+        names = [n for n in seen.sizes if n == path or (path in known and n.startswith(f"{path}."))]
+        if not names:
+            raise ShrinkError(f"keep: '{path}' is no module with parameters, and no parameter")
+        for name in names:
+            for use in seen.uses.get(name, ()):
+                if use.out is not None:
+                    kept |= seen.sizes[name][use.out].free_symbols
+    return frozenset(kept)
+
+
+def _report(seen: Trace, sizes: Sizes, fixed: frozenset[sympy.Symbol]) -> Report:
+    shrunk, kept = [], []
+    for symbol in sorted(axes_symbols(seen) & widths(seen), key=str):
+        paths = tuple(_paths(seen, symbol))
+        target, size = seen.numbers[symbol], sizes.numbers[symbol]
+        if symbol in sizes.shrunk:
+            shrunk.append(Width(paths=paths, target=target, size=size))
+        else:
+            why = "as asked" if symbol in fixed else "no smaller size goes through the model"
+            kept.append(Kept(paths=paths, size=target, why=why))
+    return Report(widths=tuple(shrunk), kept=(*kept, *_literal(seen)))
+
+
+def _literal(seen: Trace) -> Iterator[Kept]:
+    """Sizes of what layers take that the code says as numbers."""
+    by_line: dict[tuple[int, str], list[str]] = {}
+    for name, uses in seen.uses.items():
+        for use in uses:
+            if use.how is How.PRODUCT and use.into is not None:
+                given = seen.given[name][use.into]
+                is_input = seen.sizes[name][use.into] in seen.inputs
+                if not is_input and given in seen.lines and seen.sizes[name][use.into].is_number:
+                    key = (int(seen.sizes[name][use.into]), seen.lines[given])
+                    by_line.setdefault(key, []).append(name)
+    for (size, line), paths in by_line.items():
+        yield Kept(paths=tuple(paths), size=size, why=f"{line} says it as a number")
+
+
+def _paths(seen: Trace, symbol: sympy.Symbol) -> Iterator[str]:
+    for name, own in seen.sizes.items():
+        if any(symbol in size.free_symbols for size in own):
+            yield name

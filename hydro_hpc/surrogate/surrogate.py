@@ -1,0 +1,26 @@
+"""`Surrogate`: a narrow model and how it is to be trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from hydro_hpc.surrogate.report import Report
+from hydro_hpc.surrogate.rules import Rules, param_groups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surrogate:
+    """`module` is to be trained in place of the target; `rules` say how, by parameter name."""
+
+    module: nn.Module
+    rules: Rules
+    report: Report = field(default_factory=Report)
+
+    def param_groups(
+        self, optimizer: str, *, lr: float, weight_decay: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """For a torch optimizer of this name; `lr` and `weight_decay` are the target's."""
+        return param_groups(self.module, self.rules, optimizer, lr=lr, weight_decay=weight_decay)

@@ -1,0 +1,111 @@
+"""A model with narrower parameters: the user's own modules, of which only sizes differ.
+
+A narrow parameter is made of the wide one's own rows and columns, so that it is drawn as its owner
+draws, whatever law that is. Of stacked parts (gates; queries, keys, values) each gives its share.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from hydro_hpc.surrogate.tracing.sizes import Sizes, value
+from hydro_hpc.surrogate.tracing.symbols import attributes_of, put, refresh
+from hydro_hpc.surrogate.tracing.trace import Trace
+
+Shapes = Mapping[str, Sequence[int]]
+
+DESCRIBES: Final[Mapping[str, tuple[tuple[str, int], ...]]] = {
+    "in_features": (("weight", 1),),
+    "out_features": (("weight", 0),),
+    "num_features": (("weight", 0), ("running_mean", 0)),
+    "num_channels": (("weight", 0),),
+    "embedding_dim": (("weight", 1),),
+    "input_size": (("weight_ih_l0", 1), ("weight_ih", 1)),
+    "hidden_size": (("weight_hh_l0", 1), ("weight_hh", 1)),
+    "kdim": (("k_proj_weight", 1), ("in_proj_weight", 1)),
+    "vdim": (("v_proj_weight", 1), ("in_proj_weight", 1)),
+    "num_parameters": (("weight", 0),),
+    "in1_features": (("weight", 1),),
+    "in2_features": (("weight", 2),),
+}
+"""Attributes of torch's modules that no forward call asks for, by the axis that they repeat."""
+
+
+def shapes_at(trace: Trace, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Of each parameter and buffer of the narrow model."""
+    return {
+        name: tuple(value(size, sizes.numbers) for size in own) for name, own in trace.sizes.items()
+    }
+
+
+@torch.no_grad()
+def narrowed(model: nn.Module, trace: Trace, sizes: Sizes) -> nn.Module:
+    """A copy of the model at these sizes; which rows it takes comes of torch's random state."""
+    narrow = copy.deepcopy(model)
+    shapes = shapes_at(trace, sizes)
+    made = {
+        id(tensor): _narrow_tensor(tensor, shapes[name])
+        for name, tensor in [*narrow.named_parameters(), *narrow.named_buffers()]
+    }
+    for module in narrow.modules():
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for holder in holders:
+            for key, tensor in holder.items():
+                if tensor is not None:
+                    holder[key] = made[id(tensor)]
+        refresh(module)
+    _set_attributes(narrow, trace, sizes)
+    return narrow
+
+
+def _set_attributes(narrow: nn.Module, trace: Trace, sizes: Sizes) -> None:
+    for own, (_, size) in zip(list(attributes_of(narrow)), trace.attributes, strict=True):
+        put(own, value(size, sizes.numbers))
+    for module in narrow.modules():
+        if not type(module).__module__.startswith("torch.nn.modules"):
+            continue
+        for key, sources in DESCRIBES.items():
+            if key in vars(module):
+                _describe(module, key, sources)
+        _describe_convolution(module)
+
+
+def _describe(module: nn.Module, key: str, sources: tuple[tuple[str, int], ...]) -> None:
+    for name, axis in sources:
+        tensor = module._parameters.get(name, module._buffers.get(name))
+        if tensor is not None and axis < tensor.ndim:
+            module.__dict__[key] = tensor.shape[axis]
+            return
+
+
+def _describe_convolution(module: nn.Module) -> None:
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return
+    first, second = module.weight.shape[0], module.weight.shape[1] * module.groups
+    given, taken = (second, first) if module.transposed else (first, second)
+    module.out_channels, module.in_channels = given, taken
+
+
+def _narrow_tensor(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    if tuple(tensor.shape) == tuple(shape):
+        return tensor
+    is_drawn = isinstance(tensor, nn.Parameter)
+    values = tensor.detach()
+    for axis, size in enumerate(shape):
+        if size != values.shape[axis]:
+            values = values.index_select(axis, _rows(values.shape[axis], size, is_drawn, values))
+    if not is_drawn:
+        return values.contiguous()
+    return nn.Parameter(values.clone(), requires_grad=tensor.requires_grad)
+
+
+def _rows(size: int, narrow: int, is_drawn: bool, like: Tensor) -> Tensor:
+    """Which of `size` rows: one of each of `narrow` equal parts, a random one if they are drawn."""
+    place = torch.rand(narrow) if is_drawn else torch.full((narrow,), 0.5)
+    rows = ((torch.arange(narrow) + place) * (size / narrow)).long().clamp_max(size - 1)
+    return rows.to(like.device)

@@ -1,0 +1,159 @@
+"""The sizes of a narrow model: which symbols shrink, and to what, so that all equations hold.
+
+Pure. Symbols that share an equation shrink together, by the ratio nearest to the one asked for that
+their equations allow; the size of heads stays, their number shrinks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+import sympy
+
+from hydro_hpc.surrogate.tracing.trace import Trace
+from hydro_hpc.surrogate.tracing.uses import How
+
+LEAST: Final = 2  # a width of 1 has no spread
+NEVER_FEWER: Final = frozenset({"groups", "num_groups"})
+"""Attributes that widths round to, and that do not shrink with them."""
+
+Numbers = Mapping[sympy.Symbol, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """`numbers`: of every symbol in the narrow model. `shrunk`: those that follow the width, also
+    where the ratio asked for is 1.
+    """
+
+    numbers: Numbers
+    shrunk: frozenset[sympy.Symbol]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    miss: float  # of the logarithm of the ratio
+    num_attributes: int
+    numbers: Numbers
+
+
+def narrow_sizes(trace: Trace, by: float, fixed: Collection[sympy.Symbol] = frozenset()) -> Sizes:
+    """All widths over `by`, as near as their equations allow, but for the `fixed` ones."""
+    if by == 1:
+        return Sizes(numbers=trace.numbers, shrunk=narrow_sizes(trace, 2, fixed).shrunk)
+    heads = [sympy.Eq(size, value(size, trace.numbers)) for size in trace.head_sizes]
+    equations = [*trace.equations, *(e for e in heads if e not in (sympy.true, sympy.false))]
+    stays = {*fixed, *trace.head_sizes}
+    numbers = dict(trace.numbers)
+    shrunk: set[sympy.Symbol] = set()
+    for symbols in components(widths(trace) - stays, equations):
+        own = [e for e in equations if e.free_symbols & symbols]
+        found = _nearest(trace, symbols - stays, own, by)
+        if found is not None:
+            numbers |= found.numbers
+            shrunk |= found.numbers.keys()
+    return Sizes(numbers=numbers, shrunk=frozenset(shrunk))
+
+
+def widths(trace: Trace) -> set[sympy.Symbol]:
+    """Symbols that some product takes, and that are not in what the model returns."""
+    taken = (
+        trace.sizes[name][use.into]
+        for name, uses in trace.uses.items()
+        for use in uses
+        if use.how is How.PRODUCT and use.into is not None
+    )
+    return _symbols(taken) - _symbols(trace.outputs)
+
+
+def axes_symbols(trace: Trace) -> set[sympy.Symbol]:
+    """Symbols that are an axis of a parameter or buffer, and not in what the model returns. Of them
+    shrink the widths, and what shares an equation with one: stacked gates, and channels that no
+    product takes.
+    """
+    whole = {size for size in chain.from_iterable(trace.sizes.values()) if size.is_Symbol}
+    return whole - _symbols(trace.outputs)
+
+
+def _symbols(sizes: Iterable[sympy.Expr]) -> set[sympy.Symbol]:
+    return set(chain.from_iterable(size.free_symbols for size in sizes))
+
+
+def components(
+    wide: Iterable[sympy.Symbol], equations: Sequence[sympy.Expr]
+) -> Iterator[set[sympy.Symbol]]:
+    """Symbols that equations or a common size join, those without a wide one left out."""
+    left = sorted(wide, key=str)
+    done: set[sympy.Symbol] = set()
+    joined = [set(e.free_symbols) for e in equations]
+    for start in left:
+        if start in done:
+            continue
+        group, grew = {start}, True
+        while grew:
+            more = set().union(*(each for each in joined if each & group)) - group
+            grew = bool(more)
+            group |= more
+        done |= group
+        yield group
+
+
+def _nearest(
+    trace: Trace, symbols: set[sympy.Symbol], equations: Sequence[sympy.Expr], by: float
+) -> _Found | None:
+    """None if they can only stay."""
+    axes = symbols & axes_symbols(trace)
+    found = [
+        each
+        for attributes in _choices(trace, symbols - axes)
+        if (each := _with(trace.numbers, axes, attributes, equations, by)) is not None
+    ]
+    return min(found, key=lambda each: (each.miss, each.num_attributes), default=None)
+
+
+def _choices(trace: Trace, others: set[sympy.Symbol]) -> list[frozenset[sympy.Symbol]]:
+    """Which counts that are no axis may shrink too, such as of heads: none, those of attributes of
+    one name, all.
+    """
+    by_name: dict[str, set[sympy.Symbol]] = {}
+    for attribute, size in trace.attributes:
+        if size in others and attribute.key not in NEVER_FEWER:
+            by_name.setdefault(attribute.key, set()).add(size)
+    named = [frozenset(each) for each in by_name.values()]
+    return list(dict.fromkeys([frozenset(), *named, frozenset().union(*named)]))
+
+
+def _with(
+    numbers: Numbers,
+    wide: set[sympy.Symbol],
+    attributes: frozenset[sympy.Symbol],
+    equations: Sequence[sympy.Expr],
+    by: float,
+) -> _Found | None:
+    """The nearest ratio at which these shrink and the equations hold."""
+    if not (scaled := wide | attributes):
+        return None
+    smallest = min(numbers[symbol] for symbol in scaled)
+    ratios = {1 / by, *(j / smallest for j in range(1, smallest))}
+    for ratio in sorted(ratios, key=lambda r: (abs(math.log(r * by)), r)):
+        proposed = {symbol: max(1, round(numbers[symbol] * ratio)) for symbol in scaled}
+        if ratio < 1 and all(proposed[symbol] >= LEAST for symbol in wide):
+            trial = {**numbers, **proposed}
+            if all(holds(equation, trial) for equation in equations):
+                miss = abs(math.log(ratio * by))
+                return _Found(miss, len(attributes), proposed)
+    return None
+
+
+def holds(equation: sympy.Expr, numbers: Numbers) -> bool:
+    substituted = {s: sympy.Integer(numbers[s]) for s in equation.free_symbols}
+    return bool(equation.xreplace(substituted) == sympy.true)
+
+
+def value(size: sympy.Expr, numbers: Numbers) -> int:
+    """Of an expression at these numbers."""
+    return int(size.xreplace({s: sympy.Integer(numbers[s]) for s in size.free_symbols}))

@@ -1,0 +1,244 @@
+"""How a forward call uses each parameter: by which of its axes it takes, and by which it gives.
+
+Seen at the level of kernels, below modules and `torch.nn.functional`, so that a raw parameter in a
+matrix product and a layer of one's own count as torch's own do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import torch
+from torch import SymInt, Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten: Final = torch.ops.aten
+
+
+class How(Enum):
+    PRODUCT = "a matrix product or convolution"
+    TABLE = "a table that is looked up in"
+    ELEMENTWISE = "elementwise"
+    COMPOSED = "a product with another parameter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """`into` and `out` are axes of the parameter, where it has such. `gives_output`: what comes of
+    it is what the model returns, but for views.
+    """
+
+    how: How
+    into: int | None = None
+    out: int | None = None
+    gives_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A tensor's memory holds a parameter, as it is or after an elementwise change; `axes` are the
+    parameter's by the stride that they have there.
+    """
+
+    name: str
+    axes: Mapping[int, int]
+    kept: Tensor  # so that its memory is not taken for another's
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    name: str
+    use: Use
+    result: int  # of which memory
+
+
+class UseRecorder(TorchDispatchMode):
+    """Entered around a forward call with fake tensors. `head_sizes` are the sizes over which two
+    activations were multiplied, as they stand in shapes.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.head_sizes: list[int | SymInt] = []
+        self._seen: list[_Seen] = []
+        self._origins = {
+            memory_of(tensor): Origin(name, _by_stride(tensor, range(tensor.ndim)), tensor)
+            for name, tensor in parameters.items()
+        }
+        self._active = {memory_of(tensor): tensor for tensor in inputs}
+
+    def uses(self, outputs: Any) -> dict[str, set[Use]]:
+        """By parameter, after the call that returned these."""
+        last = {memory_of(x) for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)}
+        found: dict[str, set[Use]] = {}
+        for seen in self._seen:
+            use = seen.use
+            if seen.result in last:
+                use = Use(how=use.how, into=use.into, out=use.out, gives_output=True)
+            found.setdefault(seen.name, set()).add(use)
+        return found
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        made = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
+        if made:
+            self._look_at(func, args, given, made)
+        return result
+
+    def _look_at(
+        self, func: Any, args: tuple[Any, ...], given: list[Tensor], made: list[Tensor]
+    ) -> None:
+        is_active = any(self._is_active(x) for x in given)
+        if read := READERS.get(func.overloadpacket):
+            for tensor, use in read(self, args):
+                if origin := self._origin(tensor):
+                    self._seen.append(_Seen(origin.name, use, memory_of(made[0])))
+        elif is_active:
+            for tensor in given:
+                if origin := self._origin(tensor):
+                    use = Use(how=How.ELEMENTWISE)
+                    self._seen.append(_Seen(origin.name, use, memory_of(made[0])))
+        if is_active:
+            self._active |= {memory_of(x): x for x in made}
+        else:
+            self._inherit(given, made[0])
+
+    def _inherit(self, given: list[Tensor], made: Tensor) -> None:
+        """An elementwise change of a parameter is used in its place."""
+        shape = [hint(size) for size in made.shape]
+        for tensor in given:
+            origin = self._origin(tensor)
+            if origin and [hint(size) for size in tensor.shape] == shape:
+                axes = [self.axis(tensor, dim) for dim in range(tensor.ndim)]
+                kept = Origin(origin.name, _by_stride(made, axes), made)
+                self._origins.setdefault(memory_of(made), kept)
+                return
+
+    def _is_active(self, tensor: Tensor) -> bool:
+        return memory_of(tensor) in self._active
+
+    def _origin(self, tensor: Tensor) -> Origin | None:
+        return None if self._is_active(tensor) else self._origins.get(memory_of(tensor))
+
+    def axis(self, tensor: Tensor, dim: int) -> int | None:
+        """Of the parameter that the tensor holds, the axis that this dimension is of."""
+        origin = self._origin(tensor)
+        if origin is None or hint(tensor.shape[dim]) == 1:
+            return None
+        return origin.axes.get(hint(tensor.stride(dim)))
+
+    def product(
+        self, left: Tensor, right: Tensor, *, taken: tuple[int, int], given: tuple[int, int | None]
+    ) -> Iterable[tuple[Tensor, Use]]:
+        """A product over dimension `taken` of each, which keeps `given` of each."""
+        active = self._is_active(left), self._is_active(right)
+        if all(active):
+            self.head_sizes.append(left.shape[taken[0]])
+        for tensor, into, out, other in (
+            (left, taken[0], given[0], active[1]),
+            (right, taken[1], given[1], active[0]),
+        ):
+            if other:
+                gives = None if out is None else self.axis(tensor, out)
+                yield tensor, Use(how=How.PRODUCT, into=self.axis(tensor, into), out=gives)
+            else:
+                yield tensor, Use(how=How.COMPOSED)
+
+
+Reader = Callable[[UseRecorder, tuple[Any, ...]], Iterable[tuple[Tensor, Use]]]
+
+
+def _mm(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+    return seen.product(args[0], args[1], taken=(1, 0), given=(0, 1))
+
+
+def _mv(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+    return seen.product(args[0], args[1], taken=(1, 0), given=(0, None))
+
+
+def _bmm(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+    return seen.product(args[0], args[1], taken=(2, 1), given=(1, 2))
+
+
+def _added(read: Reader) -> Reader:
+    """Of a product to which a first argument is added."""
+
+    def reader(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+        yield args[0], Use(how=How.ELEMENTWISE)
+        yield from read(seen, args[1:])
+
+    return reader
+
+
+def _convolution(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+    weight, bias, is_transposed = args[1], args[2], args[6]
+    into, out = (0, 1) if is_transposed else (1, 0)
+    yield weight, Use(how=How.PRODUCT, into=seen.axis(weight, into), out=seen.axis(weight, out))
+    if bias is not None:
+        yield bias, Use(how=How.ELEMENTWISE)
+
+
+def _embedding(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+    table = args[0]
+    yield table, Use(how=How.TABLE, into=seen.axis(table, 0), out=seen.axis(table, 1))
+
+
+def _index(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+    table = args[0]
+    looked_up = [dim for dim, index in enumerate(args[1]) if index is not None]
+    yield table, Use(how=How.TABLE, into=seen.axis(table, looked_up[0]))
+
+
+def _select(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+    yield args[0], Use(how=How.TABLE, into=seen.axis(args[0], args[1]))
+
+
+def _attention(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
+    seen.head_sizes.append(args[0].shape[-1])
+    return ()
+
+
+READERS: Final[Mapping[Any, Reader]] = {
+    aten.mm: _mm,
+    aten.mv: _mv,
+    aten.bmm: _bmm,
+    aten.addmm: _added(_mm),
+    aten.addmv: _added(_mv),
+    aten.baddbmm: _added(_bmm),
+    aten.convolution: _convolution,
+    aten.embedding: _embedding,
+    aten._embedding_bag: _embedding,
+    aten._embedding_bag_forward_only: _embedding,
+    aten.index: _index,
+    aten.index_select: _select,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention: _attention,
+    aten._scaled_dot_product_efficient_attention: _attention,
+    aten._scaled_dot_product_cudnn_attention: _attention,
+}
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Which memory a tensor, or a view of it, is in."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def hint(size: int | SymInt) -> int:
+    """A symbol's own number, without an equation made of it."""
+    return int(size.node.hint) if isinstance(size, SymInt) else int(size)
+
+
+def _by_stride(tensor: Tensor, axes: Iterable[int | None]) -> dict[int, int]:
+    return {
+        hint(tensor.stride(dim)): axis
+        for dim, axis in enumerate(axes)
+        if axis is not None and hint(tensor.shape[dim]) > 1
+    }
