@@ -66,11 +66,15 @@ setup: debian $(VENV)/installed
 debian:
 	sh hydro_hpc/devcluster/setup.sh
 
+# mup, the oracle of the surrogates' tests, comes without torchvision, pandas and seaborn, which these
+# need not.
 $(VENV)/installed: pyproject.toml constraints.txt hydro_hpc/trial/_points.c
 	@[ -n "$(PYTHON)" ] || { echo "hydro: no Python 3.11 or later with venv was found; install python3 and python3-venv" >&2; exit 1; }
 	[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[primary,mpi,report,examples,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--no-deps --use-pep517 mup
 	touch $@
 
 clean:

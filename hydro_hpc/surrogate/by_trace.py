@@ -13,19 +13,18 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.initial import is_constant
-from hydro_hpc.surrogate.kinds import places_of
+from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
+from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.multiplier import multiply_input
 from hydro_hpc.surrogate.report import Kept, Report, Width
 from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import TABLE
-from hydro_hpc.surrogate.tracing.kinds_by_use import scalings_by_use
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
+from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
 from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
 from hydro_hpc.surrogate.tracing.trace import Trace, followed, trace
 from hydro_hpc.surrogate.tracing.uses import How
-
-LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # whose input may be multiplied in place of a weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,29 +47,44 @@ class Plan:
                 spread = TABLE[scaling.kind].init_std.of(scaling.m_in, scaling.m_out)
                 if spread != 1.0 and not is_constant(parameter):
                     parameter.mul_(spread)
-        for layer, factor in _multiplied(module, self.rules):
-            multiply_input(layer, factor)
+        for path, factor in input_multipliers(module, self.rules).items():
+            multiply_input(module.get_submodule(path), factor)
         return Surrogate(module=module, rules=self.rules, report=self.report)
 
 
-def plan_of(model: nn.Module, by: float, example: Any, *, keep: Collection[str] = ()) -> Plan:
+def plan_of(
+    model: nn.Module,
+    by: float,
+    example: Any,
+    *,
+    keep: Collection[str] = (),
+    uses: Uses | None = None,
+) -> Plan:
     """ShrinkError if the model cannot be followed, or nothing of it can shrink."""
+    if example is None:
+        raise ShrinkError(
+            "the widths of a model are followed through a forward call: give what it takes as "
+            "example=, such as one batch"
+        )
+    if not by >= 1:
+        raise ShrinkError(f"by={by!r} makes no narrower model: it must be 1 or more")
     seen = trace(model, example)
     fixed = _kept_symbols(model, seen, keep)
     sizes = narrow_sizes(seen, by, fixed)
-    axes = _axes(seen, sizes)
-    rules = scalings_by_use(model, axes, seen.uses, _takers(model, seen))
     report = _report(seen, sizes, fixed)
-    if by > 1 and not report.widths:
+    if not sizes.shrunk:
         why = "; ".join(str(kept) for kept in report.kept) or "no layer takes what another gives"
         raise ShrinkError(f"no width of the model can shrink: {why}")
+    raw = {**raw_uses(model, seen), **(uses or {})}
+    narrow = narrowed(model, seen, sizes)
+    axes = _axes(seen, sizes)
+    rules = scalings_of(narrow, axes, target=model, uses=raw)
     return Plan(trace=seen, sizes=sizes, axes=axes, rules=rules, report=report)
 
 
-def rules_by_use(model: nn.Module, axes: Mapping[str, Axes], example: Any) -> Rules:
-    """The rules of a model whose axes are known. ShrinkError if it cannot be followed."""
-    seen = followed(model, example)
-    return scalings_by_use(model, axes, seen.uses, _takers(model, seen))
+def uses_by_trace(model: nn.Module, example: Any) -> Uses:
+    """Of raw parameters, as one call on the example shows. ShrinkError if it cannot be followed."""
+    return raw_uses(model, followed(model, example))
 
 
 def refuse_trained(model: nn.Module) -> None:
@@ -102,24 +116,6 @@ def _axes(seen: Trace, sizes: Sizes) -> dict[str, Axes]:
         )
         for name, own in seen.sizes.items()
     }
-
-
-def _takers(model: nn.Module, seen: Trace) -> Iterator[str]:
-    """Parameters whose layer is called, so that what it takes can be multiplied."""
-    for name, places in places_of(model).items():
-        if any(isinstance(p.module, LAYERS) and p.path in seen.called for p in places):
-            yield name
-
-
-def _multiplied(module: nn.Module, rules: Rules) -> Iterator[tuple[nn.Module, float]]:
-    """Layers whose input is multiplied, and by what."""
-    for name, places in places_of(module).items():
-        scaling = rules[name]
-        factor = TABLE[scaling.kind].in_mult.of(scaling.m_in, scaling.m_out)
-        if factor != 1.0:
-            for place in places:
-                if isinstance(place.module, LAYERS):
-                    yield place.module, factor
 
 
 def _kept_symbols(model: nn.Module, seen: Trace, keep: Collection[str]) -> frozenset[sympy.Symbol]:

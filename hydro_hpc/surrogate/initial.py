@@ -1,65 +1,185 @@
 """The initial values of a surrogate: its own factory's draws, with the spread that the rules say.
 
 How an initialisation depends on the width by itself (mostly as one over the root of a layer's
-fan-in) is found by comparing the spread of a parameter at two widths. The nearest of the laws that
-initialisations follow is taken, so that no noise of single draws comes into the result.
+fan-in) is found by comparing the spread of a parameter at two widths, over as many draws as it
+takes to tell the laws apart that initialisations follow. So no noise of single draws comes into
+the result.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from hydro_hpc.surrogate.kinds import Fans, Scaling, fans_of
+from hydro_hpc.surrogate.fans import Fans, fans_of
+from hydro_hpc.surrogate.kinds import Scaling
 from hydro_hpc.surrogate.table import TABLE
 
-SIGMAS: Final = 4.0  # of noise: a spread further than that from every law follows its owner's own
+SIGMAS: Final = 3.0  # of noise: a spread further than that from every law follows its owner's own
+SAME_LAW: Final = 0.08  # of logarithms: laws nearer to one another than that need not be told apart
+
+Pair = tuple[nn.Module, nn.Module]  # the target and the narrow model, of one draw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Values of one parameter at one width, over all draws so far."""
+
+    count: int
+    squares: float
+    first: complex
+    is_constant: bool
+
+    @property
+    def root_mean_square(self) -> float:
+        return math.sqrt(self.squares / self.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Of one parameter, at both widths."""
+
+    target: Sample
+    narrow: Sample
+
+    @property
+    def is_constant(self) -> bool:
+        """Says whether it was not drawn at one of the widths: all its values are one there."""
+        return self.target.is_constant or self.narrow.is_constant
+
+    @property
+    def change(self) -> float:
+        """The logarithm of the narrow one over the target's."""
+        return math.log(self.narrow.root_mean_square / self.target.root_mean_square)
+
+    @property
+    def noise(self) -> float:
+        """About, of `change`."""
+        return math.sqrt(0.5 / self.target.count + 0.5 / self.narrow.count)
 
 
 def spread_factors(
-    target: nn.Module, narrow: nn.Module, scalings: Mapping[str, Scaling]
+    target: nn.Module,
+    narrow: nn.Module,
+    scalings: Mapping[str, Scaling],
+    *,
+    more: Iterable[Pair] = (),
 ) -> dict[str, float]:
     """By what to multiply each parameter that the narrow factory draws, so that it spreads as the
-    rules say against the target's; exactly 1 at the target's width, and for constants.
+    rules say against the target's; exactly 1 at the target's width, and for constants. Of `more`
+    draws as many are taken as are needed.
     """
-    wide, wide_fans, fans = dict(target.named_parameters()), fans_of(target), fans_of(narrow)
-    factors = {}
-    for name, parameter in narrow.named_parameters():
-        if fans[name] == wide_fans[name] or is_constant(parameter, wide[name]):
-            factors[name] = 1.0
-            continue
-        scaling = scalings[name]
-        wanted = TABLE[scaling.kind].init_std.of(scaling.m_in, scaling.m_out)
-        drawn = spread_change(wide[name], parameter, laws(wide_fans[name], fans[name]))
-        factors[name] = wanted / drawn
-    return factors
+    names = [name for name, _ in narrow.named_parameters()]
+    if _have_same_sizes(target, narrow):
+        return dict.fromkeys(names, 1.0)
+    wide_fans, fans = fans_of(target), fans_of(narrow)
+    known = {name: laws(wide_fans[name], fans[name]) for name in names}
+    draws = iter(more)
+    spreads = _joined({}, (target, narrow))
+    while pair := _next_if(draws, any(_is_unclear(spreads[n], known[n]) for n in names)):
+        spreads = _joined(spreads, pair)
+    return {
+        name: 1.0
+        if spreads[name].is_constant
+        else _wanted(scalings[name]) / spread_change(spreads[name], known[name].of)
+        for name in names
+    }
 
 
-def laws(target: Fans, narrow: Fans) -> list[float]:
-    """How a spread may change from the target's width to a narrow one: not at all; with the root of
-    the fan-in (He, LeCun, PyTorch's defaults), of the fan-out, of their sum (Glorot); with the
-    fan-in itself.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laws:
+    """How a spread may change from the target's width to a narrow one, the likeliest first."""
+
+    of: Sequence[float]
+    is_default: bool  # the first is of torch's own initialisation, which needs less evidence
+
+
+def laws(target: Fans, narrow: Fans) -> Laws:
+    """As torch's default does; not at all; with the root of the fan-in (He, LeCun), of the sum of
+    both fans (Glorot), of the fan-out; with the fan-in itself.
     """
     into, out = target.into / narrow.into, target.out / narrow.out
     both = (target.into + target.out) / (narrow.into + narrow.out)
-    return [1.0, math.sqrt(into), math.sqrt(out), math.sqrt(both), into]
+    found = [1.0, math.sqrt(into), math.sqrt(both), math.sqrt(out), into]
+    if target.default and narrow.default:
+        return Laws(of=(math.sqrt(target.default / narrow.default), *found), is_default=True)
+    return Laws(of=found, is_default=False)
 
 
-def spread_change(target: Tensor, narrow: Tensor, laws: list[float]) -> float:
-    """The standard deviation at the narrow width over that at the target's, by the nearest law."""
-    measured = float(narrow.detach().std() / target.detach().std())
-    nearest = min(laws, key=lambda law: abs(math.log(measured / law)))
-    noise = math.sqrt(0.5 / target.numel() + 0.5 / narrow.numel())  # of the logarithm, about
-    return nearest if abs(math.log(measured / nearest)) < SIGMAS * noise else measured
+def spread_change(spread: Spread, laws: Sequence[float]) -> float:
+    """The spread at the narrow width over that at the target's, by the first law that fits."""
+    near = SIGMAS * spread.noise
+    fitting = (law for law in laws if abs(spread.change - math.log(law)) < near)
+    return next(fitting, math.exp(spread.change))
 
 
-def is_constant(*tensors: Tensor) -> bool:
-    """Says whether one of them was not drawn: all its values are one."""
-    return any(bool((x == x.flatten()[0]).all()) for x in tensors)
+def _is_unclear(spread: Spread, laws: Laws) -> bool:
+    if spread.is_constant and spread.target.count > 1 and spread.narrow.count > 1:
+        return False
+    near = SIGMAS * spread.noise
+    distances = [abs(spread.change - math.log(law)) for law in laws.of]
+    if laws.is_default and distances[0] < near:
+        return False
+    first = laws.of[min(range(len(laws.of)), key=distances.__getitem__)]
+    gaps = [abs(math.log(law / first)) for law in laws.of]
+    return near > min((gap for gap in gaps if gap > SAME_LAW), default=math.inf) / 2
+
+
+def _wanted(scaling: Scaling) -> float:
+    return TABLE[scaling.kind].init_std.of(scaling.m_in, scaling.m_out)
+
+
+def _have_same_sizes(target: nn.Module, narrow: nn.Module) -> bool:
+    both = zip(target.parameters(), narrow.parameters(), strict=True)
+    return all(wide.shape == parameter.shape for wide, parameter in both)
+
+
+def _next_if(draws: Iterator[Pair], is_needed: bool) -> Pair | None:
+    return next(draws, None) if is_needed else None
+
+
+def _joined(spreads: Mapping[str, Spread], pair: Pair) -> dict[str, Spread]:
+    target, narrow = (dict(model.named_parameters()) for model in pair)
+    found = {
+        name: Spread(target=sample_of(target[name]), narrow=sample_of(narrow[name]))
+        for name in narrow
+    }
+    if not spreads:
+        return found
+    return {
+        name: Spread(
+            target=_both(spreads[name].target, spread.target),
+            narrow=_both(spreads[name].narrow, spread.narrow),
+        )
+        for name, spread in found.items()
+    }
+
+
+def sample_of(tensor: Tensor) -> Sample:
+    """What cannot be scaled, having no values or whole numbers, is as a constant."""
+    values = tensor.detach().flatten()
+    if not values.numel() or not (values.is_floating_point() or values.is_complex()):
+        return Sample(count=1, squares=0.0, first=0.0, is_constant=True)
+    return Sample(
+        count=values.numel(),
+        squares=float((values.abs().double() ** 2).sum()),
+        first=complex(values[0].item()),
+        is_constant=bool((values == values[0]).all()),
+    )
+
+
+def _both(one: Sample, other: Sample) -> Sample:
+    return Sample(
+        count=one.count + other.count,
+        squares=one.squares + other.squares,
+        first=one.first,
+        is_constant=one.is_constant and other.is_constant and one.first == other.first,
+    )
 
 
 @torch.no_grad()

@@ -5,41 +5,23 @@ which of these are wide.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
 
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
-from hydro_hpc.surrogate.axes import Axes
-from hydro_hpc.surrogate.table import Kind
-
-# (out, in) axes of a weight: convolutions transposed have them the other way round.
-OUT_IN: Final = (0, 1)
-IN_OUT: Final = (1, 0)
-WEIGHTS: Final[tuple[tuple[tuple[type[nn.Module], ...], str, tuple[int, int]], ...]] = (
-    ((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), "weight", OUT_IN),
-    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "weight", IN_OUT),
-    ((nn.Embedding, nn.EmbeddingBag), "weight", IN_OUT),
-    ((nn.RNNBase, nn.RNNCellBase), "weight_", OUT_IN),
-    ((nn.MultiheadAttention,), "in_proj_weight", OUT_IN),
-    ((nn.MultiheadAttention,), "q_proj_weight", OUT_IN),
-    ((nn.MultiheadAttention,), "k_proj_weight", OUT_IN),
-    ((nn.MultiheadAttention,), "v_proj_weight", OUT_IN),
+from hydro_hpc.surrogate.axes import Axes, Axis
+from hydro_hpc.surrogate.layouts import TABLES, TRANSPOSED, OutIn, Place, Uses, places_of
+from hydro_hpc.surrogate.refusals import (
+    refuse_beyond,
+    refuse_empty,
+    refuse_single,
+    refuse_unmultiplied,
 )
+from hydro_hpc.surrogate.table import TABLE, Kind
+from hydro_hpc.surrogate.weight_norm import Part
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a parameter is used: the path of its module, and its name there."""
-
-    path: str
-    module: nn.Module
-    name: str
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.path}.{self.name}" if self.path else self.name
+__all__ = ["Place", "Scaling", "input_multipliers", "places_of", "scaling_at", "scalings_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,83 +33,147 @@ class Scaling:
     m_out: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fans:
-    """How many values a parameter's module takes for each that it gives, and the reverse, kernels
-    counted: what initialisations go by. A bias has those of its weight.
+def scalings_of(
+    model: nn.Module,
+    axes: Mapping[str, Axes],
+    *,
+    target: nn.Module | None = None,
+    uses: Uses | None = None,
+) -> dict[str, Scaling]:
+    """By first name, of every parameter. ShrinkError, with its name, if one is unclear. `uses` says
+    of raw parameters how they are used; of `target` come the groups of transposed convolutions.
     """
-
-    into: int
-    out: int
-
-
-def fans_of(model: nn.Module) -> dict[str, Fans]:
-    """By first name, of every parameter at its first place."""
-    return {name: _fans_at(places[0]) for name, places in places_of(model).items()}
-
-
-def _fans_at(place: Place) -> Fans:
-    own = dict(place.module.named_parameters(recurse=False, remove_duplicate=False))
-    weight = own.get(place.name.replace("bias", "weight"), own[place.name])
-    layout = _out_in(replace(place, name=place.name.replace("bias", "weight")))
-    if layout is None or weight.ndim < 2:
-        return Fans(into=weight.numel(), out=weight.numel())
-    out, into = layout
-    kernel = weight.numel() // (weight.size(0) * weight.size(1))
-    return Fans(into=weight.size(into) * kernel, out=weight.size(out) * kernel)
-
-
-def scalings_of(model: nn.Module, axes: Mapping[str, Axes]) -> dict[str, Scaling]:
-    """By first name, of every parameter. ShrinkError, with its name, if one is unclear."""
+    uses = uses or {}
     found: dict[str, Scaling] = {}
     for name, places in places_of(model).items():
-        each = [scaling_at(place, axes[name]) for place in places]
+        each = [_scaling(place, axes[name], target, uses) for place in places]
         found[name] = each[0] if len({*each}) == 1 else _tied(places, each)
     return found
 
 
-def places_of(model: nn.Module) -> dict[str, list[Place]]:
-    """By first name, all places of every parameter; a module that is used twice is one place."""
-    first: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
-    places: dict[str, list[Place]] = {name: [] for name in first.values()}
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            places[first[id(parameter)]].append(Place(path=path, module=module, name=name))
-    return places
+def input_multipliers(model: nn.Module, rules: Mapping[str, Scaling]) -> dict[str, float]:
+    """By module path, what the first input of a layer is multiplied with; those with 1 are not in
+    it.
+    """
+    found: dict[str, float] = {}
+    for name, places in places_of(model).items():
+        scaling = rules[name]
+        factor = TABLE[scaling.kind].in_mult.of(scaling.m_in, scaling.m_out)
+        if factor != 1.0:
+            readouts = (place for place in places if not isinstance(place.module, TABLES))
+            found |= {place.path: factor for place in readouts}
+    return found
+
+
+def _scaling(place: Place, axes: Axes, target: nn.Module | None, uses: Uses) -> Scaling:
+    if place.full_name in uses:
+        return _raw(place, axes, uses[place.full_name])
+    if isinstance(place.module, TRANSPOSED) and place.out_in is not None:
+        before = place.module if target is None else target.get_submodule(place.path)
+        return _transposed(place, axes, int(getattr(before, "groups")))  # noqa: B009
+    return scaling_at(place, axes)
 
 
 def scaling_at(place: Place, axes: Axes) -> Scaling:
     """What a parameter is by the module that it is of."""
     wide = [number for number, axis in enumerate(axes) if axis.is_wide]
+    for number in wide:
+        refuse_empty(place, number, axes[number])
     if not wide:
         return Scaling(kind=Kind.FIXED)
-    of_weight = _out_in(place)
-    if of_weight is None:
-        if len(wide) > 1:
-            raise ShrinkError(
-                f"'{place.full_name}' has {len(wide)} axes that grow with the width, and which of "
-                f"them takes and which gives cannot be told of {_class_of(place)}; use nn.Linear"
-            )
-        return Scaling(kind=Kind.VECTOR, m_out=axes[wide[0]].ratio)
-    out, into = of_weight
-    if beyond := [number for number in wide if number not in of_weight]:
+    source = place.source
+    if source is not None and source.part is Part.UNKNOWN:
         raise ShrinkError(
-            f"axis {beyond[0]} of '{place.full_name}' grows with the width, which is no axis of "
-            f"channels in {_class_of(place)}; let kernels keep their sizes"
+            f"how '{place.full_name}' makes the weight '{source.weight}' of its layer scales with "
+            "the width is not known: of parametrizations there are rules for weight norm along "
+            "axis 0 alone; take it off, or keep that layer's sizes"
         )
-    if out not in wide:
-        return Scaling(kind=Kind.OUTPUT, m_in=axes[into].ratio)
-    if into not in wide:
-        return Scaling(kind=Kind.INPUT, m_out=axes[out].ratio)
-    return Scaling(kind=Kind.HIDDEN, m_in=axes[into].ratio, m_out=axes[out].ratio)
+    if place.out_in is None:
+        return _elementwise(place, axes, wide)
+    refuse_beyond(place, wide)
+    found = _weight(_out_in(place, wide), axes)
+    if found.kind is Kind.OUTPUT:
+        refuse_unmultiplied(place)
+    refuse_single(place, axes)
+    return found
 
 
-def _out_in(place: Place) -> tuple[int, int] | None:
-    """The axes of a weight that give and take; None of what is no weight."""
-    for classes, name, out_in in WEIGHTS:
-        if isinstance(place.module, classes) and place.name.startswith(name):
-            return out_in
-    return None
+def _weight(out_in: OutIn, axes: Axes) -> Scaling:
+    out, into = (axes[number] for number in out_in)
+    if not out.is_wide and not into.is_wide:
+        return Scaling(kind=Kind.FIXED)
+    if not out.is_wide:
+        return Scaling(kind=Kind.OUTPUT, m_in=into.ratio)
+    if not into.is_wide:
+        return Scaling(kind=Kind.INPUT, m_out=out.ratio)
+    return Scaling(kind=Kind.HIDDEN, m_in=into.ratio, m_out=out.ratio)
+
+
+def _elementwise(place: Place, axes: Axes, wide: list[int]) -> Scaling:
+    """Of what is added or multiplied value by value; also of raw parameters of one long axis."""
+    if not place.is_of_torch and sum(axis.target > 1 for axis in axes) > 1:
+        raise ShrinkError(
+            f"how '{place.full_name}' of {place.class_name} is used cannot be told from its shape "
+            f"({[axis.target for axis in axes]}): say it to shrink as uses={{"
+            f"'{place.full_name}': None}} if it is only added or multiplied value by value (as "
+            "positions are), or as (axis that gives, axis that takes) if it is a weight"
+        )
+    return _vector([axes[number] for number in wide])
+
+
+def _vector(wide: list[Axis]) -> Scaling:
+    """Its values are as many as all its wide axes say: a gradient of one is as small as that."""
+    ratio = 1.0
+    for axis in wide:
+        ratio *= axis.ratio
+    return Scaling(kind=Kind.VECTOR, m_out=ratio)
+
+
+def _raw(place: Place, axes: Axes, use: OutIn | None) -> Scaling:
+    """A parameter whose use was said; none of a layer, so no input of its can be multiplied."""
+    wide = [number for number, axis in enumerate(axes) if axis.is_wide]
+    if not wide:
+        return Scaling(kind=Kind.FIXED)
+    if use is None:
+        return _vector([axes[number] for number in wide])
+    if not {*use} <= {*range(len(axes))} or not {*wide} <= {*use} or len({*use}) < 2:
+        raise ShrinkError(
+            f"'{place.full_name}' has axes {wide} that grow with the width, of {len(axes)}, so its "
+            f"axes that give and take are not {tuple(use)}; correct it in uses="
+        )
+    found = _weight(use, axes)
+    is_output = found.kind is Kind.OUTPUT
+    return Scaling(kind=Kind.BARE_OUTPUT, m_in=found.m_in) if is_output else found
+
+
+def _transposed(place: Place, axes: Axes, groups_before: int) -> Scaling:
+    """A transposed convolution's weight is (in, out / groups, kernel): groups that grow with the
+    width leave as many inputs to each output as there were.
+    """
+    groups = int(getattr(place.module, "groups"))  # noqa: B009
+    is_depthwise = 1 < groups == axes[0].size
+    if groups == groups_before and not is_depthwise:
+        return scaling_at(place, axes)
+    for number in (number for number, axis in enumerate(axes) if axis.is_wide):
+        refuse_beyond(place, [number])
+    given, taken = axes[1], axes[0]
+    into = Axis(
+        target=taken.target // groups_before,
+        size=taken.size // groups,
+        is_wide=taken.is_wide and taken.target * groups != taken.size * groups_before,
+    )
+    out = Axis(
+        target=given.target * groups_before,
+        size=given.size * groups,
+        is_wide=given.is_wide or taken.is_wide,
+    )
+    return _weight((1, 0), (into, out))
+
+
+def _out_in(place: Place, wide: list[int]) -> OutIn:
+    assert place.out_in is not None
+    is_second = isinstance(place.module, nn.Bilinear) and 2 in wide and 1 not in wide
+    return (0, 2) if is_second else place.out_in
 
 
 def _tied(places: list[Place], each: list[Scaling]) -> Scaling:
@@ -143,7 +189,3 @@ def _tied(places: list[Place], each: list[Scaling]) -> Scaling:
 def _both(places: list[Place], each: list[Scaling]) -> Iterator[str]:
     for place, scaling in zip(places, each, strict=True):
         yield f"the {scaling.kind.value} '{place.full_name}'"
-
-
-def _class_of(place: Place) -> str:
-    return type(place.module).__name__

@@ -4,8 +4,8 @@ The target trains as its owner wrote it; each factor here is of a surrogate agai
 1 at the target's own width. `m` is a surrogate's width over the target's, so mostly below 1.
 
 Sources: G. Yang et al., "Tensor Programs V", arXiv 2203.03466, table 8 (with a multiplier on the
-output, which is `in_mult` here; table 3 has the same rules without) and appendix B (the families);
-microsoft/mup 1.0.0, `MuSGD` and `MuAdam`.
+output, which is `in_mult` here; table 3 has the same rules without: BARE_OUTPUT) and appendix B
+(the families); microsoft/mup 1.0.0, `MuSGD` and `MuAdam`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Kind(Enum):
     OUTPUT = "output weight"  # from the width to classes, tokens or values
     VECTOR = "vector"  # a bias or a norm's gain or shift along the width
     FIXED = "fixed"  # no axis grows: an output's bias, a scalar
+    BARE_OUTPUT = "output weight that is of no layer"  # so there is no input to multiply
     TIED = "tied embedding and readout"
-    FOLDED = "output weight with its multiplier in it"  # where no layer's input can be multiplied
 
 
 class Family(Enum):
@@ -77,11 +77,11 @@ TABLE: Final[dict[Kind, Row]] = {
         init_std=Power(into=-0.5), sgd_lr=Power(into=-1, out=1), adam_lr=Power(into=-1)
     ),
     Kind.OUTPUT: Row(in_mult=Power(into=-1), sgd_lr=Power(into=1)),
-    Kind.VECTOR: Row(sgd_lr=Power(out=1)),
-    Kind.FIXED: Row(),
     # Of OUTPUT by the symmetry of Tensor Programs V, lemma J.1: a weight w, multiplied by a, trains
     # as a * w does with its spread times a and its rate times a ** 2 (SGD) or a (Adam).
-    Kind.FOLDED: Row(init_std=Power(into=-1), sgd_lr=Power(into=-1), adam_lr=Power(into=-1)),
+    Kind.BARE_OUTPUT: Row(init_std=Power(into=-1), sgd_lr=Power(into=-1), adam_lr=Power(into=-1)),
+    Kind.VECTOR: Row(sgd_lr=Power(out=1)),
+    Kind.FIXED: Row(),
     Kind.TIED: Row(in_mult=Power(into=-1), sgd_lr=Power(out=1)),  # the multiplier on the readout
 }
 

@@ -1,0 +1,66 @@
+"""Parameters that no rule of the table is for, each with what to do about it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.axes import Axes, Axis
+from hydro_hpc.surrogate.layouts import CONVOLUTIONS, RECURRENT, TABLES, TRANSPOSED, Place
+
+
+def refuse_beyond(place: Place, wide: list[int]) -> None:
+    if isinstance(place.module, nn.Bilinear):
+        if {1, 2} <= {*wide}:
+            raise ShrinkError(
+                f"both inputs of '{place.path}' grow with the width, and for a product of two wide "
+                "inputs there is no rule; keep the size of one"
+            )
+        return
+    out_in = place.out_in or ()
+    if beyond := [number for number in wide if number not in out_in]:
+        raise ShrinkError(
+            f"axis {beyond[0]} of '{place.full_name}' grows with the width, which is no axis of "
+            f"channels in {place.class_name}; let kernels keep their sizes"
+        )
+    if isinstance(place.module, TABLES) and 0 in wide:
+        raise ShrinkError(
+            f"'{place.full_name}' has more rows at another width, and tokens must stay as many; "
+            "let the width change the size of each row alone"
+        )
+
+
+def refuse_unmultiplied(place: Place) -> None:
+    """An output weight needs a multiplier on what it takes, and only there."""
+    if place.source is not None:
+        raise ShrinkError(
+            f"'{place.full_name}' is of a layer that leads out of the width and has weight norm, "
+            "for which there is no rule; take the weight norm off that layer"
+        )
+    layers = (nn.Linear, nn.Bilinear, *CONVOLUTIONS, *TRANSPOSED)
+    is_first = isinstance(place.module, RECURRENT) and place.name.startswith("weight_ih")
+    if not is_first and not isinstance(place.module, layers):
+        raise ShrinkError(
+            f"'{place.full_name}' leads from the width to a size that stays, inside of "
+            f"{place.class_name}, where what it takes cannot be multiplied; let that size grow too"
+        )
+
+
+def refuse_empty(place: Place, number: int, axis: Axis) -> None:
+    if not axis.size or not axis.target:
+        raise ShrinkError(
+            f"axis {number} of '{place.full_name}' has {axis.size} values left of {axis.target}; "
+            "take a larger width"
+        )
+
+
+def refuse_single(place: Place, axes: Axes) -> None:
+    """One unit is no layer. Groups of one channel are, where groups stay as many."""
+    is_grouped = int(getattr(place.module, "groups", 1)) > 1
+    for number in place.out_in or ():
+        axis = axes[number]
+        if axis.is_wide and axis.size == 1 < axis.target and not is_grouped:
+            raise ShrinkError(
+                f"axis {number} of '{place.full_name}' has 1 value left of {axis.target}, with "
+                "which nothing is learned as by its target; take a larger width"
+            )
