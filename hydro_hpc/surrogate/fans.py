@@ -28,7 +28,8 @@ def fans_of(model: nn.Module) -> dict[str, Fans]:
 
 def _fans_at(place: Place) -> Fans:
     own = dict(place.module.named_parameters(remove_duplicate=False))
-    weight, layout = own[place.name], place.out_in
+    weight: Tensor = own[place.name]
+    layout = place.out_in
     beside = replace(place, name=place.name.replace("bias", "weight"))
     other = getattr(place.module, beside.name, None)  # not a parameter if it is computed from some
     if layout is None and beside.out_in is not None and isinstance(other, Tensor):

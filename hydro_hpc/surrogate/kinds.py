@@ -21,8 +21,6 @@ from hydro_hpc.surrogate.refusals import (
 from hydro_hpc.surrogate.table import TABLE, Kind
 from hydro_hpc.surrogate.weight_norm import Part
 
-__all__ = ["Place", "Scaling", "input_multipliers", "places_of", "scaling_at", "scalings_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
@@ -46,7 +44,12 @@ def scalings_of(
     uses = uses or {}
     found: dict[str, Scaling] = {}
     for name, places in places_of(model).items():
-        each = [_scaling(place, axes[name], target, uses) for place in places]
+        each = [
+            _raw(place, axes[name], uses[place.full_name])
+            if place.full_name in uses
+            else scaling_of(place, axes[name], target=target)
+            for place in places
+        ]
         found[name] = each[0] if len({*each}) == 1 else _tied(places, each)
     return found
 
@@ -65,9 +68,8 @@ def input_multipliers(model: nn.Module, rules: Mapping[str, Scaling]) -> dict[st
     return found
 
 
-def _scaling(place: Place, axes: Axes, target: nn.Module | None, uses: Uses) -> Scaling:
-    if place.full_name in uses:
-        return _raw(place, axes, uses[place.full_name])
+def scaling_of(place: Place, axes: Axes, *, target: nn.Module | None = None) -> Scaling:
+    """What a parameter is by the module that it is of, and by that of the target."""
     if isinstance(place.module, TRANSPOSED) and place.out_in is not None:
         before = place.module if target is None else target.get_submodule(place.path)
         return _transposed(place, axes, int(getattr(before, "groups")))  # noqa: B009
@@ -75,7 +77,7 @@ def _scaling(place: Place, axes: Axes, target: nn.Module | None, uses: Uses) -> 
 
 
 def scaling_at(place: Place, axes: Axes) -> Scaling:
-    """What a parameter is by the module that it is of."""
+    """The same, of what is no transposed convolution in groups."""
     wide = [number for number, axis in enumerate(axes) if axis.is_wide]
     for number in wide:
         refuse_empty(place, number, axes[number])
