@@ -12,6 +12,7 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.layouts import TABLES, TRANSPOSED, OutIn, Place, Uses, places_of
+from hydro_hpc.surrogate.reading import Use, use_of
 from hydro_hpc.surrogate.refusals import (
     refuse_beyond,
     refuse_empty,
@@ -42,6 +43,9 @@ def scalings_of(
     of raw parameters how they are used; of `target` come the groups of transposed convolutions.
     """
     uses = uses or {}
+    named = {place.full_name for places in places_of(model).values() for place in places}
+    if unknown := sorted(uses.keys() - named):
+        raise ShrinkError(f"'{unknown[0]}' in uses= is no parameter of the model; correct its name")
     found: dict[str, Scaling] = {}
     for name, places in places_of(model).items():
         each = [
@@ -113,7 +117,14 @@ def _weight(out_in: OutIn, axes: Axes) -> Scaling:
 
 def _elementwise(place: Place, axes: Axes, wide: list[int]) -> Scaling:
     """Of what is added or multiplied value by value; also of raw parameters of one long axis."""
-    if not place.is_of_torch and sum(axis.target > 1 for axis in axes) > 1:
+    is_long = sum(axis.target > 1 for axis in axes) > 1
+    use = Use.ADDED if place.is_of_torch or place.source else use_of(place.module, place.name)
+    if use is Use.CONTRACTED and not is_long:
+        raise ShrinkError(
+            f"'{place.full_name}' of {place.class_name} is a factor of a product that sums over "
+            "the width, where nothing can be multiplied; use nn.Linear(width, 1, bias=False)"
+        )
+    if is_long and use is not Use.ADDED:
         raise ShrinkError(
             f"how '{place.full_name}' of {place.class_name} is used cannot be told from its shape "
             f"({[axis.target for axis in axes]}): say it to shrink as uses={{"
@@ -181,7 +192,12 @@ def _out_in(place: Place, wide: list[int]) -> OutIn:
 def _tied(places: list[Place], each: list[Scaling]) -> Scaling:
     kinds = {scaling.kind for scaling in each}
     ratios = {scaling.m_in * scaling.m_out for scaling in each}
-    if kinds == {Kind.INPUT, Kind.OUTPUT} and len(ratios) == 1:
+    are_tables = all(
+        isinstance(place.module, TABLES)
+        for place, scaling in zip(places, each, strict=True)
+        if scaling.kind is Kind.INPUT
+    )
+    if kinds == {Kind.INPUT, Kind.OUTPUT} and len(ratios) == 1 and are_tables:
         ratio = ratios.pop()
         return Scaling(kind=Kind.TIED, m_in=ratio, m_out=ratio)
     names = " and ".join(_both(places, each))
