@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import sympy
-import torch
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
-from hydro_hpc.surrogate.initial import is_constant
+from hydro_hpc.surrogate.initial import rescale, sample_of, wanted_spread
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.multiplier import multiply_input
 from hydro_hpc.surrogate.report import Kept, Report, Width
 from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate
-from hydro_hpc.surrogate.table import TABLE
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
 from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
 from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
@@ -41,15 +39,14 @@ class Plan:
         """A surrogate of this model, its draws and torch's random state; it is not changed."""
         refuse_trained(model)
         module = narrowed(model, self.trace, self.sizes)
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                scaling = self.rules[name]
-                spread = TABLE[scaling.kind].init_std.of(scaling.m_in, scaling.m_out)
-                if spread != 1.0 and not is_constant(parameter):
-                    parameter.mul_(spread)
+        initial = {
+            name: 1.0 if sample_of(parameter).is_constant else wanted_spread(self.rules[name])
+            for name, parameter in model.named_parameters()
+        }
+        rescale(module, initial)
         for path, factor in input_multipliers(module, self.rules).items():
             multiply_input(module.get_submodule(path), factor)
-        return Surrogate(module=module, rules=self.rules, report=self.report)
+        return Surrogate(module=module, rules=self.rules, initial=initial, report=self.report)
 
 
 def plan_of(
@@ -97,7 +94,7 @@ def refuse_trained(model: nn.Module) -> None:
             module,
             nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm,
         )
-        if is_norm and gain is not None and not is_constant(gain):
+        if is_norm and gain is not None and not sample_of(gain).is_constant:
             raise ShrinkError(
                 f"'{path}' has been trained, and the rules are about initialisation: "
                 "shrink a model as it is before its first step"

@@ -86,7 +86,7 @@ def spread_factors(
     return {
         name: 1.0
         if spreads[name].is_constant
-        else _wanted(scalings[name]) / spread_change(spreads[name], known[name].of)
+        else wanted_spread(scalings[name]) / spread_change(spreads[name], known[name].of)
         for name in names
     }
 
@@ -130,7 +130,8 @@ def _is_unclear(spread: Spread, laws: Laws) -> bool:
     return near > min((gap for gap in gaps if gap > SAME_LAW), default=math.inf) / 2
 
 
-def _wanted(scaling: Scaling) -> float:
+def wanted_spread(scaling: Scaling) -> float:
+    """The spread that the rules say over the target's."""
     return TABLE[scaling.kind].init_std.of(scaling.m_in, scaling.m_out)
 
 

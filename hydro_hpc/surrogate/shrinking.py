@@ -76,4 +76,4 @@ def _from_factory(factory: Factory, width: int, example: Any, uses: Uses | None)
     rescale(module, initial)
     for path, factor in input_multipliers(module, rules).items():
         multiply_input(module.get_submodule(path), factor)
-    return Surrogate(module=module, rules=rules)
+    return Surrogate(module=module, rules=rules, initial=initial)

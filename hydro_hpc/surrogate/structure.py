@@ -20,7 +20,7 @@ from hydro_hpc.surrogate.kinds import Scaling, input_multipliers, scaling_of
 from hydro_hpc.surrogate.layouts import places_of
 from hydro_hpc.surrogate.multiplier import InputMultiplier
 from hydro_hpc.surrogate.rules import Rules, factors_of
-from hydro_hpc.surrogate.shrinking import Surrogate
+from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import TABLE, Kind, family_of
 
 What = Literal["learning rate", "weight decay", "initial spread", "forward multiplier", "value"]

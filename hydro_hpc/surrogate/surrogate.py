@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +14,13 @@ from hydro_hpc.surrogate.rules import Rules, param_groups
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surrogate:
-    """`module` is to be trained in place of the target; `rules` say how, by parameter name."""
+    """`module` is to be trained in place of the target; `rules` say how, by parameter name.
+    `initial` is by what the values were multiplied that the user's initialisation drew.
+    """
 
     module: nn.Module
     rules: Rules
+    initial: Mapping[str, float] = field(default_factory=dict)
     report: Report = field(default_factory=Report)
 
     def param_groups(

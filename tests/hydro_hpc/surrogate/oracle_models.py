@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.surrogate import Surrogate, shrink
+from hydro_hpc.surrogate.layouts import Uses
 
 TARGET, NARROW = 128, 32
-USES = {"places": None}
 Readout = type[nn.Linear]
 
 
@@ -95,7 +95,12 @@ def oracle(make: Make, *, rescaled: bool) -> nn.Module:
 
 
 def ours(make: Make) -> Surrogate:
-    return shrink(factory(make), width=NARROW, uses=USES)
+    return shrink(factory(make), width=NARROW, uses=uses_of(make))
+
+
+def uses_of(make: Make) -> Uses:
+    """Of the raw parameters, which no forward here says."""
+    return {"places": None} if make in (Language, TiedLanguage) else {}
 
 
 def factory(make: Make) -> Callable[..., nn.Module]:

@@ -14,7 +14,7 @@ from hydro_hpc.surrogate import shrink
 from tests.hydro_hpc.surrogate.tracing.models import MODELS
 
 WIDTH, BY = 64, 4
-RAW = ("raw", "standardised")  # whose parameters are of no layer
+RAW = ("raw", "standardised", "vit")  # whose parameters are of no layer
 
 
 def called(model: nn.Module, example: Any) -> Any:
