@@ -13,6 +13,7 @@ from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.hyperparameters import PerSlot
 from hydro_hpc.optim.moments import Moments
 from hydro_hpc.optim.optimizer import SlotOptimizer
+from hydro_hpc.surrogate.rules import Rules
 
 
 class Adagrad(SlotOptimizer):
@@ -41,6 +42,7 @@ class Adagrad(SlotOptimizer):
         eps: PerSlot = 1e-10,
         maximize: PerSlot = False,
         groups: Sequence[ParameterGroup] = (),
+        rules: Rules | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -50,7 +52,7 @@ class Adagrad(SlotOptimizer):
             "eps": eps,
             "maximize": maximize,
         }
-        super().__init__(bundle, settings, groups)
+        super().__init__(bundle, settings, groups, rules)
 
     def _begin(self, slot: int) -> None:
         super()._begin(slot)

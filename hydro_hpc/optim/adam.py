@@ -16,6 +16,7 @@ from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.hyperparameters import Pair, PerSlot, split_betas
 from hydro_hpc.optim.moments import Moments
 from hydro_hpc.optim.optimizer import SlotOptimizer
+from hydro_hpc.surrogate.rules import Rules
 
 
 class Adam(SlotOptimizer):
@@ -47,6 +48,7 @@ class Adam(SlotOptimizer):
         amsgrad: PerSlot = False,
         maximize: PerSlot = False,
         groups: Sequence[ParameterGroup] = (),
+        rules: Rules | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -57,7 +59,7 @@ class Adam(SlotOptimizer):
             "maximize": maximize,
         }
         self._rows: dict[Moments, Rows] = {}
-        super().__init__(bundle, settings, groups)
+        super().__init__(bundle, settings, groups, rules)
 
     def _per_slot(self, settings: Mapping[str, Any], slots: int) -> dict[str, Tensor]:
         numbers = {name: value for name, value in settings.items() if name != "betas"}
@@ -87,7 +89,7 @@ class Adam(SlotOptimizer):
         rows = self._rows.get(moments)
         if rows is None or rows.num_tensors != len(moments.tensors):
             rows = self._rows[moments] = Rows(moments, kernel)
-        self._numbers_now = self._numbers_now or self._numbers()
+        self._numbers_now = self._numbers_now or self._numbers(self._hyper)
         rows.step(gradient, self.bundle.active, self._numbers_now, self.between)
 
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
@@ -144,6 +146,7 @@ class AdamW(Adam):
         amsgrad: PerSlot = False,
         maximize: PerSlot = False,
         groups: Sequence[ParameterGroup] = (),
+        rules: Rules | None = None,
     ) -> None:
         super().__init__(
             bundle,
@@ -154,6 +157,7 @@ class AdamW(Adam):
             amsgrad=amsgrad,
             maximize=maximize,
             groups=groups,
+            rules=rules,
         )
 
     def _decay(self, moments: Moments, grad_FP: Tensor) -> None:

@@ -22,8 +22,10 @@ from hydro_hpc.fusion.to_train import to_train
 from hydro_hpc.optim.arguments import require_slot
 from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.moments import Moments
+from hydro_hpc.optim.scales import from_torch, to_torch
 from hydro_hpc.optim.settings import Change, SlotSettings
 from hydro_hpc.optim.stored import by_name, require_shapes
+from hydro_hpc.surrogate.rules import Rules
 
 
 class SlotOptimizer(SlotSettings):
@@ -36,14 +38,18 @@ class SlotOptimizer(SlotSettings):
 
     @to_train()
     def __init__(
-        self, bundle: Bundle, settings: Mapping[str, Any], groups: Sequence[ParameterGroup]
+        self,
+        bundle: Bundle,
+        settings: Mapping[str, Any],
+        groups: Sequence[ParameterGroup],
+        rules: Rules | None = None,
     ) -> None:
         self._moments: list[Moments] = []
-        super().__init__(bundle, settings, groups)
+        super().__init__(bundle, settings, groups, rules)
         self.between: Callable[[], None] = lambda: None  # called where a step may pause
         number_of = {name: g for g, group in enumerate(self._groups) for name in group.names}
         self._moments = [Moments(block, number_of) for block in bundle.state.blocks]
-        self._adopt(self._hyper)
+        self._adopt(self._given)
         for slot in range(bundle.slots):
             self._begin(slot)
 
@@ -84,7 +90,7 @@ class SlotOptimizer(SlotSettings):
     def _begin_with(self, slot: int, changes: list[Change]) -> None:
         self.refuse_left_behind()
         require_slot(self.bundle, slot)
-        made = {name: values.clone() for name, values in self._hyper.items()}
+        made = {name: values.clone() for name, values in self._given.items()}
         for name, values in made.items():
             values[slot] = self._made[name][slot]
         hyper, given = self._changed(made, changes)
@@ -114,7 +120,8 @@ class SlotOptimizer(SlotSettings):
             stored["params"] = list(range(len(names), len(names) + len(group.names)))
             names += group.names
         state = {place: own[name] for place, name in enumerate(names) if own.get(name)}
-        return {"state": state, "param_groups": groups}
+        scaled = [to_torch(*each) for each in zip(groups, self._scales, strict=True)]
+        return {"state": state, "param_groups": scaled}
 
     @to_train()
     def load_slot_state(self, slot: int, state: Mapping[str, Any]) -> None:
@@ -125,7 +132,8 @@ class SlotOptimizer(SlotSettings):
         every = (*self.TENSORS, *self.OPTIONAL)
         columns = [column for moments in self._moments for column in moments.block.columns]
         require_shapes(kept, {c.name: c.shape for c in columns}, every)
-        stored = state["param_groups"]
+        pairs = zip(state["param_groups"], self._scales, strict=True)
+        stored = [from_torch(*pair) for pair in pairs]
         settings = [{name: each[name] for name in self._names} for each in stored]
         self.follow([(slot, group, each) for group, each in enumerate(settings)])
         self._begin(slot)
@@ -153,7 +161,7 @@ class SlotOptimizer(SlotSettings):
         ]
         self._made = {name: values[sources] for name, values in self._made.items()}
         self._notes = [self.notes(slot) for slot in sources]
-        hyper = {name: values[sources] for name, values in self._hyper.items()}
+        hyper = {name: values[sources] for name, values in self._given.items()}
         for name, values in hyper.items():
             values[list(new.empty)] = self._made[name][list(new.empty)]
         self._adopt(hyper)

@@ -13,6 +13,7 @@ from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.hyperparameters import PerSlot
 from hydro_hpc.optim.moments import Moments
 from hydro_hpc.optim.optimizer import SlotOptimizer
+from hydro_hpc.surrogate.rules import Rules
 
 
 class RMSprop(SlotOptimizer):
@@ -43,6 +44,7 @@ class RMSprop(SlotOptimizer):
         centered: PerSlot = False,
         maximize: PerSlot = False,
         groups: Sequence[ParameterGroup] = (),
+        rules: Rules | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -53,7 +55,7 @@ class RMSprop(SlotOptimizer):
             "centered": centered,
             "maximize": maximize,
         }
-        super().__init__(bundle, settings, groups)
+        super().__init__(bundle, settings, groups, rules)
 
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:
         values_FP, constant, hyper = moments.block.values_FP, moments.constant, self._hyper

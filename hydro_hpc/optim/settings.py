@@ -19,6 +19,8 @@ from hydro_hpc.fusion.to_train import to_train
 from hydro_hpc.optim.arguments import require_bundle, require_slot
 from hydro_hpc.optim.groups import ParameterGroup, partition
 from hydro_hpc.optim.hyperparameters import check_flags, check_range, over_slots
+from hydro_hpc.optim.scales import scaled, split_by_scale
+from hydro_hpc.surrogate.rules import Rules, Scale
 
 Change = tuple[int, int, Mapping[str, Any]]  # slot, group, settings
 PARAMETERS: Final = "params"  # of a torch optimizer's group
@@ -30,6 +32,10 @@ class SlotSettings(ABC):
     A setting is one value for all slots or one per slot. `groups` have settings of their own for
     some of the parameters, numbered as in torch: group 0 are the parameters that are in none of
     them, unless all are.
+
+    With the `rules` of surrogates, settings are the target's throughout: what is given, to
+    schedules too, and what is read. Steps, and states in torch's format, have `lr` and
+    `weight_decay` times the factors of each group; a group is split where these differ.
     """
 
     FLAGS: ClassVar[frozenset[str]] = frozenset({"maximize"})  # settings that are truth values
@@ -37,13 +43,21 @@ class SlotSettings(ABC):
     RANGES: ClassVar[Mapping[str, tuple[float, float]]]
 
     def __init__(
-        self, bundle: Bundle, settings: Mapping[str, Any], groups: Sequence[ParameterGroup]
+        self,
+        bundle: Bundle,
+        settings: Mapping[str, Any],
+        groups: Sequence[ParameterGroup],
+        rules: Rules | None,
     ) -> None:
         require_bundle(bundle, type(self).__name__)
         self.bundle = bundle
         self._state = bundle.state  # whose slots it has
         self._names = tuple(settings)
         self._groups = partition(bundle.state, groups)
+        self._scales = [Scale()] * len(self._groups)
+        if rules is not None:
+            optimizer = self.TORCH.__name__
+            self._groups, self._scales = split_by_scale(self._groups, rules, optimizer)
         for group in self._groups:
             self._require_known(group.settings)
         hyper = self._per_group(settings)
@@ -69,15 +83,17 @@ class SlotSettings(ABC):
     @property
     def hyper(self) -> dict[str, Tensor]:
         """[slots] float64 copies of all hyperparameters of group 0 by name; `set` changes them."""
-        return {name: values[:, 0].clone() for name, values in self._hyper.items()}
+        return {name: values[:, 0].clone() for name, values in self._given.items()}
 
     def settings(self) -> list[list[dict[str, Any]]]:
         """Of each slot and in it of each group, under the names and in the types of torch."""
-        return [[self._torch_settings(own) for own in groups] for groups in self._numbers()]
+        return [
+            [self._torch_settings(own) for own in groups] for groups in self._numbers(self._given)
+        ]
 
-    def _numbers(self) -> list[list[dict[str, Any]]]:
-        """The same under the names of `hyper`."""
-        lists = {name: values.tolist() for name, values in self._hyper.items()}
+    def _numbers(self, hyper: Mapping[str, Tensor]) -> list[list[dict[str, Any]]]:
+        """The same under the names of `hyper`, of any hyperparameters [slots, G]."""
+        lists = {name: values.tolist() for name, values in hyper.items()}
         return [
             [
                 {n: bool(x[slot][g]) if n in self.FLAGS else x[slot][g] for n, x in lists.items()}
@@ -139,13 +155,13 @@ class SlotSettings(ABC):
 
     def change(self, changes: Iterable[Change]) -> None:
         """Sets hyperparameters of several slots and groups at once: all, or none and ValueError."""
-        hyper, given = self._changed(self._hyper, changes)
+        hyper, given = self._changed(self._given, changes)
         self._check(hyper, given)
         self._adopt(hyper)
 
     def follow(self, changes: Iterable[Change]) -> None:
         """The same with what schedulers and stored states say: in any range, as torch has it."""
-        self._adopt(self._changed(self._hyper, changes)[0])
+        self._adopt(self._changed(self._given, changes)[0])
 
     def _changed(
         self, before: Mapping[str, Tensor], changes: Iterable[Change]
@@ -178,6 +194,6 @@ class SlotSettings(ABC):
                 raise ValueError(f"{name} is no setting of {kind}: it has {known}")
 
     def _adopt(self, hyper: dict[str, Tensor]) -> None:
-        """Takes hyperparameters [slots, G], and what follows from them."""
-        self._hyper = hyper
+        """Takes hyperparameters [slots, G] as they are given, and what follows from them."""
+        self._given, self._hyper = hyper, scaled(hyper, self._scales)
         self._used = {name for name, values in hyper.items() if bool(values.any())}

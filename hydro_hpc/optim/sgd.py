@@ -13,6 +13,7 @@ from hydro_hpc.optim.groups import ParameterGroup
 from hydro_hpc.optim.hyperparameters import PerSlot
 from hydro_hpc.optim.moments import Moments
 from hydro_hpc.optim.optimizer import SlotOptimizer
+from hydro_hpc.surrogate.rules import Rules
 
 
 class SGD(SlotOptimizer):
@@ -40,6 +41,7 @@ class SGD(SlotOptimizer):
         nesterov: PerSlot = False,
         maximize: PerSlot = False,
         groups: Sequence[ParameterGroup] = (),
+        rules: Rules | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -49,7 +51,7 @@ class SGD(SlotOptimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
-        super().__init__(bundle, settings, groups)
+        super().__init__(bundle, settings, groups, rules)
 
     def _check(self, hyper: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
         super()._check(hyper, given)

@@ -36,7 +36,7 @@ OPTIMIZERS: Final[dict[OptimizerName, type[optim.SlotOptimizer]]] = {
     "rmsprop": optim.RMSprop,
     "adagrad": optim.Adagrad,
 }
-_NOT_SEARCHED: Final = frozenset({"self", "bundle", "groups", "maximize"})
+_NOT_SEARCHED: Final = frozenset({"self", "bundle", "groups", "rules", "maximize"})
 _BETAS: Final = (0.9, 0.999)  # torch's defaults
 
 

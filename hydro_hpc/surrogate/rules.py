@@ -5,7 +5,7 @@ Nothing hangs on tensors, so that compiling, sharding and copying a model loses 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,39 +19,68 @@ Rules = Mapping[str, Scaling]  # by a parameter's first name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupSettings:
-    """What parameters of one group have in common."""
+class Scale:
+    """By what a group's settings are multiplied, so that they can be given as the target's."""
 
-    lr: float
-    weight_decay: float
+    lr: float = 1.0
+    weight_decay: float = 1.0
+
+    def of(self, name: str) -> float:
+        """Of a setting by its name in torch, or of what schedulers keep in a group, such as
+        `initial_lr` and `max_lr`.
+        """
+        if name == "weight_decay":
+            return self.weight_decay
+        return self.lr if name == "lr" or name.endswith("_lr") else 1.0
 
 
 def factors_of(scaling: Scaling, family: Family) -> Factors:
     return factors(scaling.kind, family, m_in=scaling.m_in, m_out=scaling.m_out)
 
 
-def param_groups(
-    model: nn.Module, rules: Rules, optimizer: str, *, lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """For an ordinary `torch.optim` optimizer of this name: trainable parameters whose settings are
-    equal are one group. `lr` and `weight_decay` are the target's. ShrinkError if the optimizer has
-    no rule, or the model is another than the rules were made for.
+def scales_of(names: Iterable[str], rules: Rules, optimizer: str) -> dict[str, Scale]:
+    """Of each of a model's parameters by first name, under torch's optimizer of this name.
+
+    ShrinkError if the optimizer has no rule, or the rules are of another model.
     """
     family = family_of(optimizer)
-    groups: dict[GroupSettings, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    present = list(names)
+    for name in present:
         if name not in rules:
             raise ShrinkError(
                 f"'{name}' is no parameter that the surrogate had when its rules were made; "
                 "shrink the model as it is now"
             )
-        if parameter.requires_grad:
-            found = factors_of(rules[name], family)
-            settings = GroupSettings(
-                lr=lr * found.lr, weight_decay=weight_decay * found.weight_decay
-            )
-            groups.setdefault(settings, []).append(parameter)
+    if gone := sorted(rules.keys() - set(present)):
+        raise ShrinkError(
+            f"'{gone[0]}' has a rule and the model has no such parameter; give the rules of the "
+            "surrogate that is trained"
+        )
+    found = {name: factors_of(rules[name], family) for name in present}
+    return {name: Scale(lr=f.lr, weight_decay=f.weight_decay) for name, f in found.items()}
+
+
+def by_scale(scales: Mapping[str, Scale]) -> dict[Scale, list[str]]:
+    """The names that have one scale each, in order of their first: what parameter groups are."""
+    groups: dict[Scale, list[str]] = {}
+    for name, scale in scales.items():
+        groups.setdefault(scale, []).append(name)
+    return groups
+
+
+def param_groups(
+    model: nn.Module, rules: Rules, optimizer: str, *, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """For an ordinary `torch.optim` optimizer of this name: parameters, frozen ones too, whose
+    factors are equal are one group. `lr` and `weight_decay` are the target's. ShrinkError if there
+    is no rule.
+    """
+    parameters = dict(model.named_parameters())
     return [
-        {"params": parameters, "lr": settings.lr, "weight_decay": settings.weight_decay}
-        for settings, parameters in groups.items()
+        {
+            "params": [parameters[name] for name in names],
+            "lr": lr * scale.lr,
+            "weight_decay": weight_decay * scale.weight_decay,
+        }
+        for scale, names in by_scale(scales_of(parameters, rules, optimizer)).items()
     ]
