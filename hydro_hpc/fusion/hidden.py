@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from torch import nn
 
+from hydro_hpc.nn.multiplier import InputMultiplier
+
 HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -31,9 +33,10 @@ def _reason(module: nn.Module) -> str:
 
 
 def users_hooks(hooks: Any) -> list[Any]:
-    """Those that a user registered: not ours, which only pause."""
+    """Those that a user registered: not ours, which only pause or are fused with their module."""
     registered: Iterable[Any] = hooks.values() if hooks else ()
-    return [hook for hook in registered if not is_pause_point(hook)]
+    ours = InputMultiplier
+    return [hook for hook in registered if not is_pause_point(hook) and type(hook) is not ours]
 
 
 def is_pause_point(hook: Any) -> bool:

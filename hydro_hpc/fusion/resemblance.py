@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.fusion.back_references import content_of
+from hydro_hpc.fusion.hidden import HOOKS
 from hydro_hpc.fusion.python_state import APART, UNREAD
 
 
@@ -24,7 +25,10 @@ def first_difference(one: nn.Module, other: nn.Module) -> str:
     for path, module in one.named_modules():
         mine, theirs = vars(module), vars(others[path])
         for name in sorted({*mine, *theirs} - APART - UNREAD):
-            if name not in mine or name not in theirs or not pair.equal(mine[name], theirs[name]):
+            if name not in mine or name not in theirs:
+                return f"{path}.{name}".lstrip(".")
+            own, other_own = _of_hooks(name, mine[name]), _of_hooks(name, theirs[name])
+            if not pair.equal(own, other_own):
                 return f"{path}.{name}".lstrip(".")
     return ""
 
@@ -54,6 +58,11 @@ class _Pair:
             return bool(one == other)
         except Exception:  # a user's class may compare in any way
             return False
+
+
+def _of_hooks(name: str, value: Any) -> Any:
+    """Without the numbers that torch counts hooks with, which no two models share."""
+    return [*value.values()] if name.startswith(HOOKS) and isinstance(value, dict) else value
 
 
 def _paths(model: nn.Module) -> dict[int, str]:

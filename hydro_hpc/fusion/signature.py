@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hydro_hpc.errors import FusionError
+from hydro_hpc.nn.multiplier import input_multipliers
 
 Facts = dict[str, str]
 
@@ -112,6 +113,8 @@ def _facts(model: nn.Module, stacked: Collection[str] | None) -> Iterator[tuple[
     """In the order in which a person would want to hear of it."""
     for path, module in model.named_modules(remove_duplicate=False):
         yield f"class of '{path}'" if path else "class", type(module).__qualname__
+        if factors := input_multipliers(module):
+            yield f"input multiplier of '{path}'", f"{factors}"
     kinds = (
         ("parameter", model.named_parameters(remove_duplicate=False)),
         ("buffer", model.named_buffers(remove_duplicate=False)),

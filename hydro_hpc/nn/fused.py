@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from hydro_hpc.nn.masks import Masks
 from hydro_hpc.nn.members import Refused
+from hydro_hpc.nn.multiplier import multiply_input
 
 
 class Fused(nn.Module):
@@ -42,6 +43,12 @@ class Fused(nn.Module):
             if last is not None and last.grad_fn is not None:
                 last.grad_fn.register_prehook(self.before)
         return output
+
+    def multiply_input(self, factor: float) -> None:
+        """As a member's own input is multiplied; the same in every slot."""
+        before = self.settings.get("input_multipliers", ())
+        self.settings = {**self.settings, "input_multipliers": (*before, factor)}
+        multiply_input(self, factor)
 
     def follow(self, module: nn.Module) -> None:
         """Takes a member's training flags, those of its parts too."""

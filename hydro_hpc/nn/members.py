@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hydro_hpc.nn.multiplier import input_multipliers
 from hydro_hpc.nn.randomness import SlotStreams
 
 
@@ -37,6 +38,17 @@ class Members:
         for slot, module in enumerate(self.modules):
             if getattr(module, setting) != first:
                 raise Refused(f"{self.where}: '{setting}' differs between trials 0 and {slot}")
+        return first
+
+    def input_multipliers(self) -> tuple[float, ...]:
+        """The factors on the modules' inputs; `Refused` if they differ, or inner ones have some."""
+        first = input_multipliers(self.modules[0])
+        for slot, module in enumerate(self.modules):
+            if input_multipliers(module) != first:
+                raise Refused(f"{self.where}: input multipliers of trials 0 and {slot} differ")
+            for name, part in module.named_modules():
+                if name and input_multipliers(part):
+                    raise Refused(f"{self.where}: the input of its '{name}' is multiplied")
         return first
 
     def parameter(self, name: str) -> nn.Parameter:

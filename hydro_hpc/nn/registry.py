@@ -85,6 +85,9 @@ def fuse(members: Members) -> Fused:
     if maker is None:
         raise Refused(f"{members.where} has no fused rule")
     members.require_tensors()
+    factors = members.input_multipliers()
     fused = maker(members)
+    for factor in factors:
+        fused.multiply_input(factor)
     fused.follow(members.modules[0])
     return fused
