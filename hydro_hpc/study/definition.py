@@ -31,9 +31,14 @@ from hydro_hpc.study.optimizers import (
     optimizer_name,
     optimizer_settings,
     torch_optimizer,
+    trained,
 )
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Params, Uniform
+from hydro_hpc.study.surrogates import Surrogates
+from hydro_hpc.study.transfers import cautions, refuse_what_does_not_transfer, statement
+from hydro_hpc.surrogate import Narrow, Surrogate
+from hydro_hpc.surrogate.rules import Rules
 
 if TYPE_CHECKING:
     from hydro_hpc.study.search import Results
@@ -60,6 +65,9 @@ class Study:
     and returns one of the same shape; what it draws from torch, NumPy or `random` is the trial's.
     `loss(outputs, targets)` returns a scalar tensor. `metrics` is what a trial is judged by on the
     test set: "accuracy", "loss", or a function of (outputs, targets) that returns a number.
+
+    With `surrogate=Narrow(width=64)`, trials train the model at this width by the rules of muP, so
+    that what they find is good for `model()` at its default width, the target.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Study:
         pruner: PrunerName = "none",
         slots: int | None = None,
         augment: Augment | None = None,
+        surrogate: Narrow | None = None,
     ) -> None:
         """Raises StudyError on anything that can be seen without running the user's code.
 
@@ -122,6 +131,45 @@ class Study:
         self.slots = slots
         self.augment = augment
         self._load_data = data
+        self.surrogate = surrogate
+        self._surrogates = None if surrogate is None else self._make_surrogates(surrogate)
+
+    def _make_surrogates(self, narrow: object) -> Surrogates:
+        if not isinstance(narrow, Narrow):
+            kind = type(narrow).__name__
+            raise StudyError(f"surrogate is a {kind}; give hydro_hpc.surrogate.Narrow(width=64)")
+        refuse_what_does_not_transfer(narrow, self.searched, [*self.searched, *self.constants])
+        searched = {n: d for n, d in self.searched.items() if n in self.split.model}
+        optimizer = self.optimizer_name
+        return Surrogates(narrow, self.model, optimizer=optimizer, searched=searched)
+
+    @property
+    def cautions(self) -> list[str]:
+        """Sentences about what surrogates do not say of the target for certain."""
+        if self.surrogate is None:
+            return []
+        return list(
+            cautions(
+                self.surrogate,
+                optimizer=self.optimizer_name,
+                searched=self.searched,
+                constants=self.constants,
+                epochs=self.epochs,
+            )
+        )
+
+    def surrogate_lines(self) -> list[str]:
+        """For people: what trials train in place of what, and the cautions; loads the data."""
+        if self.surrogate is None or self._surrogates is None:
+            return []
+        what = statement(
+            self.surrogate,
+            self._surrogates.widths,
+            epochs=self.epochs,
+            batch_size=self.constants.get("batch_size"),
+            num_rows=len(self.data().train_x),
+        )
+        return [what, *self.cautions]
 
     @property
     def description(self) -> StudyDescription:
@@ -129,6 +177,9 @@ class Study:
         settings = {name: repr(value) for name, value in self.constants.items()}
         settings |= {"epochs": repr(self.epochs), "optimizer": self.optimizer_name}
         settings |= {} if self.augment is None else {"augment": "on"}
+        if self._surrogates is not None:
+            widths = self._surrogates.widths
+            settings["surrogate"] = f"width {widths.surrogate} of {widths.target}"
         return StudyDescription(
             name=self.name,
             space=self.searched,
@@ -149,12 +200,43 @@ class Study:
         return load_data(self._load_data, batch_size=max(self.batch_sizes))
 
     def build_model(self, params: Params, seed: int) -> nn.Module:
-        """Returns a new model on the CPU; its weights are a function of (params, seed).
+        """Returns a new model on the CPU for a trial to train: the study's surrogate, if it has
+        one. Its weights are a function of (params, seed).
 
         The global random state is left as it was. What the user's code raises comes through.
         """
+        if self.surrogate is None:
+            return self.build_target(params, seed)
+        return self.build_surrogate(params, seed).module
+
+    def build_surrogate(self, params: Params, seed: int) -> Surrogate:
+        """Returns what a trial trains, with its rules. StudyError if the study has no surrogate."""
+        if self._surrogates is None:
+            raise StudyError(
+                "the study has no surrogate; define it with surrogate=Narrow(width=64)"
+            )
+        return self._surrogates.build(self._model_arguments(params), seed)
+
+    def rules_of(self, params: Params) -> Rules | None:
+        """Returns the rules of a trial's surrogate without building it, None if there are none."""
+        if self._surrogates is None:
+            return None
+        return self._surrogates.recipe(self._model_arguments(params)).rules
+
+    def keep_rules(self, directory: Path) -> None:
+        """Keeps the rules of surrogates in this folder. Raises StudyError if those that are in it
+        are of another model.
+        """
+        if self._surrogates is not None:
+            self._surrogates.keep(directory)
+
+    def _model_arguments(self, params: Params) -> Params:
         values = {**self.constants, **params}
-        arguments = {name: values[name] for name in sorted(self.split.model)}
+        return {name: values[name] for name in sorted(self.split.model)}
+
+    def build_target(self, params: Params, seed: int) -> nn.Module:
+        """Returns the user's own model, at the target's width; otherwise as `build_model`."""
+        arguments = self._model_arguments(params)
         with seeded(seed):
             model = self.model(**arguments)
         if not isinstance(model, nn.Module):
@@ -166,9 +248,13 @@ class Study:
         return optimizer_settings({**self.constants, **params}, self.split.optimizer)
 
     def make_optimizer(self, model: nn.Module, params: Params) -> optim.Optimizer:
-        """Returns torch's own. Raises what torch raises if these settings cannot be."""
-        settings = self.optimizer_settings(params)
-        return torch_optimizer(self.optimizer_name, model.parameters(), settings)
+        """Returns torch's own, of a trial's model. Raises what torch raises if these settings
+        cannot be.
+        """
+        settings, name = self.optimizer_settings(params), self.optimizer_name
+        return torch_optimizer(
+            name, trained(name, model, settings, self.rules_of(params)), settings
+        )
 
     def check_settings(self, params: Params) -> None:
         """Raises what torch raises if the optimizer cannot have these settings."""

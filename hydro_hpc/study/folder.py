@@ -4,6 +4,7 @@ study.json          the description that the results belong to
 journal.log         Optuna's journal; `optuna-dashboard journal.log` shows it
 trials/<number>.log what went wrong in a trial, with its traceback
 checkpoints/        the trials that are in work; what is in there is the worker's
+rules/              how surrogates are built and trained, as plain numbers by parameter name
 choices/            how bundles run, and why: `hydro explain`; a resumed study repeats it
 lock                held by the process that runs the study
 """
@@ -29,6 +30,7 @@ class StudyFolder:
         self.trials = self.path / "trials"
         self.checkpoints = self.path / "checkpoints"
         self.choices = self.path / "choices"
+        self.rules = self.path / "rules"
         self._lock = FileLock(self.path / "lock", timeout=0)
 
     def open(self, description: StudyDescription) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from hydro_hpc import optim
 from hydro_hpc.errors import StudyError
@@ -26,6 +26,7 @@ from hydro_hpc.study.space import (
     is_too_large,
     shortly,
 )
+from hydro_hpc.surrogate.rules import Rules, param_groups
 
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 
@@ -71,8 +72,21 @@ def optimizer_settings(params: Mapping[str, Any], names: Iterable[str]) -> Param
     return settings
 
 
+def trained(
+    optimizer: OptimizerName, model: nn.Module, settings: Params, rules: Rules | None
+) -> Iterable[Any]:
+    """Returns what torch's optimizer is given to train: a model's parameters, by these rules in
+    groups.
+    """
+    if rules is None:
+        return model.parameters()
+    defaults = inspect.signature(OPTIMIZERS[optimizer].TORCH).parameters
+    lr, decay = (settings.get(name, defaults[name].default) for name in ("lr", "weight_decay"))
+    return param_groups(model, rules, optimizer, lr=lr, weight_decay=decay)
+
+
 def torch_optimizer(
-    optimizer: OptimizerName, parameters: Iterable[Tensor], settings: Params
+    optimizer: OptimizerName, parameters: Iterable[Any], settings: Params
 ) -> torch.optim.Optimizer:
     """Returns torch's own. Raises what torch raises if the settings cannot be."""
     make: Callable[..., torch.optim.Optimizer] = OPTIMIZERS[optimizer].TORCH
@@ -80,12 +94,12 @@ def torch_optimizer(
 
 
 def slot_optimizer(
-    optimizer: OptimizerName, bundle: Bundle, settings: Sequence[Params]
+    optimizer: OptimizerName, bundle: Bundle, settings: Sequence[Params], rules: Rules | None = None
 ) -> optim.SlotOptimizer:
-    """Returns a bundle's, with the settings of each slot."""
+    """Returns a bundle's, with the settings of each slot; `rules` are of all slots' surrogates."""
     make: Callable[..., optim.SlotOptimizer] = OPTIMIZERS[optimizer]
     per_slot = {name: [each[name] for each in settings] for name in settings[0]}
-    return make(bundle, **per_slot)
+    return make(bundle, rules=rules, **per_slot)
 
 
 def check_bounds(optimizer: OptimizerName, space: Mapping[str, Any]) -> None:

@@ -25,6 +25,9 @@ def run_study(study: Study, directory: Path) -> Results:
     folder = StudyFolder(directory, study.name)
     search = Search(study.description, folder)
     try:
+        study.keep_rules(folder.rules)
+        for line in study.surrogate_lines():
+            print(f"study {study.name}: {line}", flush=True)
         while (trial := search.ask()) is not None:
             _run_trial(study, search, folder, trial)
         results = search.results()

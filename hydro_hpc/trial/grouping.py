@@ -17,7 +17,7 @@ class Group:
     """What all trials of a bundle have in common."""
 
     batch_size: int
-    shape: str  # of the model: a digest of what `fusion.signature` compares
+    shape: str  # of the model: a digest of what `fusion.signature` compares, and of rules
 
 
 class Grouping:
@@ -40,7 +40,7 @@ class Grouping:
         """Returns the same, and raises what the trial's model or optimizer raises when made."""
         model = self._study.build_model(trial.params, trial.seed)
         self._study.check_settings(trial.params)
-        facts = signature.facts(model)
+        facts = signature.facts(model), self._study.rules_of(trial.params)
         self._shapes[self._key(trial)] = hashlib.sha256(repr(facts).encode()).hexdigest()
         return self._group(trial)
 

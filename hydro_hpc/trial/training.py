@@ -83,7 +83,8 @@ class BundleTraining:
         )
         self._bundle.samples_calls = False  # that takes longer than a bubble
         settings = [study.optimizer_settings(trial.params) for trial in trials]
-        self._optimizer = slot_optimizer(study.optimizer_name, self._bundle, settings)
+        rules = study.rules_of(trials[0].params)  # those of the trials' group
+        self._optimizer = slot_optimizer(study.optimizer_name, self._bundle, settings, rules)
         self._optimizer.between = lambda: self._train_meter.point("optimizer")
         for slot, trial in enumerate(trials):
             self._begin(slot, trial)

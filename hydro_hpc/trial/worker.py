@@ -355,9 +355,13 @@ def main() -> int:
         gate = lane.gate(settings, trial=page, look=room.look)
         signal.signal(signal.SIGTERM, lambda *_: gate.leave())
         study = load_study(arguments.study)
-        study.check()
-        channel.send(StudyChecked(description=study.description.to_json()), rank=0)
         folder = StudyFolder(arguments.folder, study.name)
+        study.keep_rules(folder.rules)
+        study.check()
+        if os.environ.get("SLURM_PROCID", "0") == "0":
+            for line in study.surrogate_lines():
+                print(f"hydro-trial: {line}", flush=True)
+        channel.send(StudyChecked(description=study.description.to_json()), rank=0)
         unit_ns = int(settings.unit_us * 1000)
         worker = Worker(study, folder, gate, channel, page, room, unit_ns=unit_ns)
         worker.run(arguments.slots or study.slots or SLOTS)
