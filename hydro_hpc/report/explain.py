@@ -1,4 +1,6 @@
-"""`hydro explain`: how the bundles of a study run, module by module, and why."""
+"""`hydro explain`: how the bundles of a study run, module by module, and why; and what surrogates
+train and cost.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +12,63 @@ from typing import TYPE_CHECKING, Any
 from hydro_hpc.errors import EXIT_DONE, StudyError
 
 if TYPE_CHECKING:
+    from hydro_hpc.report.surrogate_cost import SurrogateCost
+    from hydro_hpc.study.definition import Study
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def add_commands(subparsers: Subparsers) -> None:
     """Adds `explain` to the parser of `hydro`; see `devcluster.commands.add_commands`."""
     explain = subparsers.add_parser(
-        "explain", help="how the bundles of a study run, module by module, and why"
+        "explain",
+        help="how the bundles of a study run, module by module, and why; what surrogates cost",
     )
     explain.add_argument(
-        "study", metavar="STUDY", type=Path, help="the study's file, or its folder (NAME.hydro)"
+        "study",
+        metavar="STUDY",
+        type=Path,
+        help="the study's file, or its folder (NAME.hydro), which is read only: surrogates are "
+        "measured by the file",
     )
     explain.add_argument("--json", action="store_true", help="print JSON, for programs")
     explain.set_defaults(command=_explain)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    choices = recorded_choices(folder_of(arguments.study))
+    study, folder = _study_and_folder(arguments.study)
+    surrogate = None if study is None else _surrogate(study)
+    is_silent = surrogate is not None and not (folder / "choices").is_dir()
+    choices = [] if is_silent else recorded_choices(folder)
     if arguments.json:
-        print(json.dumps({"schema": 1, "bundles": choices}))
+        said = {} if surrogate is None else {"surrogate": surrogate.to_json()}
+        print(json.dumps({"schema": 1, "bundles": choices, **said}))
         return EXIT_DONE
-    print("\n\n".join("\n".join(lines_of(choice)) for choice in choices))
+    parts = [] if surrogate is None else [surrogate.lines()]
+    print("\n\n".join("\n".join(part) for part in [*parts, *map(lines_of, choices)]))
     return EXIT_DONE
 
 
-def folder_of(study: Path) -> Path:
-    """The folder of a study that is given by its file or by its folder. Raises StudyError."""
-    if study.is_dir():
-        return study
+def _surrogate(study: Study) -> SurrogateCost | None:
+    """None if the study trains its model itself."""
+    if study.surrogate is None:
+        return None
+    from hydro_hpc.report.surrogate_cost import measured
+
+    return measured(study)
+
+
+def _study_and_folder(given: Path) -> tuple[Study | None, Path]:
+    """Of a study that is given by its file, or by its folder: then without its code. Raises
+    StudyError.
+    """
+    if given.is_dir():
+        return None, given
     from hydro_hpc.study.folder import StudyFolder
     from hydro_hpc.study.loading import load_study
 
-    return StudyFolder(study.absolute().parent, load_study(study).description.name).path
+    study = load_study(given)
+    return study, StudyFolder(given.absolute().parent, study.name).path
 
 
 def recorded_choices(folder: Path) -> list[dict[str, Any]]:

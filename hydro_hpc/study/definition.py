@@ -6,9 +6,11 @@ same weights and see the same batches.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,7 @@ from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Par
 from hydro_hpc.study.surrogates import Surrogates
 from hydro_hpc.study.transfers import cautions, refuse_what_does_not_transfer, statement
 from hydro_hpc.surrogate import Narrow, Surrogate
+from hydro_hpc.surrogate.narrow import Widths
 from hydro_hpc.surrogate.rules import Rules
 
 if TYPE_CHECKING:
@@ -133,6 +136,19 @@ class Study:
         self._load_data = data
         self.surrogate = surrogate
         self._surrogates = None if surrogate is None else self._make_surrogates(surrogate)
+
+    @property
+    def widths(self) -> Widths | None:
+        """Those of the surrogates and of the target, None if the study has no surrogate."""
+        return None if self._surrogates is None else self._surrogates.widths
+
+    def with_surrogate(self, narrow: Narrow) -> Study:
+        """Returns the same study with surrogates of another width; `also` stays this study's."""
+        assert self.surrogate is not None
+        other = copy.copy(self)
+        other.surrogate = replace(narrow, also=self.surrogate.also)
+        other._surrogates = other._make_surrogates(other.surrogate)
+        return other
 
     def _make_surrogates(self, narrow: object) -> Surrogates:
         if not isinstance(narrow, Narrow):

@@ -1,0 +1,200 @@
+"""What surrogates cost against their target: time and memory of a step, alone and in bundles."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from hydro_hpc.fusion import bind, losses
+from hydro_hpc.fusion.timing import clock_ms
+from hydro_hpc.study.losses import repeatable
+from hydro_hpc.study.optimizers import slot_optimizer
+from hydro_hpc.study.space import Params
+from hydro_hpc.surrogate import Narrow
+
+if TYPE_CHECKING:
+    from hydro_hpc.study.definition import Study
+
+SHRINKS: Final = (2, 4, 8)  # S: the target's width over a surrogate's
+MOST_SLOTS: Final = 16  # as many as a worker's bundle has
+STEPS: Final = 5  # that are timed, after one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one step of a trial at one width. `slots` is how many surrogates take at most the target's
+    memory, `bundled_ms` what a step of such a bundle takes for each; None if it is one.
+    """
+
+    shrink: int  # 1: the target
+    width: int
+    step_ms: float
+    memory_bytes: int
+    slots: int = 1
+    bundled_ms: float | None = None
+
+
+def costs(study: Study) -> list[Cost]:
+    """The target's, and those of surrogates of a half, a fourth and an eighth of its width, in the
+    middle of the space, on one thread. Takes seconds and more for a large target.
+    """
+    params = _middle(study)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return list(_costs(study, params))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _costs(study: Study, params: Params) -> Iterator[Cost]:
+    widths = study.widths
+    assert widths is not None
+    target = _alone(study.with_surrogate(Narrow(by=1)), params, shrink=1, width=widths.target)
+    yield target
+    for shrink in SHRINKS:
+        if widths.target % shrink or widths.target // shrink < 2:
+            continue
+        narrow = study.with_surrogate(Narrow(by=shrink))
+        alone = _alone(narrow, params, shrink=shrink, width=widths.target // shrink)
+        slots = min(MOST_SLOTS, target.memory_bytes // alone.memory_bytes)
+        bundled = None if slots < 2 else _bundled_ms(narrow, params, slots)
+        yield Cost(
+            shrink=shrink,
+            width=alone.width,
+            step_ms=alone.step_ms,
+            memory_bytes=alone.memory_bytes,
+            slots=max(1, slots),
+            bundled_ms=bundled,
+        )
+
+
+def _alone(study: Study, params: Params, *, shrink: int, width: int) -> Cost:
+    x, y = _batch(study, params)
+    model = study.build_model(params, 0)
+    optimizer = study.make_optimizer(model, params)
+    kept = _Kept(model)
+
+    def step() -> None:
+        kept.begin()
+        optimizer.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
+            loss = study.loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+
+    step_ms = _median_ms(step)
+    state = [t for own in optimizer.state.values() for t in own.values() if isinstance(t, Tensor)]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    lasting = sum(map(_bytes, [*model.parameters(), *model.buffers(), *gradients, *state]))
+    memory_bytes = lasting + kept.most_bytes
+    return Cost(shrink=shrink, width=width, step_ms=step_ms, memory_bytes=memory_bytes)
+
+
+def _bundled_ms(study: Study, params: Params, slots: int) -> float:
+    """A step of a bundle, for each of its trials."""
+    x, y = _batch(study, params)
+    models = [study.build_model(params, seed) for seed in range(slots)]
+    bundle = bind(models, example=(x, y), loss=repeatable(study.loss))
+    settings = [study.optimizer_settings(params)] * slots
+    rules = study.rules_of(params)
+    optimizer = slot_optimizer(study.optimizer_name, bundle, settings, rules)
+    targets = y.expand(slots, *y.shape)
+
+    def step() -> None:
+        losses(study.loss, bundle.shared(x), targets).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return _median_ms(step) / slots
+
+
+class _Kept:
+    """How much a step keeps for its backward beside parameters, each memory once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self._now: dict[int, int] = {}
+        self.most_bytes = 0
+
+    def note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._own:
+            self._now[storage.data_ptr()] = storage.nbytes()
+            self.most_bytes = max(self.most_bytes, sum(self._now.values()))
+        return tensor
+
+    def begin(self) -> None:
+        """Another step."""
+        self._now.clear()
+
+
+def _batch(study: Study, params: Params) -> tuple[Tensor, Tensor]:
+    data, rows = study.data(), slice(0, study.batch_size_of(params))
+    return data.train_x[rows], data.train_y[rows]
+
+
+def _median_ms(step: Callable[[], None]) -> float:
+    step()
+    taken = []
+    for _ in range(STEPS):
+        start = clock_ms()
+        step()
+        taken.append(clock_ms() - start)
+    return statistics.median(taken)
+
+
+def _bytes(tensor: Any) -> int:
+    return int(tensor.numel() * tensor.element_size())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurrogateCost:
+    """`said` is what the study says of its surrogates, in sentences."""
+
+    said: list[str]
+    batch_size: int
+    costs: list[Cost]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        target, *narrow = self.costs
+        return [
+            *self.said,
+            f"a step of {self.batch_size} rows on one thread, and the memory of a trial:",
+            f"  target, width {target.width}: {_said(target)}",
+            *(_line(each, target) for each in narrow),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measured(study: Study) -> SurrogateCost:
+    """Of a study with a surrogate."""
+    size = study.batch_size_of(_middle(study))
+    return SurrogateCost(said=study.surrogate_lines(), batch_size=size, costs=costs(study))
+
+
+def _line(cost: Cost, target: Cost) -> str:
+    faster = target.step_ms / cost.step_ms
+    alone = f"  S = {cost.shrink}, width {cost.width}: {_said(cost)}, {faster:.1f}x as fast alone"
+    if cost.bundled_ms is None:
+        return alone
+    return (
+        f"{alone}; a bundle of {cost.slots}, no more memory than the target: "
+        f"{cost.bundled_ms:.3g} ms a trial, {target.step_ms / cost.bundled_ms:.1f}x"
+    )
+
+
+def _said(cost: Cost) -> str:
+    return f"{cost.step_ms:.3g} ms, {cost.memory_bytes / 2**20:.3g} MiB"
+
+
+def _middle(study: Study) -> Params:
+    return {name: distribution.middle() for name, distribution in study.searched.items()}

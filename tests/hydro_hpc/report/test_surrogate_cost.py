@@ -1,0 +1,43 @@
+"""`hydro explain` of a study of surrogates: what they train, and what they cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hydro_hpc import cli
+from tests.hydro_hpc.trial.test_solo_surrogates import write_narrow_study
+
+
+def test_says_what_surrogates_train_and_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_narrow_study(tmp_path)
+    assert cli.main(["explain", str(study)]) == 0
+    what, caution, head, target, *narrow = capsys.readouterr().out.splitlines()
+    assert what.startswith(
+        "trials train surrogates of width 16 of 64 for 3 epochs in batches of 32"
+    )
+    assert "another horizon" in caution
+    assert head == "a step of 32 rows on one thread, and the memory of a trial:"
+    assert target.startswith("  target, width 64: ")
+    assert [line.split(":")[0] for line in narrow] == [
+        "  S = 2, width 32",
+        "  S = 4, width 16",
+        "  S = 8, width 8",
+    ]
+    assert all("no more memory than the target" in line for line in narrow)
+
+
+def test_programs_get_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", str(write_narrow_study(tmp_path, default=10)), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bundles"] == []
+    target, half = found["surrogate"]["costs"]  # a fourth of 10 is no width
+    assert (target["shrink"], target["width"], target["bundled_ms"]) == (1, 10, None)
+    assert (half["shrink"], half["width"]) == (2, 5)
+    assert half["memory_bytes"] < target["memory_bytes"]
+    # parameters, gradients and both moments of Adam, float32, beside activations
+    assert target["memory_bytes"] > 4 * 4 * (9 * 10 + 11 * 10 + 11 * 2)
