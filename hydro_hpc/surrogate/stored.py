@@ -18,7 +18,7 @@ from hydro_hpc.surrogate.initial import rescale
 from hydro_hpc.surrogate.kinds import Scaling
 from hydro_hpc.surrogate.narrow import Widths
 from hydro_hpc.surrogate.rules import Rules, factors_of
-from hydro_hpc.surrogate.shrinking import Surrogate
+from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import Kind, family_of
 
 SIGMAS: Final = 6.0  # of the noise of two draws of one initialisation
