@@ -1,0 +1,108 @@
+"""What the rows of `benchmarks/transfer.py` say: pure functions over them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.result_file import Figure, NotTaken
+
+Rows = list[dict[str, Any]]
+
+
+def curve(rows: Rows, model: str, parametrization: str, width: int) -> dict[float, float]:
+    """Mean validation loss by learning rate; infinite where a seed diverged."""
+    return {
+        row["lr"]: math.inf if row["loss"] is None else row["loss"]
+        for row in rows
+        if (row["model"], row["parametrization"], row["width"]) == (model, parametrization, width)
+    }
+
+
+def best_lr(rows: Rows, model: str, parametrization: str, width: int) -> float:
+    losses = curve(rows, model, parametrization, width)
+    return min(losses, key=losses.__getitem__)
+
+
+def lr_steps_off(rows: Rows, parametrization: str) -> Figure:
+    """How many grid steps the best rate of a surrogate is from its target's: the worst."""
+    found = {
+        f"{model}, width {width}": abs(
+            math.log2(
+                best_lr(rows, model, parametrization, width) / best_lr(rows, model, "mup", target)
+            )
+        )
+        for model, width, target in surrogates(rows)
+    }
+    return worst(found, "steps of a factor of 2")
+
+
+def worst_loss_gap(rows: Rows, parametrization: str) -> Figure:
+    """The target's loss at the rate that was best for a surrogate, over its own best, minus 1."""
+    found = {}
+    for model, width, target in surrogates(rows):
+        losses = curve(rows, model, "mup", target)
+        transferred = losses[best_lr(rows, model, parametrization, width)]
+        found[f"{model}, width {width}"] = transferred / min(losses.values()) - 1
+    return worst(found, "of the target's best loss")
+
+
+def surrogates(rows: Rows) -> Iterator[tuple[str, int, int]]:
+    """(model, width, its target's width)."""
+    widths: dict[str, set[int]] = {}
+    for row in rows:
+        widths.setdefault(row["model"], set()).add(row["width"])
+    for model, of_model in widths.items():
+        *narrow, target = sorted(of_model)
+        yield from ((model, width, target) for width in narrow)
+
+
+def worst(found: dict[str, float], unit: str) -> Figure:
+    where = max(found, key=found.__getitem__)
+    return Figure(
+        median=found[where],
+        low=min(found.values()),
+        high=found[where],
+        n=len(found),
+        unit=f"{unit}, range (worst: {where})",
+    )
+
+
+def correlation_figure(rows: Rows, what: str) -> Figure | NotTaken:
+    """Of the model that is ranked worst: the median and range over its pairs of seeds."""
+    by_model: dict[str, list[float]] = {}
+    for row in rows:
+        if row["correlation"] == what and row["spearman"] is not None:
+            by_model.setdefault(row["model"], []).append(row["spearman"])
+    if not by_model:
+        return NotTaken(why="too many runs diverged")
+    where = min(by_model, key=lambda model: statistics.median(by_model[model]))
+    found = by_model[where]
+    return Figure(
+        median=statistics.median(found),
+        low=min(found),
+        high=max(found),
+        n=len(found),
+        unit=f"rank correlation, range over pairs of seeds (worst: {where})",
+    )
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
+    """The rank correlation of two lists of losses, without what diverged in either."""
+    pairs = [pair for pair in zip(one, other, strict=True) if all(map(math.isfinite, pair))]
+    if len(pairs) < 3:
+        return {"spearman": None, "configurations": len(pairs)}
+    left, right = zip(*pairs, strict=True)
+    value = statistics.correlation(ranks(left), ranks(right))
+    return {"spearman": value, "configurations": len(pairs)}
+
+
+def ranks(values: Sequence[float]) -> list[int]:
+    """Places in order of size; equal ones, which losses are not, in order of their coming."""
+    ordered = sorted(range(len(values)), key=values.__getitem__)
+    places = [0] * len(values)
+    for place, number in enumerate(ordered):
+        places[number] = place
+    return places
