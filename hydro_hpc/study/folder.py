@@ -6,6 +6,8 @@ trials/<number>.log what went wrong in a trial, with its traceback
 checkpoints/        the trials that are in work; what is in there is the worker's
 rules/              how surrogates are built and trained, as plain numbers by parameter name
 choices/            how bundles run, and why: `hydro explain`; a resumed study repeats it
+targets/            how far candidates have come on the target: `hydro transfer --verify`
+transfer/           the target's settings, unless `hydro transfer --out` says another place
 lock                held by the process that runs the study
 """
 
@@ -31,6 +33,8 @@ class StudyFolder:
         self.checkpoints = self.path / "checkpoints"
         self.choices = self.path / "choices"
         self.rules = self.path / "rules"
+        self.targets = self.path / "targets"
+        self.transfer = self.path / "transfer"
         self._lock = FileLock(self.path / "lock", timeout=0)
 
     def open(self, description: StudyDescription) -> None:
@@ -52,7 +56,7 @@ class StudyFolder:
                 f"{self.path} cannot be written ({error.strerror}); use a folder of your own"
             ) from None
         try:
-            self._check_identity(description)
+            self._keep_identity(description)
         except StudyError:
             self.close()
             raise
@@ -70,7 +74,8 @@ class StudyFolder:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def _check_identity(self, description: StudyDescription) -> None:
+    def check_identity(self, description: StudyDescription) -> None:
+        """Raises StudyError if the folder holds another study; changes nothing."""
         if self.description.exists():
             differences = self._stored().differences(description)
             if differences:
@@ -78,6 +83,9 @@ class StudyFolder:
                     f"{self.path} holds a study of another {' and '.join(differences)}; "
                     "give this one another name, or move that folder away"
                 )
+
+    def _keep_identity(self, description: StudyDescription) -> None:
+        self.check_identity(description)
         temporary = self.description.with_suffix(".new")
         temporary.write_text(description.to_json(), encoding="utf-8")
         temporary.replace(self.description)

@@ -1,0 +1,1 @@
+"""From what a study found to its target's settings: `hydro transfer`."""

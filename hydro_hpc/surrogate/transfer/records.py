@@ -1,0 +1,98 @@
+"""What candidates have reached on the target, kept in the study's folder: `targets/<number>.*`.
+
+<number>.json   the value after each epoch, and how it ended
+<number>.pt     the training after its last epoch, while it has not ended
+<number>.log    what went wrong, with its traceback
+lock            held by the process that verifies
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+
+from hydro_hpc.errors import StudyError
+
+State = Literal["in work", "complete", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """`values`: on the test set after each epoch."""
+
+    number: int
+    values: tuple[float, ...] = ()
+    state: State = "in work"
+    reason: str = ""  # of a failure
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state != "in work"
+
+
+class Records:
+    """Of one study's folder. StudyError if another process verifies it."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._lock = FileLock(directory / "lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise StudyError(
+                f"{directory} is in use by another hydro transfer; wait until it has ended"
+            ) from None
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def all(self) -> dict[int, Record]:
+        return known_records(self._directory)
+
+    def state_of(self, number: int) -> dict[str, Any] | None:
+        """Of its training, None if it has not begun or has ended."""
+        path = self._directory / f"{number}.pt"
+        if not path.exists():
+            return None
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        return state
+
+    def keep(self, record: Record, state: dict[str, Any] | None) -> None:
+        """The state first: on the way, it is what a training goes on from."""
+        stored = self._directory / f"{record.number}.pt"
+        if state is not None:
+            torch.save(state, stored.with_suffix(".new"))
+            stored.with_suffix(".new").replace(stored)
+        path = self._directory / f"{record.number}.json"
+        temporary = path.with_suffix(".json.new")
+        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        temporary.replace(path)
+        if record.has_ended:
+            stored.unlink(missing_ok=True)
+
+    def keep_log(self, number: int, text: str) -> Path:
+        path = self._directory / f"{number}.log"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+
+def known_records(directory: Path) -> dict[int, Record]:
+    """By trial; may be read while another process verifies."""
+    found = [_read(path) for path in sorted(directory.glob("*.json"))]
+    return {record.number: record for record in found}
+
+
+def _read(path: Path) -> Record:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return Record(**{**facts, "values": tuple(facts["values"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StudyError(
+            f"{path} cannot be read; remove it, and its trial is verified again"
+        ) from None

@@ -1,0 +1,172 @@
+"""The target's settings as texts: for people and programs, for PyTorch, for DeepSpeed.
+
+The target trains as its owner wrote it, so all of its parameters are one group.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hydro_hpc.errors import StudyError
+from hydro_hpc.study.optimizers import OPTIMIZERS, OptimizerName
+from hydro_hpc.surrogate.transfer.standing import Candidate
+from hydro_hpc.surrogate.transfer.target import has_surrogate, target_epochs, target_params
+
+if TYPE_CHECKING:
+    from hydro_hpc.study.definition import Study
+    from hydro_hpc.study.space import Params
+
+CLIPPING: Final = {
+    "clip_norm": "torch.nn.utils.clip_grad_norm_(model.parameters(), {limit!r})",
+    "clip_value": "torch.nn.utils.clip_grad_value_(model.parameters(), {limit!r})",
+}
+EXACT: Final = (bool, int, float, str, type(None))  # what a text of Python says again
+MODULE: Final = '''"""{title}
+
+Written by `hydro transfer`.
+"""
+
+import torch
+
+MODEL = {model}  # arguments of the study's model, for the target
+BATCH_SIZE = {batch_size!r}
+EPOCHS = {epochs!r}
+
+
+def make_optimizer(model):
+    return torch.optim.{optimizer}(
+        model.parameters(), {arguments}
+    )
+
+
+def clip_gradients(model):
+    """Between backward and step."""
+    {clipping}
+'''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSettings:
+    """`value` is what the trial reached with its own model, `target_value` what the target did."""
+
+    study: str
+    trial: int
+    value: float
+    target_value: float | None
+    is_surrogate: bool
+    seed: int
+    optimizer: OptimizerName
+    arguments: Params  # of the optimizer
+    model: Params
+    batch_size: int
+    epochs: int
+    clip_name: str | None
+    clip_limit: float | None  # None: off
+
+
+def settings_of(study: Study, candidate: Candidate, target_value: float | None) -> TargetSettings:
+    params = target_params(study, candidate.params)
+    limit = study.clip_limit(params)
+    values = {**study.constants, **params}
+    return TargetSettings(
+        study=study.name,
+        trial=candidate.number,
+        value=candidate.value,
+        target_value=target_value,
+        is_surrogate=has_surrogate(study),
+        seed=candidate.seed,
+        optimizer=study.optimizer_name,
+        arguments=study.optimizer_settings(params),
+        model={name: values[name] for name in sorted(study.split.model)},
+        batch_size=study.batch_size_of(params),
+        epochs=target_epochs(study),
+        clip_name=None if limit == math.inf else study.clip_name,
+        clip_limit=None if limit == math.inf else limit,
+    )
+
+
+def write_settings(settings: TargetSettings, directory: Path) -> None:
+    """StudyError if it cannot be written."""
+    texts = {
+        "settings.json": as_json(settings),
+        "settings.py": as_module(settings),
+        "deepspeed.json": as_deepspeed(settings),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            temporary = directory / f"{name}.new"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(directory / name)
+    except OSError as error:
+        raise StudyError(
+            f"{directory} cannot be written ({error.strerror}); give another with --out"
+        ) from None
+
+
+def as_json(settings: TargetSettings) -> str:
+    """What is no number, text or list of these is given as its text."""
+    return json.dumps({"schema": 1, **asdict(settings)}, indent=1, default=repr) + "\n"
+
+
+def as_module(settings: TargetSettings) -> str:
+    """Of Python, with a function that makes the optimizer of any model."""
+    clip = "pass"
+    if settings.clip_name is not None:
+        clip = CLIPPING[settings.clip_name].format(limit=settings.clip_limit)
+    arguments = [f"{name}={value!r}" for name, value in settings.arguments.items()]
+    return MODULE.format(
+        title=_title(settings),
+        model={n: v for n, v in settings.model.items() if isinstance(v, EXACT)},
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        optimizer=_torch_name(settings),
+        arguments=", ".join(arguments),
+        clipping=clip,
+    )
+
+
+def as_deepspeed(settings: TargetSettings) -> str:
+    """A DeepSpeed configuration. DeepSpeed does not clip by value: see `left_out`."""
+    parameters: dict[str, Any] = dict(settings.arguments)
+    if settings.optimizer in ("adam", "adamw"):
+        # torch's own, which was tuned; and its "Adam" would decay weights as AdamW does.
+        parameters["torch_adam"] = True
+        parameters["adam_w_mode"] = settings.optimizer == "adamw"
+    config: dict[str, Any] = {
+        "train_batch_size": settings.batch_size,
+        "optimizer": {"type": _torch_name(settings), "params": parameters},
+    }
+    if settings.clip_name == "clip_norm":
+        config["gradient_clipping"] = settings.clip_limit
+    return json.dumps(config, indent=1) + "\n"
+
+
+def left_out(settings: TargetSettings) -> list[str]:
+    """Sentences on what the files do not say."""
+    found = []
+    if settings.clip_name == "clip_value":
+        found.append(
+            f"deepspeed.json does not clip: DeepSpeed has no setting for clip_value="
+            f"{settings.clip_limit:g}; clip in your own loop"
+        )
+    for name, value in settings.model.items():
+        if not isinstance(value, EXACT):
+            found.append(f"settings.py leaves out {name}: a {type(value).__name__} has no text")
+    return found
+
+
+def _torch_name(settings: TargetSettings) -> str:
+    return OPTIMIZERS[settings.optimizer].TORCH.__name__
+
+
+def _title(settings: TargetSettings) -> str:
+    where = "its surrogate" if settings.is_surrogate else "its model"
+    text = f"The best of study {settings.study}: trial {settings.trial}, {settings.value:.6g}"
+    if settings.target_value is None:
+        return f"{text} on {where}."
+    return f"{text} on {where}, {settings.target_value:.6g} on the target."

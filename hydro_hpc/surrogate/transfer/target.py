@@ -1,0 +1,41 @@
+"""The target of a study: the model as its owner wrote it, with the optimizer as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hydro_hpc.study import alone
+from hydro_hpc.study.optimizers import torch_optimizer
+
+if TYPE_CHECKING:
+    from hydro_hpc.study.definition import Study
+    from hydro_hpc.study.space import Params
+
+
+def target_training(study: Study, params: Params, seed: int) -> alone.Training:
+    """Of a study without surrogate, the training of a trial itself."""
+    params = target_params(study, params)
+    build: Any = getattr(study, "build_target", study.build_model)
+    model = build(params, seed)
+    settings = study.optimizer_settings(params)
+    optimizer = torch_optimizer(study.optimizer_name, model.parameters(), settings)
+    return alone.Training(study, params, seed, model=model, optimizer=optimizer)
+
+
+def target_epochs(study: Study) -> int:
+    """The target's horizon, which is its surrogate's unless the study says another."""
+    return getattr(_narrow(study), "target_epochs", None) or study.epochs
+
+
+def target_params(study: Study, params: Params) -> Params:
+    """With the target's batch size, where the study says one."""
+    batch_size = getattr(_narrow(study), "target_batch_size", None)
+    return params if batch_size is None else {**params, "batch_size": batch_size}
+
+
+def has_surrogate(study: Study) -> bool:
+    return _narrow(study) is not None
+
+
+def _narrow(study: Study) -> object:
+    return getattr(study, "surrogate", None)

@@ -1,0 +1,159 @@
+"""`hydro transfer`, as it is typed."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hydro_hpc import cli
+from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.loading import load_study
+from hydro_hpc.surrogate.transfer.standing import Candidate, read_standing
+from tests.hydro_hpc.surrogate.transfer.conftest import RunStudy
+
+FILES = ("settings.json", "settings.py", "deepspeed.json")
+
+
+def transfer(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = cli.main(["transfer", str(path), *options])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def best_of(path: Path) -> Candidate:
+    study = load_study(path)
+    return read_standing(StudyFolder(path.parent, study.name), study.description).candidates[0]
+
+
+def test_writes_the_targets_settings_for_torch_and_deepspeed(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = run_study()
+    best = best_of(path)
+    code, said, _ = transfer(path, capsys)
+    assert code == 0
+    out = tmp_path / "tiny.hydro/transfer"
+    assert said == (
+        f"study tiny: 6 of 6 trials have ended; best is trial {best.number}: "
+        f"{best.value:.6g} {best.params}\n"
+        f"written to {out}: settings.json, settings.py, deepspeed.json\n"
+    )
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["arguments"] == best.params
+    assert (settings["trial"], settings["value"]) == (best.number, best.value)
+    assert (settings["target_value"], settings["is_surrogate"]) == (None, False)
+    module = runpy.run_path(str(out / "settings.py"))
+    model = nn.Linear(3, 2)
+    optimizer = module["make_optimizer"](model)
+    assert type(optimizer) is torch.optim.Adam
+    [group] = optimizer.param_groups
+    assert group["lr"] == best.params["lr"]
+    assert [p.shape for p in group["params"]] == [p.shape for p in model.parameters()]
+    assert (module["BATCH_SIZE"], module["EPOCHS"]) == (32, 3)
+    deepspeed = json.loads((out / "deepspeed.json").read_text())
+    assert deepspeed["train_batch_size"] == 32
+    assert deepspeed["optimizer"]["type"] == "Adam"
+    assert deepspeed["optimizer"]["params"]["lr"] == best.params["lr"]
+
+
+def test_verifies_and_says_so(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = run_study()
+    best = best_of(path)
+    out = tmp_path / "elsewhere"
+    code, said, _ = transfer(path, capsys, "--verify", "2", "--out", str(out))
+    assert code == 0
+    assert f"target, trial {best.number}, epoch 3: {best.value:.6g}\n" in said
+    assert json.loads((out / "settings.json").read_text())["target_value"] == best.value
+    assert "on the target." in (out / "settings.py").read_text().splitlines()[0]
+
+
+def test_json_is_all_that_a_program_reads(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _, said, _ = transfer(run_study(), capsys, "--json", "--verify", "1")
+    written = (tmp_path / "tiny.hydro/transfer/settings.json").read_text()
+    assert json.loads(said) == json.loads(written)
+
+
+@pytest.mark.parametrize("options", [[], ["--verify", "1"]])
+def test_a_study_that_has_not_run_is_one_sentence(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str]
+) -> None:
+    code, said, problem = transfer(run_study(run=0), capsys, *options)
+    assert (code, said) == (2, "")
+    folder = tmp_path / "tiny.hydro"
+    assert problem == (f"hydro: study tiny has not run yet: {folder} is not there; run it first\n")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--verify", "1"]])
+def test_a_study_without_a_trial_that_did_not_fail_is_one_sentence(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    path = run_study(loss="lambda y, t: (y.sum() * 0 + 1) / torch.zeros(())")
+    code, _, problem = transfer(path, capsys, *options)
+    assert code == 2
+    assert problem == (
+        "hydro: study tiny: all 6 trials that ended have failed, so there is nothing to "
+        "transfer; its folder's trials/ says why\n"
+    )
+
+
+def test_a_study_whose_first_trials_are_in_work_is_one_sentence(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_study(run=0)
+    study = load_study(path)
+    from hydro_hpc.study.search import Search
+
+    search = Search(study.description, StudyFolder(path.parent, study.name))
+    search.ask()
+    code, _, problem = transfer(path, capsys)
+    search.close()
+    assert code == 2
+    assert problem == (
+        "hydro: study tiny has no finished trial yet (1 in work); wait for one, or run the study\n"
+    )
+
+
+def test_another_study_of_the_same_name_is_refused(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study()
+    path = run_study(run=0, epochs=4)
+    code, _, problem = transfer(path, capsys)
+    assert code == 2
+    assert "holds a study of another settings; give this one another name" in problem
+
+
+def test_a_folder_in_place_of_the_file_is_one_sentence(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run_study()
+    code, _, problem = transfer(tmp_path / "tiny.hydro", capsys)
+    assert (code, problem.count("\n")) == (2, 1)
+    assert "is a folder; give the study's file" in problem
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, problem = transfer(run_study(), capsys, "--out", str(tmp_path / "file/x"))
+    assert (code, problem.count("\n")) == (2, 1)
+    assert "cannot be written (Not a directory); give another with --out" in problem
+
+
+def test_the_command_hydro_starts_without_torch() -> None:
+    code = "import sys, hydro_hpc.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,110 @@
+"""The texts that a target's settings are written as."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hydro_hpc.surrogate.transfer.settings import (
+    TargetSettings,
+    as_deepspeed,
+    as_json,
+    as_module,
+    left_out,
+)
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("sgd", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("adam", {"lr": 1e-3, "betas": (0.8, 0.99), "weight_decay": 0.01}),
+    ("adamw", {"lr": 1 / 3, "betas": (0.9, 0.95), "eps": 1e-9}),
+    ("rmsprop", {"lr": 1e-3, "alpha": 0.9}),
+    ("adagrad", {"lr": 1e-3, "lr_decay": 0.1}),
+]
+
+
+def settings(**changes: Any) -> TargetSettings:
+    facts: dict[str, Any] = {
+        "study": "tiny",
+        "trial": 3,
+        "value": 0.25,
+        "target_value": None,
+        "is_surrogate": True,
+        "seed": 7,
+        "optimizer": "adamw",
+        "arguments": {"lr": 0.01},
+        "model": {"depth": 2, "norm": "layer"},
+        "batch_size": 16,
+        "epochs": 4,
+        "clip_name": None,
+        "clip_limit": None,
+    }
+    return TargetSettings(**(facts | changes))
+
+
+def run(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    exec(compile(text, "settings.py", "exec"), found)
+    return found
+
+
+@pytest.mark.parametrize(("optimizer", "arguments"), CASES)
+def test_the_module_makes_torchs_optimizer_with_these_settings(
+    optimizer: str, arguments: dict[str, Any]
+) -> None:
+    found = run(as_module(settings(optimizer=optimizer, arguments=arguments)))
+    made = found["make_optimizer"](nn.Linear(2, 2))
+    assert type(made).__name__.lower() == optimizer
+    [group] = made.param_groups
+    assert {name: group[name] for name in arguments} == arguments
+    assert found["MODEL"] == {"depth": 2, "norm": "layer"}
+
+
+@pytest.mark.parametrize(
+    ("clip", "expected"),
+    [((None, None), [3.0, 4.0]), (("clip_norm", 1.0), [0.6, 0.8]), (("clip_value", 2.0), [2, 2])],
+)
+def test_the_module_clips_as_the_trial_did(
+    clip: tuple[str | None, float | None], expected: list[float]
+) -> None:
+    found = run(as_module(settings(clip_name=clip[0], clip_limit=clip[1])))
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.tensor([[3.0, 4.0]])
+    found["clip_gradients"](model)
+    assert model.weight.grad.tolist()[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("optimizer", "arguments"), CASES)
+def test_deepspeed_takes_its_configuration(
+    optimizer: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepspeed = pytest.importorskip("deepspeed.runtime.config")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    text = as_deepspeed(
+        settings(optimizer=optimizer, arguments=arguments, clip_name="clip_norm", clip_limit=0.5)
+    )
+    config = deepspeed.DeepSpeedConfig(json.loads(text))
+    assert config.train_batch_size == 16
+    assert config.gradient_clipping == 0.5
+    assert config.optimizer_name.lower() == optimizer
+    given = {n: tuple(v) if isinstance(v, list) else v for n, v in config.optimizer_params.items()}
+    assert arguments.items() <= given.items()
+
+
+@pytest.mark.parametrize(("optimizer", "decays_apart"), [("adam", False), ("adamw", True)])
+def test_deepspeeds_adam_decays_weights_as_torchs_does(optimizer: str, decays_apart: bool) -> None:
+    config = json.loads(as_deepspeed(settings(optimizer=optimizer)))
+    assert config["optimizer"]["params"]["adam_w_mode"] is decays_apart
+
+
+def test_what_has_no_text_is_said() -> None:
+    found = settings(model={"layer": nn.Linear}, clip_name="clip_value", clip_limit=2.0)
+    by_value, by_class = left_out(found)
+    assert by_value.startswith("deepspeed.json does not clip: DeepSpeed has no setting for ")
+    assert by_class == "settings.py leaves out layer: a type has no text"
+    assert "gradient_clipping" not in json.loads(as_deepspeed(found))
+    assert json.loads(as_json(found))["model"] == {"layer": repr(nn.Linear)}
+    assert run(as_module(found))["MODEL"] == {}

@@ -1,0 +1,172 @@
+"""Candidates of real small studies, trained on their targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydro_hpc.errors import StudyError
+from hydro_hpc.study import Study
+from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.loading import load_study
+from hydro_hpc.surrogate.transfer.records import Records, known_records
+from hydro_hpc.surrogate.transfer.standing import read_standing
+from hydro_hpc.surrogate.transfer.verifying import Progress, chosen, verify
+from tests.hydro_hpc.surrogate.transfer.conftest import RunStudy, start
+
+EPOCHS = 3
+
+
+def open_study(path: Path) -> tuple[Study, StudyFolder]:
+    study = load_study(path)
+    return study, StudyFolder(path.parent, study.name)
+
+
+def never() -> None:
+    pytest.fail("the study does not run: there is nothing to wait for")
+
+
+def trained(progress: list[Progress]) -> list[tuple[int, int]]:
+    """(trial, epochs that it has come) of each step."""
+    return [(p.record.number, len(p.record.values)) for p in progress if p.record is not None]
+
+
+def test_the_best_are_trained_on_the_target_as_if_alone(run_study: RunStudy) -> None:
+    study, folder = open_study(run_study())
+    steps = list(verify(study, folder, count=2, wait=never))
+    best, second, *_ = read_standing(folder, study.description).candidates
+    assert trained(steps) == [(c.number, e) for c in (best, second) for e in (1, 2, 3)]
+    records = known_records(folder.targets)
+    for candidate in (best, second):  # without a surrogate a model is its own target
+        assert records[candidate.number].values[-1] == candidate.value
+        assert records[candidate.number].state == "complete"
+    assert chosen(steps[-1].standing, records, study.direction) == (best, best.value)
+
+
+def test_a_verification_goes_on_where_it_was_killed(run_study: RunStudy) -> None:
+    study, folder = open_study(run_study())
+    first = verify(study, folder, count=1, wait=never)
+    next(first)
+    first.close()
+    again = list(verify(study, folder, count=1, wait=never))
+    best = read_standing(folder, study.description).candidates[0]
+    assert trained(again) == [(best.number, 2), (best.number, 3)]
+    assert known_records(folder.targets)[best.number].values[-1] == best.value
+    assert list(verify(study, folder, count=1, wait=never)) == []
+
+
+def test_an_epoch_whose_record_was_lost_is_not_lost(run_study: RunStudy) -> None:
+    study, folder = open_study(run_study())
+    first = verify(study, folder, count=1, wait=never)
+    step = next(first)
+    first.close()
+    assert step.record is not None
+    (folder.targets / f"{step.record.number}.json").unlink()
+    again = list(verify(study, folder, count=1, wait=never))
+    assert trained(again) == [(step.record.number, 2), (step.record.number, 3)]
+    assert len(known_records(folder.targets)[step.record.number].values) == EPOCHS
+
+
+class RunningStudy:
+    """The rest of a study as its own process would run it: a few trials in each wait."""
+
+    def __init__(self, path: Path, stops: list[int]) -> None:
+        self._study, self._folder = open_study(path)
+        self._stops = stops
+        self._hold()
+
+    def _hold(self) -> None:
+        self._folder.open(self._study.description)
+
+    def run_on(self) -> None:
+        self._folder.close()
+        start(self._study, self._folder.path.parent, trials=self._stops.pop(0))
+        if self._stops:
+            self._hold()
+
+
+def test_verifying_begins_at_half_of_the_study_and_ends_with_it(run_study: RunStudy) -> None:
+    path = run_study(run=1, trials=8)
+    study, folder = open_study(path)
+    running = RunningStudy(path, stops=[3, 4, 8])
+    ended, first = [], None
+    for step in verify(study, folder, count=1, wait=running.run_on):
+        if step.record is None:
+            ended.append(step.standing.ended)
+        first = first or step.record
+    assert first is not None
+    assert ended == [1, 3, 4]
+    best = read_standing(folder, study.description).candidates[0]
+    assert known_records(folder.targets)[best.number].state == "complete"
+
+
+def test_a_better_trial_takes_the_place_of_a_candidate_at_the_end_of_an_epoch(
+    run_study: RunStudy,
+) -> None:
+    path = run_study(run=0, trials=8)
+    study, folder = open_study(path)
+    numbers = better_later(study, path.parent)
+    running = RunningStudy(path, stops=[8])
+    steps = verify(study, folder, count=1, wait=never)
+    before = next(steps).record
+    running.run_on()
+    after = [step.record for step in steps]
+    assert before is not None
+    assert (before.number, len(before.values)) == (numbers[0], 1)
+    assert [record.number for record in after if record is not None] == [numbers[1]] * EPOCHS
+    left = known_records(folder.targets)[numbers[0]]
+    assert (left.state, len(left.values)) == ("in work", 1)  # it would go on from here
+
+
+def better_later(study: Study, directory: Path) -> tuple[int, int]:
+    """Runs half of a study; returns its best trial then, and that after all of it."""
+    values = [study.run_alone(trial_params, seed) for trial_params, seed in draws(study, directory)]
+    half = len(values) // 2
+    early, late = (min(range(n), key=values.__getitem__) for n in (half, len(values)))
+    assert early != late, "choose another seed for this test"
+    start(study, directory, trials=half)
+    return early, late
+
+
+def draws(study: Study, directory: Path) -> list[tuple[dict[str, object], int]]:
+    start(study, directory / "all", trials=study.trials)
+    folder = StudyFolder(directory / "all", study.name)
+    candidates = read_standing(folder, study.description).candidates
+    return [(c.params, c.seed) for c in sorted(candidates, key=lambda c: c.number)]
+
+
+def test_a_target_that_fails_is_left_with_its_reason(run_study: RunStudy) -> None:
+    path = run_study()
+    study, folder = open_study(path)
+    make = study.model
+
+    def failing(**arguments: object) -> None:
+        del arguments
+        raise RuntimeError("no such layer")
+
+    study.model = failing  # type: ignore[assignment]
+    [step] = verify(study, folder, count=1, wait=never)
+    assert step.record is not None
+    assert step.record.state == "failed"
+    assert step.record.reason.startswith("RuntimeError: no such layer (traceback in ")
+    study.model = make
+    found = chosen(step.standing, known_records(folder.targets), study.direction)
+    assert found == (step.standing.candidates[0], None)
+
+
+def test_two_verifications_of_one_study_are_refused(run_study: RunStudy) -> None:
+    study, folder = open_study(run_study())
+    other = Records(folder.targets)
+    with pytest.raises(StudyError, match="is in use by another hydro transfer"):
+        next(verify(study, folder, count=1, wait=never))
+    other.close()
+
+
+def test_a_spoiled_record_is_one_sentence(run_study: RunStudy) -> None:
+    study, folder = open_study(run_study())
+    list(verify(study, folder, count=1, wait=never))
+    best = read_standing(folder, study.description).candidates[0]
+    (folder.targets / f"{best.number}.json").write_text("{")
+    with pytest.raises(StudyError, match="cannot be read; remove it"):
+        known_records(folder.targets)
