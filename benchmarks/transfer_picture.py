@@ -33,6 +33,8 @@ def draw(rows: Rows, path: Path) -> None:
             grid[line][column].set_title(f"{model}: {TITLES[parametrization]}", fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("learning rate of the target")
+    for axes in grid[0]:
+        axes.legend(title="width", fontsize=8, title_fontsize=8, frameon=False)
     for axes in grid[:, 0]:
         axes.set_ylabel("validation loss")
     figure.tight_layout()
@@ -40,7 +42,7 @@ def draw(rows: Rows, path: Path) -> None:
 
 
 def _draw_one(axes: Any, rows: Rows, model: str, parametrization: str) -> None:
-    from matplotlib import colormaps
+    from matplotlib import colormaps, ticker
 
     widths = sorted({row["width"] for row in rows if row["model"] == model})
     target = widths[-1]
@@ -56,5 +58,7 @@ def _draw_one(axes: Any, rows: Rows, model: str, parametrization: str) -> None:
     axes.axvline(best_lr(rows, model, "mup", target), color=INK, linewidth=0.8, linestyle=":")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which(ticker.FormatStrFormatter("%g"))
+    axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="width", fontsize=8, title_fontsize=8, frameon=False)
