@@ -89,7 +89,7 @@ class Adam(SlotOptimizer):
         rows = self._rows.get(moments)
         if rows is None or rows.num_tensors != len(moments.tensors):
             rows = self._rows[moments] = Rows(moments, kernel)
-        self._numbers_now = self._numbers_now or self._numbers(self._hyper)
+        self._numbers_now = self._numbers_now or self._numbers()
         rows.step(gradient, self.bundle.active, self._numbers_now, self.between)
 
     def _update(self, moments: Moments, grad_FP: Tensor) -> None:

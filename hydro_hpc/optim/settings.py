@@ -88,11 +88,15 @@ class SlotSettings(ABC):
     def settings(self) -> list[list[dict[str, Any]]]:
         """Of each slot and in it of each group, under the names and in the types of torch."""
         return [
-            [self._torch_settings(own) for own in groups] for groups in self._numbers(self._given)
+            [self._torch_settings(own) for own in groups]
+            for groups in self._numbers_of(self._given)
         ]
 
-    def _numbers(self, hyper: Mapping[str, Tensor]) -> list[list[dict[str, Any]]]:
-        """The same under the names of `hyper`, of any hyperparameters [slots, G]."""
+    def _numbers(self) -> list[list[dict[str, Any]]]:
+        """The same as a step uses them, under the names of `hyper`."""
+        return self._numbers_of(self._hyper)
+
+    def _numbers_of(self, hyper: Mapping[str, Tensor]) -> list[list[dict[str, Any]]]:
         lists = {name: values.tolist() for name, values in hyper.items()}
         return [
             [

@@ -136,7 +136,7 @@ class _Kept:
 
 def _batch(study: Study, params: Params) -> tuple[Tensor, Tensor]:
     data, rows = study.data(), slice(0, study.batch_size_of(params))
-    return data.train_x[rows], data.train_y[rows]
+    return data.train_x[rows].clone(), data.train_y[rows].clone()  # not the memory of all rows
 
 
 def _median_ms(step: Callable[[], None]) -> float:
