@@ -34,10 +34,12 @@ def _fans_at(place: Place) -> Fans:
     other = getattr(place.module, beside.name, None)  # not a parameter if it is computed from some
     if layout is None and beside.out_in is not None and isinstance(other, Tensor):
         weight, layout = other, beside.out_in
+    if not weight.numel():
+        return Fans(into=1, out=1, default=0)
     if layout is None or weight.ndim < 2:
         return Fans(into=weight.numel(), out=weight.numel(), default=0)
     out, into = layout
-    kernel = weight.numel() // max(weight.size(0) * weight.size(1), 1)
+    kernel = weight.numel() // (weight.size(0) * weight.size(1))
     return Fans(
         into=weight.size(into) * kernel,
         out=weight.size(out) * kernel,

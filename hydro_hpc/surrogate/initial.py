@@ -119,7 +119,10 @@ def spread_change(spread: Spread, laws: Sequence[float]) -> float:
 
 
 def _is_unclear(spread: Spread, laws: Laws) -> bool:
-    if spread.is_constant and spread.target.count > 1 and spread.narrow.count > 1:
+    samples = (spread.target, spread.narrow)
+    if not all(sample.squares for sample in samples):
+        return False
+    if spread.is_constant and all(sample.count > 1 for sample in samples):
         return False
     near = SIGMAS * spread.noise
     distances = [abs(spread.change - math.log(law)) for law in laws.of]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.surrogate import Surrogate, shrink
-from hydro_hpc.surrogate.layouts import Uses
 
 TARGET, NARROW = 128, 32
 Readout = type[nn.Linear]
@@ -63,6 +62,10 @@ class Language(nn.Module):
         self.down = nn.Linear(4 * width + 24, width)
         self.out = readout(width, 50, bias=False)
 
+    def forward(self, tokens: Tensor) -> Tensor:
+        x: Tensor = self.tokens(tokens) + self.places + self.start
+        return x
+
 
 class TiedLanguage(Language):
     def __init__(self, width: int, readout: Readout) -> None:
@@ -95,12 +98,7 @@ def oracle(make: Make, *, rescaled: bool) -> nn.Module:
 
 
 def ours(make: Make) -> Surrogate:
-    return shrink(factory(make), width=NARROW, uses=uses_of(make))
-
-
-def uses_of(make: Make) -> Uses:
-    """Of the raw parameters, which no forward here says."""
-    return {"places": None} if make in (Language, TiedLanguage) else {}
+    return shrink(factory(make), width=NARROW)
 
 
 def factory(make: Make) -> Callable[..., nn.Module]:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from hydro_hpc.surrogate import Surrogate, shrink
-from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.structure import Finding, findings, own_width_findings
 from hydro_hpc.surrogate.table import Kind
 from tests.hydro_hpc.surrogate.oracle_models import (
@@ -23,7 +22,6 @@ from tests.hydro_hpc.surrogate.oracle_models import (
     TiedLanguage,
     factory,
     ours,
-    uses_of,
 )
 
 LR, DECAY = 0.3, 0.02
@@ -113,18 +111,16 @@ def test_rules_of_the_wrong_kind_are_found() -> None:
     assert ("out.weight", "learning rate") in told(checked(wrong, groups_of(wrong, "sgd"), "sgd"))
 
 
-def surrogate_of_own_width(
-    make: Callable[..., nn.Module], uses: Uses | None = None
-) -> tuple[nn.Module, Surrogate]:
+def surrogate_of_own_width(make: Callable[..., nn.Module]) -> tuple[nn.Module, Surrogate]:
     torch.manual_seed(3)
     target = make()
     torch.manual_seed(3)
-    return target, shrink(make, width=TARGET, uses=uses)
+    return target, shrink(make, width=TARGET)
 
 
 @pytest.mark.parametrize("make", MODELS)
 def test_at_the_targets_width_a_surrogate_is_the_target(make: Make) -> None:
-    target, surrogate = surrogate_of_own_width(factory(make), uses_of(make))
+    target, surrogate = surrogate_of_own_width(factory(make))
     assert not own_width_findings(target, surrogate)
 
 
