@@ -212,14 +212,13 @@ class Adapted(nn.Module):
         nn.init.zeros_(self.up.weight)
 
 
-def test_frozen_layers_are_not_trained_and_adapters_lead_out_and_in() -> None:
+def test_frozen_layers_stay_frozen_and_adapters_lead_out_and_in() -> None:
     surrogate = shrink(Adapted, width=NARROW)
     assert surrogate.rules["base.weight"] == HIDDEN
     assert (surrogate.rules["down.weight"], surrogate.rules["up.weight"]) == (OUTPUT, INPUT)
     assert multipliers(surrogate) == {"down": 1 / M}
     assert not surrogate.module.get_parameter("up.weight").any()
-    trained = {id(p) for g in surrogate.param_groups("adam", lr=1.0) for p in g["params"]}
-    assert {id(p) for p in surrogate.module.base.parameters()}.isdisjoint(trained)
+    assert not any(p.requires_grad for p in surrogate.module.base.parameters())
     assert change(Adapted, "base.weight") == pytest.approx(M**-0.5, rel=0.02)
 
 
