@@ -1,0 +1,43 @@
+"""The bounds of the coordinate check: which slopes are those of no right surrogate.
+
+Measured with benchmarks/coordinates.py (results/coordinates.json).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hydro_hpc.surrogate.coordinates.records import Role
+from hydro_hpc.surrogate.table import Family
+
+START: Final = 0.3  # of mean |x|, upwards: outputs fall as a root of the width, which is right
+SIZE: Final = 0.4  # of mean |x| after steps, upwards
+CHANGE: Final = 0.5  # of mean |x_t - x_0|, upwards: what averages over a batch falls at first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    low: float
+    high: float
+
+    def holds(self, slope: float) -> bool:
+        """NaN never does."""
+        return self.low <= slope <= self.high
+
+
+WEIGHT: Final = (Role.INPUT, Role.HIDDEN, Role.OUTPUT)
+STEP: Final[dict[Family, dict[Role, Bound]]] = {
+    Family.ADAM: {
+        **dict.fromkeys(WEIGHT, Bound(low=-0.3, high=0.3)),
+        Role.VECTOR: Bound(low=-0.65, high=0.5),  # the rows of a batch pull at it together
+        Role.LOGITS: Bound(low=-1.5, high=0.25),
+        Role.PLAIN: Bound(low=-0.65, high=0.5),
+    },
+    Family.SGD: {
+        **dict.fromkeys(WEIGHT, Bound(low=-0.4, high=0.4)),
+        Role.VECTOR: Bound(low=-0.8, high=0.6),
+        Role.LOGITS: Bound(low=-1.5, high=0.5),
+        Role.PLAIN: Bound(low=-0.8, high=0.6),
+    },
+}

@@ -1,0 +1,160 @@
+"""`check`: trains a few narrow surrogates for a few steps, and compares their layers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.coordinates.rate import find_rate
+from hydro_hpc.surrogate.coordinates.records import roles_of
+from hydro_hpc.surrogate.coordinates.report import CheckReport
+from hydro_hpc.surrogate.coordinates.slopes import curves_of
+from hydro_hpc.surrogate.coordinates.training import Batch, Ladder, Recipe, record
+from hydro_hpc.surrogate.coordinates.verdict import judge
+from hydro_hpc.surrogate.coordinates.watching import first_tensor
+from hydro_hpc.surrogate.coordinates.widths import find_widths
+from hydro_hpc.surrogate.shrinking import Factory, shrink
+from hydro_hpc.surrogate.table import family_of
+
+NUM_STEPS: Final = 3
+NUM_SEEDS: Final = 3
+
+LossOfOutputs = Callable[[Any, Any], Tensor]
+
+
+def check(
+    factory: Factory,
+    *,
+    example: Any,
+    targets: Tensor | None = None,
+    loss: LossOfOutputs | None = None,
+    optimizer: str = "adam",
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    settings: Mapping[str, Any] | None = None,
+    widths: Sequence[int] | None = None,
+    seeds: int = NUM_SEEDS,
+    first_seed: int = 0,
+    steps: int = NUM_STEPS,
+) -> CheckReport:
+    """Says of each layer of `factory(width=...)` whether it behaves alike at every width.
+
+    `example` is a small batch: a tensor, or a tuple of a model's arguments. `targets` and `loss`
+    are as in training: integers are classes unless a loss is given, without targets they are
+    random. `lr` is the target's, None: as large as the narrowest surrogate bears. `settings` are
+    further arguments of torch's optimizer. Without `widths`, some around the target's.
+
+    ShrinkError if the surrogates cannot be built or compared.
+    """
+
+    def ladder(width: int) -> Any:
+        return shrink(factory, width=width)
+
+    notes = []
+    if widths is None:
+        found = find_widths(ladder, _width_of(factory))
+        widths = found.accepted
+        notes += [f"the factory refuses width {w}: {said}" for w, said in found.refused.items()]
+    return check_ladder(
+        ladder,
+        widths=widths,
+        batch=make_batch(example, targets, loss),
+        recipe=Recipe(
+            optimizer=optimizer,
+            lr=lr or 0.0,
+            weight_decay=weight_decay,
+            settings=settings or {},
+            steps=steps,
+        ),
+        seeds=range(first_seed, first_seed + seeds),
+        notes=notes,
+    )
+
+
+def check_ladder(
+    ladder: Ladder,
+    *,
+    widths: Sequence[int],
+    batch: Batch,
+    recipe: Recipe,
+    seeds: Sequence[int] = range(NUM_SEEDS),
+    notes: Sequence[str] = (),
+) -> CheckReport:
+    """The same for surrogates of any making; a rate of 0 in `recipe` is looked for."""
+    ordered = sorted({*widths})
+    if len(ordered) < 2 or not seeds:
+        raise ShrinkError(f"widths={[*widths]} cannot be compared: give two widths or more")
+    if not recipe.lr:
+        recipe = replace(recipe, lr=find_rate(ladder, ordered[0], seeds[0], batch, recipe))
+    family = family_of(recipe.optimizer)
+    runs = [(w, record(ladder, w, seed, batch, recipe)) for w in ordered for seed in seeds]
+    forms = {width: run.forms for width, run in runs}
+    roles = roles_of(forms[ordered[0]], forms[ordered[-1]])
+    curves = curves_of(record for _, run in runs for record in run.records)
+    return CheckReport(
+        layers=judge(curves, roles, family),
+        optimizer=recipe.optimizer,
+        lr=recipe.lr,
+        widths=tuple(ordered),
+        seeds=tuple(seeds),
+        steps=recipe.steps,
+        notes=(*notes, *_unseen(recipe, ordered)),
+        curves=tuple(curves),
+    )
+
+
+def make_batch(
+    example: Any, targets: Tensor | None = None, loss: LossOfOutputs | None = None
+) -> Batch:
+    """See `check`."""
+    args = example if isinstance(example, tuple) else (example,)
+    if targets is None:
+        return Batch(call=(args, {}), loss=_distance_to_noise)
+    if loss is not None:
+        return Batch(call=(args, {}), loss=lambda outputs: loss(outputs, targets))
+    if targets.is_floating_point():
+        return Batch(call=(args, {}), loss=lambda outputs: functional.mse_loss(outputs, targets))
+    return Batch(
+        call=(args, {}),
+        loss=lambda outputs: functional.cross_entropy(outputs.flatten(0, -2), targets.flatten()),
+    )
+
+
+def _distance_to_noise(outputs: Any) -> Tensor:
+    found = first_tensor(outputs)
+    if found is None:
+        raise ShrinkError(
+            "the model returns no tensor of floating numbers; give targets= and loss="
+        )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(found.shape, generator=generator).to(found)
+    return functional.mse_loss(found, noise)
+
+
+def _width_of(factory: Factory) -> int:
+    default = inspect.signature(factory).parameters.get("width")
+    if default is None or not isinstance(default.default, int):
+        raise ShrinkError(
+            "the factory has no argument width= with the target's width as its default: write "
+            "def model(width=512), so that model() is the target"
+        )
+    return default.default
+
+
+def _unseen(recipe: Recipe, widths: Sequence[int]) -> list[str]:
+    notes = []
+    if recipe.weight_decay and recipe.optimizer.lower() == "adam":
+        notes.append(
+            "weight decay of Adam is part of the gradient, and whether it is right at every width "
+            "does not show in a few steps; AdamW's does not depend on it"
+        )
+    if len(widths) < 3:
+        notes.append("two widths show no more than one ratio; give three or more")
+    return notes

@@ -1,0 +1,94 @@
+"""The result of a coordinate check: a verdict per layer, as values, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydro_hpc.surrogate.coordinates.slopes import Curve
+from hydro_hpc.surrogate.coordinates.verdict import LayerVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """`notes`: what the check could not do or see. `curves`: what was measured, for a picture."""
+
+    layers: tuple[LayerVerdict, ...]
+    optimizer: str
+    lr: float
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    notes: tuple[str, ...] = ()
+    curves: tuple[Curve, ...] = field(default=(), repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.layers)
+
+    @property
+    def culprits(self) -> tuple[LayerVerdict, ...]:
+        """The layers to which the most direct evidence points; other failures follow from them."""
+        failed = [verdict for verdict in self.layers if not verdict.passed]
+        most_direct = min((verdict.evidence for verdict in failed), default=None)
+        return tuple(verdict for verdict in failed if verdict.evidence is most_direct)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        longest = max(len(verdict.layer) for verdict in self.layers)
+        yield (
+            f"{self.optimizer}, lr {self.lr:.3g}, widths {', '.join(map(str, self.widths))}, "
+            f"{len(self.seeds)} seeds, {self.steps} steps; powers of the width"
+        )
+        yield f"      {'layer':{longest}}  {'kind':10}   step   start    size  change"
+        for verdict in self.layers:
+            yield _line(verdict, longest)
+        for note in self.notes:
+            yield f"note: {note}"
+        if self.passed:
+            yield f"passed: {len(self.layers)} layers behave alike at every width"
+        for cause in dict.fromkeys(culprit.cause for culprit in self.culprits):
+            named = [f"'{culprit.layer}'" for culprit in self.culprits if culprit.cause == cause]
+            yield f"failed: {', '.join(named)}: {cause}"
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "passed": self.passed,
+                "optimizer": self.optimizer,
+                "lr": self.lr,
+                "widths": self.widths,
+                "seeds": self.seeds,
+                "steps": self.steps,
+                "notes": self.notes,
+                "culprits": [verdict.layer for verdict in self.culprits],
+                "layers": [_as_json(verdict) for verdict in self.layers],
+            },
+            indent=1,
+        )
+
+
+def _line(verdict: LayerVerdict, longest: int) -> str:
+    slopes = verdict.slopes
+    numbers = (slopes.step, slopes.start, slopes.size, slopes.change)
+    text = "  ".join(f"{'-' if x is None else f'{x:+.2f}':>6}" for x in numbers)
+    mark = "ok  " if verdict.passed else "FAIL"
+    return f"{mark}  {verdict.layer:{longest}}  {verdict.role.value:10} {text}"
+
+
+def _as_json(verdict: LayerVerdict) -> dict[str, Any]:
+    slopes = verdict.slopes
+    found = {"step": slopes.step, "start": slopes.start, "size": slopes.size}
+    found["change"] = slopes.change
+    return {
+        "layer": verdict.layer,
+        "kind": verdict.role.value,
+        "passed": verdict.passed,
+        "cause": verdict.cause,
+        "slopes": {n: None if x is None or math.isnan(x) else x for n, x in found.items()},
+    }
