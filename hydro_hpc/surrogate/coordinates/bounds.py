@@ -36,7 +36,7 @@ STEP: Final[dict[Family, dict[Role, Bound]]] = {
     },
     Family.SGD: {
         **dict.fromkeys(WEIGHT, Bound(low=-0.4, high=0.4)),
-        Role.VECTOR: Bound(low=-0.8, high=0.6),
+        Role.VECTOR: Bound(low=-0.85, high=0.9),
         Role.LOGITS: Bound(low=-1.5, high=0.5),
         Role.PLAIN: Bound(low=-0.8, high=0.6),
     },

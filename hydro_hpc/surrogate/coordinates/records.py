@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final
 
 MODEL: Final = "(model)"  # the name of a whole model among its layers
+BIAS: Final = "bias"  # follows the path of a layer that has weights too: these move by themselves
 LOGITS: Final = "logits"  # follows the path of the module that computes attention
 
 
@@ -56,19 +57,21 @@ class Form:
 def roles_of(narrow: dict[str, Form], wide: dict[str, Form]) -> dict[str, Role]:
     """The role of each layer, by its form at two widths."""
     return {
-        layer: Role.LOGITS if layer.endswith(LOGITS) else _role(form, wide[layer])
-        for layer, form in narrow.items()
-        if layer in wide
+        layer: _role(layer, form, wide[layer]) for layer, form in narrow.items() if layer in wide
     }
 
 
-def _role(narrow: Form, wide: Form) -> Role:
+def _role(layer: str, narrow: Form, wide: Form) -> Role:
+    if layer.endswith(f" {LOGITS}"):
+        return Role.LOGITS
     pairs = zip(narrow.parameters, wide.parameters, strict=True)
     most = max((_num_grown(a, b) for a, b in pairs), default=0)
     if most == 0:
         return Role.PLAIN
     if most > 1:
         return Role.HIDDEN
+    if layer.endswith(f" {BIAS}"):
+        return Role.VECTOR
     takes = narrow.taken != wide.taken
     gives = narrow.given != wide.given
     if takes == gives:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydro_hpc.surrogate.coordinates.records import BIAS
 from hydro_hpc.surrogate.coordinates.slopes import Curve
 from hydro_hpc.surrogate.coordinates.verdict import LayerVerdict
 
@@ -47,11 +48,12 @@ class CheckReport:
         )
         yield f"      {'layer':{longest}}  {'kind':10}   step   start    size  change"
         for verdict in self.layers:
-            yield _line(verdict, longest)
+            if not (verdict.passed and verdict.layer.endswith(f" {BIAS}")):
+                yield _line(verdict, longest)
         for note in self.notes:
             yield f"note: {note}"
         if self.passed:
-            yield f"passed: {len(self.layers)} layers behave alike at every width"
+            yield "passed: all layers behave alike at every width"
         for cause in dict.fromkeys(culprit.cause for culprit in self.culprits):
             named = [f"'{culprit.layer}'" for culprit in self.culprits if culprit.cause == cause]
             yield f"failed: {', '.join(named)}: {cause}"

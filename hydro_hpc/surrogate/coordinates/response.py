@@ -17,6 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from hydro_hpc.surrogate.coordinates.records import BIAS
 from hydro_hpc.surrogate.coordinates.watching import Call, first_tensor
 from hydro_hpc.surrogate.table import Family
 
@@ -44,17 +45,34 @@ def response(change: Tensor, gradient: Tensor, family: Family) -> float:
     return along / (length * length * num_outputs)
 
 
+def parts_of(layer: str, parameters: Parameters) -> dict[str, frozenset[str]]:
+    """The parameters that are looked at together: weights, and biases beside them."""
+    weights = frozenset(name for name, value in parameters.items() if value.ndim > 1)
+    others = frozenset(parameters) - weights
+    if not weights or not others:
+        return {layer: frozenset(parameters)} if parameters else {}
+    return {layer: weights, f"{layer} {BIAS}": others}
+
+
 @torch.no_grad()
-def own_change(layer: nn.Module, before: Parameters, call: Call, seed: int) -> Tensor | None:
-    """What the layer gives to an earlier call now, less what it gave with its parameters before."""
-    args, kwargs = call
-    given = []
-    for parameters in (before, own_parameters(layer)):
-        buffers = {name: value.clone() for name, value in layer.named_buffers()}
-        torch.default_generator.manual_seed(seed)
-        found = torch.func.functional_call(
-            layer, {**parameters, **buffers}, args, kwargs, tie_weights=False
-        )
-        given.append(first_tensor(found))
-    old, new = given
+def own_change(
+    layer: nn.Module, before: Parameters, moved: frozenset[str], call: Call, seed: int
+) -> Tensor | None:
+    """What the layer would give to an earlier call with these of its parameters as they are now,
+    and the others as before, less what it gave.
+    """
+    now = own_parameters(layer)
+    mixed = {name: now[name] if name in moved else value for name, value in before.items()}
+    old, new = (_given(layer, parameters, call, seed) for parameters in (before, mixed))
     return None if old is None or new is None else new - old
+
+
+def _given(layer: nn.Module, parameters: Parameters, call: Call, seed: int) -> Tensor | None:
+    """Leaves buffers, such as running means, as they are."""
+    args, kwargs = call
+    buffers = {name: value.clone() for name, value in layer.named_buffers()}
+    torch.default_generator.manual_seed(seed)
+    found = torch.func.functional_call(
+        layer, {**parameters, **buffers}, args, kwargs, tie_weights=False
+    )
+    return first_tensor(found)

@@ -16,6 +16,7 @@ from hydro_hpc.surrogate.coordinates.response import (
     Parameters,
     own_change,
     own_parameters,
+    parts_of,
     response,
 )
 from hydro_hpc.surrogate.coordinates.watching import Call, Watched, layers_of, watch
@@ -145,10 +146,12 @@ def _own_steps(
     family: Family,
 ) -> Iterator[Found]:
     for layer in layers:
-        if before[layer] and layer in last.gradients:
-            change = own_change(layers[layer], before[layer], last.calls[layer], seed)
+        if layer not in last.gradients:
+            continue
+        for part, moved in parts_of(layer, before[layer]).items():
+            change = own_change(layers[layer], before[layer], moved, last.calls[layer], seed)
             if change is not None:
-                yield layer, Measure.STEP, response(change, last.gradients[layer], family)
+                yield part, Measure.STEP, response(change, last.gradients[layer], family)
 
 
 def _sizes(now: Watched) -> Iterator[Found]:
@@ -173,15 +176,14 @@ def _mean(x: Tensor) -> float:
 
 
 def _forms(layers: Mapping[str, nn.Module], seen: Watched) -> dict[str, Form]:
-    return {
-        layer: Form(
-            parameters=tuple(tuple(p.shape) for p in own_parameters(layers[layer]).values())
-            if layer in layers
-            else (),
-            taken=tuple(
-                tuple(x.shape) for x in tree_leaves(seen.calls.get(layer)) if isinstance(x, Tensor)
-            ),
-            given=tuple(x.shape),
-        )
-        for layer, x in seen.outputs.items()
-    }
+    forms = {}
+    for layer, x in seen.outputs.items():
+        taken = [v for v in tree_leaves(seen.calls.get(layer)) if isinstance(v, Tensor)]
+        own = own_parameters(layers[layer]) if layer in layers else {}
+        for part, names in (parts_of(layer, own) or {layer: frozenset[str]()}).items():
+            forms[part] = Form(
+                parameters=tuple(tuple(own[name].shape) for name in own if name in names),
+                taken=tuple(tuple(v.shape) for v in taken),
+                given=tuple(x.shape),
+            )
+    return forms

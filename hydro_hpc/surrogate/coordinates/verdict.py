@@ -68,7 +68,8 @@ def judge(
     for curve in curves:
         by_layer.setdefault(curve.layer, []).append(curve)
     return tuple(
-        _judge_one(layer, role, slopes_of(by_layer[layer]), family) for layer, role in roles.items()
+        _judge_one(layer, role, slopes_of(by_layer.get(layer, [])), family)
+        for layer, role in roles.items()
     )
 
 

@@ -104,7 +104,7 @@ class _SoftmaxMode(TorchDispatchMode):
         del types
         output = func(*args, **(kwargs or {}))
         if func in SOFTMAX and self._inside:
-            layer = f"{self._inside[-1]} {LOGITS}".lstrip()
+            layer = f"{self._inside[-1] or MODEL} {LOGITS}"
             if layer not in self._watched.outputs:
                 masked = args[0].detach()
                 self._watched.outputs[layer] = torch.where(masked == -torch.inf, 0.0, masked)

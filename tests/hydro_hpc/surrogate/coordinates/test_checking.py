@@ -19,27 +19,34 @@ from tests.hydro_hpc.surrogate.coordinates import faults
 from tests.hydro_hpc.surrogate.coordinates.architectures import CASES, WRONG_ATTENTION, Case
 
 SEEDS: Final = range(10)
-SEEDS_EACH: Final = 1
+SEEDS_EACH: Final = 2  # that a check takes the mean of
 RATES: Final = {"sgd": 0.2, "adam": 0.01, "adamw": 0.01}
 
 
-def checked(ladder: Ladder, case: Case, optimizer: str, seed: int) -> CheckReport:
+def checked(ladder: Ladder, case: Case, optimizer: str, seed: int, steps: int = 1) -> CheckReport:
     return check_ladder(
         ladder,
         widths=case.widths[:4],
         batch=make_batch(case.example, case.targets),
-        recipe=Recipe(optimizer=optimizer, lr=RATES[optimizer], weight_decay=0.01, steps=2)
+        recipe=Recipe(optimizer=optimizer, lr=RATES[optimizer], weight_decay=0.01, steps=steps)
         if optimizer == "adamw"
-        else Recipe(optimizer=optimizer, lr=RATES[optimizer], steps=2),
+        else Recipe(optimizer=optimizer, lr=RATES[optimizer], steps=steps),
         seeds=range(SEEDS_EACH * seed, SEEDS_EACH * (seed + 1)),
     )
 
 
 @pytest.mark.parametrize("optimizer", RATES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["mlp", "resnet", "gpt"])
 def test_right_surrogates_raise_no_alarm(name: str, optimizer: str) -> None:
     case = CASES[name]
     reports = [checked(faults.right(case), case, optimizer, seed) for seed in SEEDS]
+    assert not [str(report) for report in reports if not report.passed]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_heads_that_grow_raise_no_alarm_when_scaled_by_their_size(optimizer: str) -> None:
+    case = CASES["gpt of growing heads"]
+    reports = [checked(faults.right(case), case, optimizer, seed) for seed in range(4)]
     assert not [str(report) for report in reports if not report.passed]
 
 
@@ -60,10 +67,13 @@ UNEQUAL_OF: Final = {
 INPUT_OF: Final = {"mlp": "first", "resnet": "stem", "gpt": "tokens"}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
-    ("name", "optimizer"),
-    [("mlp", "adam"), ("mlp", "sgd"), ("mlp", "adamw"), ("resnet", "sgd"), ("gpt", "adam")],
+    ("name", "optimizer", "seed"),
+    [
+        *(("mlp", optimizer, seed) for optimizer in ("sgd", "adam") for seed in SEEDS),
+        ("resnet", "sgd", 0),
+        ("gpt", "adam", 0),
+    ],
 )
 class TestFaults:
     def culprits(self, fault: str, name: str, optimizer: str, seed: int) -> dict[str, str]:
@@ -77,7 +87,7 @@ class TestFaults:
     ) -> None:
         found = self.culprits("standard parametrization", name, optimizer, seed)
         assert "learning rate" in found[first_of(found, HIDDEN_OF[name])]
-        assert "multiplier" in found["head"]
+        assert "multiplier on the input" in found["head"]
 
     def test_no_rate_rule_is_found_where_the_rule_changes_the_rate(
         self, name: str, optimizer: str, seed: int
@@ -106,6 +116,7 @@ class TestFaults:
         self, name: str, optimizer: str, seed: int
     ) -> None:
         found = self.culprits("wrong fan axis", name, optimizer, seed)
+        assert found
         assert set(found) <= UNEQUAL_OF[name]
         assert "m_in, not m_out" in " ".join(found.values())
 
@@ -136,7 +147,7 @@ def test_attention_scaled_by_the_root_of_a_growing_head_is_found(optimizer: str,
 
 def test_a_check_looks_for_rate_and_widths_by_itself() -> None:
     case = CASES["mlp"]
-    report = check(case.factory, example=case.example, targets=case.targets, seeds=1)
+    report = check(case.factory, example=case.example, targets=case.targets)
     assert report.passed
     assert report.widths == (16, 32, 64, 128)
     assert 2**-13 <= report.lr < 1
@@ -193,8 +204,8 @@ def test_a_head_of_zeros_hides_no_fault(optimizer: str) -> None:
         example=CASES["mlp"].example,
         targets=CASES["mlp"].targets,
     )
-    assert checked(faults.right(case), case, optimizer, 0).passed
-    wrong = checked(faults.hidden_rate_divided_once_more(case), case, optimizer, 0)
+    assert checked(faults.right(case), case, optimizer, 0, steps=2).passed
+    wrong = checked(faults.hidden_rate_divided_once_more(case), case, optimizer, 0, steps=2)
     assert {verdict.layer for verdict in wrong.culprits} == {"hidden"}
 
 

@@ -1,0 +1,94 @@
+"""A picture of a coordinate check: how far a step moves each layer, against the width.
+
+One panel per kind of layer, one line per layer, relative to the narrowest width: where the rules
+hold, the lines are flat. Those to which a failure points are drawn in red and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hydro_hpc.errors import ConfigError
+from hydro_hpc.surrogate.coordinates.records import Measure, Role
+from hydro_hpc.surrogate.coordinates.report import CheckReport
+from hydro_hpc.surrogate.coordinates.slopes import Curve
+from hydro_hpc.surrogate.coordinates.verdict import LayerVerdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIZE_INCHES: Final = (12.0, 5.0)
+DPI: Final = 100
+MOST_NAMED: Final = 6  # in a panel
+INK: Final = "#333333"
+RIGHT: Final = "#3b5b92"
+WRONG: Final = "#c0392b"
+ROLES: Final = (Role.INPUT, Role.HIDDEN, Role.LOGITS, Role.OUTPUT, Role.VECTOR)
+
+
+def write_picture(report: CheckReport, path: Path) -> None:
+    """Draws as PNG, 1200x500."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("matplotlib is missing; run: pip install 'hydro-hpc[report]'") from None
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    shown = [role for role in ROLES if any(verdict.role is role for verdict in report.layers)]
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, role in zip(panels, shown, strict=True):
+        _draw_role(axes, role, report)
+    panels[0].set_ylabel("movement by one step, narrowest = 1", color=INK)
+    verdict = "passed" if report.passed else "failed"
+    figure.suptitle(
+        f"Coordinate check {verdict}: {report.optimizer}, lr {report.lr:.3g}",
+        color=INK,
+        fontweight="bold",
+    )
+    figure.savefig(path, format="png")
+
+
+def moved(curves: Sequence[Curve], layer: str) -> Curve | None:
+    """The first step in which a layer moved at every width."""
+    steps = [c for c in curves if c.layer == layer and c.measure is Measure.STEP]
+    return next((curve for curve in steps if curve.is_finite and min(curve.means) > 0), None)
+
+
+def _draw_role(axes: Axes, role: Role, report: CheckReport) -> None:
+    verdicts = [verdict for verdict in report.layers if verdict.role is role]
+    named = [verdict for verdict in verdicts if verdict in report.culprits]
+    for verdict in verdicts:
+        _draw_layer(axes, verdict, report, is_named=verdict in named)
+    axes.set_title(role.value, color=INK, fontsize=11)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(report.widths, [str(width) for width in report.widths])
+    axes.set_xlabel("width", color=INK)
+    axes.axhline(1.0, color=INK, linewidth=0.6, linestyle=(0, (4, 3)))
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.25), max(high, 4.0))  # so that noise does not look like a slope
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    names = [verdict.layer for verdict in named[:MOST_NAMED]]
+    if len(named) > MOST_NAMED:
+        names.append(f"and {len(named) - MOST_NAMED} more")
+    axes.text(
+        0.03, 0.98, "\n".join(names), transform=axes.transAxes, va="top", color=WRONG, fontsize=8
+    )
+
+
+def _draw_layer(axes: Axes, verdict: LayerVerdict, report: CheckReport, *, is_named: bool) -> None:
+    curve = moved(report.curves, verdict.layer)
+    if curve is not None:
+        axes.plot(
+            curve.widths,
+            [mean / curve.means[0] for mean in curve.means],
+            color=WRONG if is_named else RIGHT,
+            linewidth=2.0 if is_named else 1.0,
+            alpha=0.9 if is_named else 0.6,
+            marker="o",
+            markersize=3,
+        )

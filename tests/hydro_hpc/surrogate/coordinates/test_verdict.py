@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from hydro_hpc.surrogate.coordinates.causes import NOT_FINITE
+from hydro_hpc.surrogate.coordinates.records import Measure, Role
+from hydro_hpc.surrogate.coordinates.slopes import Curve
+from hydro_hpc.surrogate.coordinates.verdict import Evidence, LayerVerdict, judge
+from hydro_hpc.surrogate.table import Family
+
+
+def power(measure: Measure, step: int, slope: float) -> Curve:
+    widths = (16, 32, 64, 128)
+    means = tuple(float(width) ** slope for width in widths)
+    return Curve(layer="a", measure=measure, step=step, widths=widths, means=means)
+
+
+def verdict(role: Role, *curves: Curve, family: Family = Family.ADAM) -> LayerVerdict:
+    [found] = judge(curves, {"a": role}, family)
+    return found
+
+
+@pytest.mark.parametrize("role", [Role.INPUT, Role.HIDDEN, Role.OUTPUT, Role.VECTOR])
+@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("slope", [-1.0, 1.0])
+def test_a_step_that_goes_with_the_width_fails(role: Role, family: Family, slope: float) -> None:
+    found = verdict(role, power(Measure.STEP, 1, slope), family=family)
+    assert found.evidence is Evidence.OWN
+    assert ("grow" if slope > 0 else "shrink") in found.cause
+
+
+def test_a_step_like_at_every_width_passes() -> None:
+    found = verdict(Role.HIDDEN, power(Measure.STEP, 1, 0.1), power(Measure.CHANGE, 3, -0.6))
+    assert found.passed
+    assert not found.cause
+
+
+def test_the_second_step_counts_only_where_the_first_is_none() -> None:
+    still = Curve(layer="a", measure=Measure.STEP, step=1, widths=(16, 32), means=(0.0, 0.0))
+    late = power(Measure.STEP, 2, 1.0)
+    assert not verdict(Role.HIDDEN, still, late).passed
+    assert verdict(Role.HIDDEN, power(Measure.STEP, 1, 0.0), late).passed
+
+
+def test_outputs_may_fall_at_the_start_and_not_grow() -> None:
+    assert verdict(Role.OUTPUT, power(Measure.SIZE, 0, -0.5)).passed
+    grown = verdict(Role.OUTPUT, power(Measure.SIZE, 0, 0.5))
+    assert grown.evidence is Evidence.OWN
+    assert "multiplier" in grown.cause
+
+
+def test_logits_may_fall_and_not_grow() -> None:
+    assert verdict(Role.LOGITS, power(Measure.STEP, 1, -1.0)).passed
+    assert verdict(Role.LOGITS, power(Measure.STEP, 1, 0.46)).evidence is Evidence.LOGITS
+
+
+def test_growth_after_steps_is_the_weakest_evidence() -> None:
+    for measure in (Measure.SIZE, Measure.CHANGE):
+        found = verdict(Role.PLAIN, power(measure, 3, 0.8))
+        assert found.evidence is Evidence.LATER
+        assert "other layers" in found.cause
+
+
+def test_values_that_are_not_finite_fail() -> None:
+    bad = Curve(layer="a", measure=Measure.SIZE, step=2, widths=(16, 32), means=(1.0, math.nan))
+    assert verdict(Role.HIDDEN, power(Measure.STEP, 1, 0.0), bad).cause == NOT_FINITE

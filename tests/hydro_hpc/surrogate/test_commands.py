@@ -1,0 +1,71 @@
+"""`hydro check-surrogate` on study files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hydro_hpc import cli
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+
+STUDY = """
+import torch
+from torch import nn
+from hydro_hpc import Study
+from hydro_hpc.study import log_uniform
+
+def model(width=64):
+    head = nn.Linear(width, 4)
+    {spoil}
+    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), head)
+
+def data():
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    return x, (x[:, 0] > 0).long(), x, (x[:, 0] > 0).long()
+
+study = Study(
+    name="s", model=model, data=data, loss=nn.CrossEntropyLoss(),
+    space={{"lr": log_uniform(1e-3, 1e-1)}},
+)
+{surrogate}
+"""
+WITH = "study.surrogate = object()"
+GROWS = "head.register_forward_pre_hook(lambda m, args: (args[0] * (width / 16) ** 2,))"
+
+
+def study_file(folder: Path, *, surrogate: str = WITH, spoil: str = "") -> str:
+    path = folder / "study.py"
+    path.write_text(STUDY.format(surrogate=surrogate, spoil=spoil), encoding="utf-8")
+    return str(path)
+
+
+def test_a_line_per_layer_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "check.png"
+    code = cli.main(["check-surrogate", study_file(tmp_path), "--plot", str(picture)])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == EXIT_DONE
+    assert [line.split()[:2] for line in lines if line.startswith("ok")] == [
+        ["ok", layer] for layer in ("0", "1", "2", "3", "4", "(model)")
+    ]
+    assert lines[-1].startswith("passed")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_fault_is_exit_code_1_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.main(["check-surrogate", study_file(tmp_path, spoil=GROWS), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == EXIT_FAILED
+    assert not found["passed"]
+    assert found["culprits"] == ["4"]
+
+
+def test_a_study_without_surrogate_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check-surrogate", study_file(tmp_path, surrogate="")]) == EXIT_USAGE
+    assert "has no surrogate to check" in capsys.readouterr().err
