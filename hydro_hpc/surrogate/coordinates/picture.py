@@ -1,7 +1,8 @@
 """A picture of a coordinate check: how far a step moves each layer, against the width.
 
 One panel per kind of layer, one line per layer, relative to the narrowest width: where the rules
-hold, the lines are flat. Those to which a failure points are drawn in red and named.
+hold, the lines are flat. Layers that fail are drawn in red; those to which it points, thick, with
+their names.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def write_picture(report: CheckReport, path: Path) -> None:
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, role in zip(panels, shown, strict=True):
         _draw_role(axes, role, report)
+    panels[0].set_ylim(*_limits(report))
     panels[0].set_ylabel("movement by one step, narrowest = 1", color=INK)
     verdict = "passed" if report.passed else "failed"
     figure.suptitle(
@@ -57,6 +59,13 @@ def moved(curves: Sequence[Curve], layer: str) -> Curve | None:
     return next((curve for curve in steps if curve.is_finite and min(curve.means) > 0), None)
 
 
+def _limits(report: CheckReport) -> tuple[float, float]:
+    """So wide that noise does not look like a slope."""
+    curves = [moved(report.curves, verdict.layer) for verdict in report.layers]
+    ends = [mean / curve.means[0] for curve in curves if curve for mean in curve.means]
+    return min(0.2, *ends) / 1.25, max(5.0, *ends) * 1.25
+
+
 def _draw_role(axes: Axes, role: Role, report: CheckReport) -> None:
     verdicts = [verdict for verdict in report.layers if verdict.role is role]
     named = [verdict for verdict in verdicts if verdict in report.culprits]
@@ -68,15 +77,21 @@ def _draw_role(axes: Axes, role: Role, report: CheckReport) -> None:
     axes.set_xticks(report.widths, [str(width) for width in report.widths])
     axes.set_xlabel("width", color=INK)
     axes.axhline(1.0, color=INK, linewidth=0.6, linestyle=(0, (4, 3)))
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.25), max(high, 4.0))  # so that noise does not look like a slope
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     names = [verdict.layer for verdict in named[:MOST_NAMED]]
     if len(named) > MOST_NAMED:
         names.append(f"and {len(named) - MOST_NAMED} more")
-    axes.text(
-        0.03, 0.98, "\n".join(names), transform=axes.transAxes, va="top", color=WRONG, fontsize=8
+    falls = sum(verdict.slopes.step or 0.0 for verdict in named) < 0
+    axes.text(  # where the lines do not go
+        0.97,
+        0.98 if falls else 0.02,
+        "\n".join(names),
+        transform=axes.transAxes,
+        ha="right",
+        va="top" if falls else "bottom",
+        color=WRONG,
+        fontsize=8,
     )
 
 
@@ -86,7 +101,7 @@ def _draw_layer(axes: Axes, verdict: LayerVerdict, report: CheckReport, *, is_na
         axes.plot(
             curve.widths,
             [mean / curve.means[0] for mean in curve.means],
-            color=WRONG if is_named else RIGHT,
+            color=RIGHT if verdict.passed else WRONG,
             linewidth=2.0 if is_named else 1.0,
             alpha=0.9 if is_named else 0.6,
             marker="o",
