@@ -12,7 +12,7 @@ from hydro_hpc.devcluster import commands as cluster
 from hydro_hpc.errors import HydroError
 from hydro_hpc.report import commands as report
 from hydro_hpc.report import explain
-from hydro_hpc.surrogate import commands as surrogate
+from hydro_hpc.surrogate import check_command as check_surrogate
 from hydro_hpc.surrogate import transfer_command as transfer
 
 
@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Runs and shows Hydro on this machine's Slurm, or on one of its own.",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (demo, report, explain, surrogate, transfer, owner, cluster):
+    for part in (demo, report, explain, check_surrogate, transfer, owner, cluster):
         part.add_commands(subparsers)
     return parser
 
