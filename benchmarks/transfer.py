@@ -67,11 +67,11 @@ def main() -> None:
             curves += curves_of(shown, extent, pool)
             best = best_lr(curves, task.name, "mup", task.target)
             ranks += ranks_of(shown, best, extent, pool)
-    if arguments.picture:
-        draw(curves, arguments.picture)
     write_result(
         "transfer", figures=figures_of(curves, ranks), rows=curves + ranks, out=arguments.out
     )
+    if arguments.picture:
+        draw(curves, arguments.picture)
 
 
 def quick(task: Task) -> Task:

@@ -39,13 +39,18 @@ def lr_steps_off(rows: Rows, parametrization: str) -> Figure:
     return worst(found, "steps of a factor of 2")
 
 
-def worst_loss_gap(rows: Rows, parametrization: str) -> Figure:
-    """The target's loss at the rate that was best for a surrogate, over its own best, minus 1."""
+def worst_loss_gap(rows: Rows, parametrization: str) -> Figure | NotTaken:
+    """The target's loss at the rate that was best for a surrogate, over its own best, minus 1.
+    Not taken if the target diverges there.
+    """
     found = {}
     for model, width, target in surrogates(rows):
         losses = curve(rows, model, "mup", target)
         transferred = losses[best_lr(rows, model, parametrization, width)]
         found[f"{model}, width {width}"] = transferred / min(losses.values()) - 1
+    diverged = [where for where, gap in found.items() if math.isinf(gap)]
+    if diverged:
+        return NotTaken(why=f"the target diverges at the rate of {', '.join(diverged)}")
     return worst(found, "of the target's best loss")
 
 

@@ -53,8 +53,9 @@ def _draw_one(axes: Any, rows: Rows, model: str, parametrization: str) -> None:
         color = INK if is_target else colormaps["viridis"](0.15 + 0.7 * place / len(widths))
         label = f"{width}, target" if is_target else str(width)
         axes.plot(finite.keys(), finite.values(), color=color, linewidth=1.6, label=label)
-        lr = min(finite, key=finite.__getitem__)
-        axes.plot([lr], [finite[lr]], "o", color=color, markersize=5)
+        best = min(finite.items(), key=lambda point: point[1], default=None)
+        if best is not None:
+            axes.plot(*best, "o", color=color, markersize=5)
     axes.axvline(best_lr(rows, model, "mup", target), color=INK, linewidth=0.8, linestyle=":")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
