@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from hydro_hpc.errors import ShrinkError
+from hydro_hpc.nn.randomness import trial_stream
+from hydro_hpc.surrogate.building import Factory, target_width
+from hydro_hpc.surrogate.coordinates.ladders import BuiltLadder, FollowedLadder
 from hydro_hpc.surrogate.coordinates.rate import find_rate
 from hydro_hpc.surrogate.coordinates.records import roles_of
 from hydro_hpc.surrogate.coordinates.report import CheckReport
@@ -20,7 +22,8 @@ from hydro_hpc.surrogate.coordinates.training import Batch, Ladder, Recipe, reco
 from hydro_hpc.surrogate.coordinates.verdict import judge
 from hydro_hpc.surrogate.coordinates.watching import first_tensor
 from hydro_hpc.surrogate.coordinates.widths import find_widths
-from hydro_hpc.surrogate.shrinking import Factory, shrink
+from hydro_hpc.surrogate.structure import Finding, findings
+from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import family_of
 
 NUM_STEPS: Final = 3
@@ -30,7 +33,7 @@ LossOfOutputs = Callable[[Any, Any], Tensor]
 
 
 def check(
-    factory: Factory,
+    model: nn.Module | Factory,
     *,
     example: Any,
     targets: Tensor | None = None,
@@ -44,7 +47,8 @@ def check(
     first_seed: int = 0,
     steps: int = NUM_STEPS,
 ) -> CheckReport:
-    """Says of each layer of `factory(width=...)` whether it behaves alike at every width.
+    """Says of each layer of the model's surrogates whether it behaves alike at every width, and
+    whether each parameter is set up as the table says. `model` is as for `shrink`.
 
     `example` is a small batch: a tensor, or a tuple of a model's arguments. `targets` and `loss`
     are as in training: integers are classes unless a loss is given, without targets they are
@@ -53,29 +57,48 @@ def check(
 
     ShrinkError if the surrogates cannot be built or compared.
     """
-
-    def ladder(width: int) -> Any:
-        return shrink(factory, width=width)
-
     notes = []
-    if widths is None:
-        found = find_widths(ladder, _width_of(factory))
-        widths = found.accepted
-        notes += [f"the factory refuses width {w}: {said}" for w, said in found.refused.items()]
-    return check_ladder(
+    ladder: Ladder
+    if isinstance(model, nn.Module):
+        if widths is not None:
+            raise ShrinkError("widths= are of a function that has width=; a model has its own")
+        ladder = followed = FollowedLadder(model, example)
+        widths = followed.widths
+    else:
+        ladder = BuiltLadder(model, example)
+        if widths is None:
+            found = find_widths(ladder, target_width(model))
+            widths = found.accepted
+            refused = found.refused.items()
+            notes += [f"the factory refuses width {w}: {said}" for w, said in refused]
+    recipe = Recipe(
+        optimizer=optimizer,
+        lr=lr or 0.0,
+        weight_decay=weight_decay,
+        settings=settings or {},
+        steps=steps,
+    )
+    report = check_ladder(
         ladder,
         widths=widths,
         batch=make_batch(example, targets, loss),
-        recipe=Recipe(
-            optimizer=optimizer,
-            lr=lr or 0.0,
-            weight_decay=weight_decay,
-            settings=settings or {},
-            steps=steps,
-        ),
+        recipe=recipe,
         seeds=range(first_seed, first_seed + seeds),
         notes=notes,
     )
+    with trial_stream(first_seed, 0):
+        structure = structure_of(model, ladder(report.widths[0]), recipe)
+    return replace(report, structure=structure)
+
+
+def structure_of(
+    model: nn.Module | Factory, surrogate: Surrogate, recipe: Recipe
+) -> tuple[Finding, ...]:
+    """What needs no training: a surrogate's factors against the table."""
+    target = model if isinstance(model, nn.Module) else model()
+    settings = {"lr": recipe.lr or 1.0, "weight_decay": recipe.weight_decay}
+    groups = surrogate.param_groups(recipe.optimizer, **settings)
+    return findings(target, surrogate, recipe.optimizer, groups, **settings)
 
 
 def check_ladder(
@@ -136,16 +159,6 @@ def _distance_to_noise(outputs: Any) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(found.shape, generator=generator).to(found)
     return functional.mse_loss(found, noise)
-
-
-def _width_of(factory: Factory) -> int:
-    default = inspect.signature(factory).parameters.get("width")
-    if default is None or not isinstance(default.default, int):
-        raise ShrinkError(
-            "the factory has no argument width= with the target's width as its default: write "
-            "def model(width=512), so that model() is the target"
-        )
-    return default.default
 
 
 def _unseen(recipe: Recipe, widths: Sequence[int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from typing import Any
 from hydro_hpc.surrogate.coordinates.records import BIAS
 from hydro_hpc.surrogate.coordinates.slopes import Curve
 from hydro_hpc.surrogate.coordinates.verdict import LayerVerdict
+from hydro_hpc.surrogate.structure import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """`notes`: what the check could not do or see. `curves`: what was measured, for a picture."""
+    """`notes`: what the check could not do or see. `structure`: what is not set up as the table
+    says. `curves`: what was measured, for a picture.
+    """
 
     layers: tuple[LayerVerdict, ...]
     optimizer: str
@@ -24,11 +28,12 @@ class CheckReport:
     seeds: tuple[int, ...]
     steps: int
     notes: tuple[str, ...] = ()
+    structure: tuple[Finding, ...] = ()
     curves: tuple[Curve, ...] = field(default=(), repr=False)
 
     @property
     def passed(self) -> bool:
-        return all(verdict.passed for verdict in self.layers)
+        return not self.structure and all(verdict.passed for verdict in self.layers)
 
     @property
     def culprits(self) -> tuple[LayerVerdict, ...]:
@@ -52,6 +57,11 @@ class CheckReport:
                 yield _line(verdict, longest)
         for note in self.notes:
             yield f"note: {note}"
+        for finding in self.structure:
+            yield (
+                f"failed: '{finding.path}': its {finding.what} is {finding.found:.4g}, and the "
+                f"table says {finding.expected:.4g}"
+            )
         if self.passed:
             yield "passed: all layers behave alike at every width"
         for cause in dict.fromkeys(culprit.cause for culprit in self.culprits):
@@ -68,6 +78,7 @@ class CheckReport:
                 "seeds": self.seeds,
                 "steps": self.steps,
                 "notes": self.notes,
+                "structure": [dataclasses.asdict(finding) for finding in self.structure],
                 "culprits": [verdict.layer for verdict in self.culprits],
                 "layers": [_as_json(verdict) for verdict in self.layers],
             },

@@ -20,7 +20,7 @@ from hydro_hpc.surrogate.coordinates.response import (
     response,
 )
 from hydro_hpc.surrogate.coordinates.watching import Call, Watched, layers_of, watch
-from hydro_hpc.surrogate.shrinking import Surrogate
+from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import Family, family_of
 
 Found = tuple[str, Measure, float]  # at a layer after some steps

@@ -1,0 +1,58 @@
+"""Surrogates of one model at several widths, as the check asks for them: again and again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from torch import nn
+
+from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.building import Factory, target_width
+from hydro_hpc.surrogate.narrow import Widths
+from hydro_hpc.surrogate.shrinking import shrink
+from hydro_hpc.surrogate.stored import Recipe, drawn_by, recipe_of
+from hydro_hpc.surrogate.surrogate import Surrogate
+
+RATIOS: Final = (16, 8, 4, 2, 1)  # by which a model itself is narrowed
+MOST: Final = 4
+
+
+class BuiltLadder:
+    """Of a function of the width: its rules at a width are made once."""
+
+    def __init__(self, factory: Factory, example: Any) -> None:
+        self._factory, self._example = factory, example
+        self._recipes: dict[int, Recipe] = {}
+
+    def __call__(self, width: int) -> Surrogate:
+        if width not in self._recipes:
+            surrogate = shrink(self._factory, width=width, example=self._example)
+            widths = Widths(surrogate=width, target=target_width(self._factory))
+            self._recipes[width] = recipe_of(surrogate, drawn_by(surrogate.module), widths)
+            return surrogate
+        return self._recipes[width].apply(self._factory(width=width))
+
+
+class FollowedLadder:
+    """Of a model itself. `widths` are those of the size that most of its parameters have."""
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        from hydro_hpc.surrogate.by_trace import plan_of
+
+        self._model = model
+        self._make: dict[int, Callable[[nn.Module], Surrogate]] = {}
+        for by in RATIOS:
+            plan = plan_of(model, by, example)
+            sizes = Counter({width: len(width.paths) for width in plan.report.widths})
+            [(most, _)] = sizes.most_common(1)
+            self._make.setdefault(most.size, plan.follow)
+        self.widths = tuple(sorted(self._make)[:MOST])
+        if len(self.widths) < 2:
+            raise ShrinkError(
+                f"the model can have no width but {self.widths[0]}, and two are needed to compare"
+            )
+
+    def __call__(self, width: int) -> Surrogate:
+        return self._make[width](self._model)
