@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -35,33 +37,64 @@ STEPS: Final = 2
 OPTIMIZERS: Final = ("sgd", "adam", "adamw")
 WEIGHT_DECAY: Final = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01}
 
+PROCESSES: Final = 2
+RIGHT: Final = "none"
+GROWING_HEADS: Final = "gpt of growing heads"
+BY_THE_ROOT: Final = "attention by the root"
+
 Row = dict[str, Any]
 Figures = dict[str, Figure | NotTaken]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One row: checks of one model with one fault, or none."""
+
+    model: str
+    fault: str
+    optimizer: str
+    seeds: int
+
+
 def main() -> None:
     arguments = parse_arguments("How right the coordinate check is, and what it costs.")
-    torch.set_num_threads(1)
-    figures, rows = check_figures(quick=arguments.quick)
+    with ProcessPoolExecutor(PROCESSES, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        figures, rows = check_figures(pool, quick=arguments.quick)
     write_result("coordinates", figures=figures, rows=rows, out=arguments.out)
 
 
-def check_figures(*, quick: bool) -> tuple[Figures, list[Row]]:
+def check_figures(pool: Executor, *, quick: bool) -> tuple[Figures, list[Row]]:
     """The figures check_false_alarms, check_misses and check_seconds_gpt4, and a row for each
     model, optimizer and fault.
     """
-    seeds = range(QUICK_SEEDS if quick else SEEDS)
-    alarms = [*rows_of(right_cases(), seeds)]
-    faults = [*rows_of(wrong_cases(), seeds)]
-    seconds = sorted(seconds_gpt4() for _ in range(3))
+    rows = []
+    for row in pool.map(row_of, cells(QUICK_SEEDS if quick else SEEDS)):
+        print(*row.values(), flush=True)
+        rows.append(row)
+    seconds = sorted(pool.submit(seconds_gpt4).result() for _ in range(3))
     figures: Figures = {
-        "check_false_alarms": count(row["checks"] - row["passed"] for row in alarms),
-        "check_misses": count(row["passed"] for row in faults),
+        "check_false_alarms": count(r["checks"] - r["passed"] for r in rows if r["fault"] == RIGHT),
+        "check_misses": count(r["passed"] for r in rows if r["fault"] != RIGHT),
         "check_seconds_gpt4": Figure(
             median=seconds[1], low=seconds[0], high=seconds[-1], n=len(seconds), unit="s, range"
         ),
     }
-    return figures, alarms + faults
+    return figures, rows
+
+
+def cells(seeds: int) -> Iterator[Cell]:
+    """The published fault is one under SGD; under Adam it is no rate rule twice over."""
+    kinds = [(name, RIGHT) for name in CASES] + [(GROWING_HEADS, BY_THE_ROOT)]
+    kinds += [(name, fault) for name in ("mlp", "resnet", "gpt") for fault in FAULTS]
+    for model, fault in kinds:
+        for optimizer in OPTIMIZERS:
+            yield Cell(model=model, fault=fault, optimizer=optimizer, seeds=seeds)
+
+
+def ladder_of(cell: Cell) -> tuple[Case, Ladder]:
+    case = WRONG_ATTENTION if cell.fault == BY_THE_ROOT else CASES[cell.model]
+    make = FAULTS.get(cell.fault, right)
+    return case, make(case)
 
 
 def count(found: Iterable[int]) -> Figure:
@@ -72,34 +105,13 @@ def count(found: Iterable[int]) -> Figure:
     )
 
 
-def right_cases() -> Iterator[tuple[str, str, Case, Ladder]]:
-    for name, case in CASES.items():
-        yield name, "none", case, right(case)
-
-
-def wrong_cases() -> Iterator[tuple[str, str, Case, Ladder]]:
-    """The published fault is one under SGD; under Adam it is no rate rule twice over."""
-    yield "gpt of growing heads", "attention by the root", WRONG_ATTENTION, right(WRONG_ATTENTION)
-    for name in ("mlp", "resnet", "gpt"):
-        for fault, ladder in FAULTS.items():
-            yield name, fault, CASES[name], ladder(CASES[name])
-
-
-def rows_of(cases: Iterable[tuple[str, str, Case, Ladder]], seeds: range) -> Iterator[Row]:
-    for name, fault, case, ladder in cases:
-        for optimizer in OPTIMIZERS:
-            row = row_of(case, optimizer, ladder, seeds)
-            row = {"model": name, "optimizer": optimizer, "fault": fault, **row}
-            print(name, optimizer, fault, row["passed"], "of", row["checks"], "passed", flush=True)
-            yield row
-
-
-def row_of(case: Case, optimizer: str, ladder: Ladder, seeds: range) -> Row:
+def row_of(cell: Cell) -> Row:
     """`slopes`: the lowest and highest of each kind of layer over all checks."""
+    case, ladder = ladder_of(cell)
     batch = make_batch(case.example, case.targets)
-    recipe = Recipe(optimizer=optimizer, lr=0.0, weight_decay=WEIGHT_DECAY[optimizer], steps=STEPS)
-    lr = find_rate(right(case), case.widths[0], 0, batch, recipe)
-    recipe = Recipe(optimizer=optimizer, lr=lr, weight_decay=recipe.weight_decay, steps=STEPS)
+    decay = WEIGHT_DECAY[cell.optimizer]
+    recipe = Recipe(optimizer=cell.optimizer, lr=0.0, weight_decay=decay, steps=STEPS)
+    recipe = replace(recipe, lr=find_rate(right(case), case.widths[0], 0, batch, recipe))
     began = time.perf_counter()
     reports = [
         check_ladder(
@@ -109,12 +121,15 @@ def row_of(case: Case, optimizer: str, ladder: Ladder, seeds: range) -> Row:
             recipe=recipe,
             seeds=range(SEEDS_EACH * seed, SEEDS_EACH * (seed + 1)),
         )
-        for seed in seeds
+        for seed in range(cell.seeds)
     ]
     return {
+        "model": cell.model,
+        "optimizer": cell.optimizer,
+        "fault": cell.fault,
         "checks": len(reports),
         "passed": sum(report.passed for report in reports),
-        "lr": lr,
+        "lr": recipe.lr,
         "seconds": (time.perf_counter() - began) / len(reports),
         "named": sorted({verdict.layer for report in reports for verdict in report.culprits}),
         "strongest": [strongest(report) for report in reports],

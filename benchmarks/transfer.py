@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.coordinates import check_figures
 from benchmarks.result_file import Figure, NotTaken, make_parser, write_result
 from benchmarks.transfer_figures import (
     Rows,
@@ -67,9 +68,9 @@ def main() -> None:
             curves += curves_of(shown, extent, pool)
             best = best_lr(curves, task.name, "mup", task.target)
             ranks += ranks_of(shown, best, extent, pool)
-    write_result(
-        "transfer", figures=figures_of(curves, ranks), rows=curves + ranks, out=arguments.out
-    )
+        of_check, checks = check_figures(pool, quick=arguments.quick)
+    figures = figures_of(curves, ranks) | of_check
+    write_result("transfer", figures=figures, rows=curves + ranks + checks, out=arguments.out)
     if arguments.picture:
         draw(curves, arguments.picture)
 
@@ -87,14 +88,7 @@ def figures_of(curves: Rows, ranks: Rows) -> dict[str, Figure | NotTaken]:
         "loss_gap_sp": worst_loss_gap(curves, "sp"),
         "spearman_mup": correlation_figure(ranks, "mup"),
         "spearman_ceiling": correlation_figure(ranks, "ceiling"),
-        **check_figures(),
     }
-
-
-def check_figures() -> dict[str, Figure | NotTaken]:
-    """Of the coordinate check. TO FILL: `hydro_hpc.surrogate.check` is not there yet."""
-    why = NotTaken(why="there is no coordinate check yet")
-    return {"check_seconds_gpt4": why, "check_false_alarms": why, "check_misses": why}
 
 
 def curves_of(task: Task, extent: Extent, pool: Executor) -> Rows:
