@@ -30,6 +30,7 @@ def main() -> None:
 
     setattr(publisher, "Windows", NoPrediction)  # noqa: B010
     sys.argv[0] = str(TRAIN)
+    sys.path.insert(0, str(TRAIN.parent))  # as for a script: its model is beside it
     runpy.run_path(str(TRAIN), run_name="__main__")
 
 

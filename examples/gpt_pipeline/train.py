@@ -8,7 +8,7 @@ Without a GPU the stages run on one CPU core each, over gloo. Equal arguments on
 equal losses, bit by bit: weights, data and order depend on --seed only, and every reduction has a
 fixed order.
 
-Shapes: B sequences of a microbatch, T bytes of a sequence, D width, H heads, V = 256 byte values.
+`gpt.py` has the model. Shapes: B sequences of a microbatch, T bytes of a sequence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import re
-import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,124 +25,44 @@ from typing import Any, TextIO
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import deepspeed
+import gpt
 import torch
-import torch.nn.functional as F
 from deepspeed.accelerator import get_accelerator
 from deepspeed.pipe import LayerSpec, PipelineModule
-from torch import nn
-
-VOCABULARY = 256
-TEXT_BYTES = 4_000_000
-SKIPPED_DIRECTORIES = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
-
-
-class Embedding(nn.Module):
-    """tokens_BT -> x_BTD: byte and position embeddings."""
-
-    def __init__(self, width: int, seq: int, seed: int) -> None:
-        torch.manual_seed(seed)
-        super().__init__()
-        self.token = nn.Embedding(VOCABULARY, width)
-        self.position = nn.Embedding(seq, width)
-
-    def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
-        positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        x_BTD: torch.Tensor = self.token(tokens_BT) + self.position(positions_T)
-        return x_BTD
-
-
-class Block(nn.Module):
-    """x_BTD -> x_BTD: causal attention, then a multilayer perceptron, each normalised first."""
-
-    def __init__(self, width: int, heads: int, seed: int) -> None:
-        torch.manual_seed(seed)
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, 4 * width)
-        self.mlp_out = nn.Linear(4 * width, width)
-
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        x_BTD = x_BTD + self.attend(self.attention_norm(x_BTD))
-        y_BTD: torch.Tensor = self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x_BTD))))
-        return x_BTD + y_BTD
-
-    def attend(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        batch, seq, width = x_BTD.shape
-        qkv = self.qkv(x_BTD).view(batch, seq, 3, self.heads, width // self.heads)
-        q_BHTd, k_BHTd, v_BHTd = qkv.permute(2, 0, 3, 1, 4)
-        y_BHTd = F.scaled_dot_product_attention(q_BHTd, k_BHTd, v_BHTd, is_causal=True)
-        y_BTD: torch.Tensor = self.attention_out(y_BHTd.transpose(1, 2).reshape(batch, seq, width))
-        return y_BTD
-
-
-class Head(nn.Module):
-    """x_BTD -> logits_BTV. Its weight is its own, not the embedding's."""
-
-    def __init__(self, width: int, seed: int) -> None:
-        torch.manual_seed(seed)
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, VOCABULARY, bias=False)
-
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        logits_BTV: torch.Tensor = self.out(self.norm(x_BTD))
-        return logits_BTV
-
-
-def loss_fn(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
 
 def build_model(args: argparse.Namespace) -> PipelineModule:
-    """Every layer draws its weights from its own seed, so that they do not depend on the stages."""
-    heads = max(1, args.width // 32)
-    layers = [LayerSpec(Embedding, args.width, args.seq, args.seed)]
-    layers += [LayerSpec(Block, args.width, heads, args.seed + 1 + i) for i in range(args.layers)]
-    layers += [LayerSpec(Head, args.width, args.seed + 1 + args.layers)]
+    layers = gpt.layers(width=args.width, num_blocks=args.layers, seq=args.seq, seed=args.seed)
     model = PipelineModule(
-        layers, num_stages=args.stages, loss_fn=loss_fn, partition_method="type:Block"
+        [LayerSpec(layer, *arguments) for layer, arguments in layers],
+        num_stages=args.stages,
+        loss_fn=gpt.loss_fn,
+        partition_method="type:Block",
     )
     for parameter in model.parameters():
         parameter.model_parallel = True  # else gradient clipping sees the first stage's only
     return model
 
 
-def read_text() -> torch.Tensor:
-    """Returns the first TEXT_BYTES of the standard library's source, files in sorted order."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    chunks: list[bytes] = []
-    size = 0
-    for path in sorted(root.rglob("*.py")):
-        if size >= TEXT_BYTES:
-            break
-        if not SKIPPED_DIRECTORIES.intersection(path.relative_to(root).parts):
-            chunks.append(path.read_bytes())
-            size += len(chunks[-1])
-    return torch.frombuffer(bytearray(b"".join(chunks)[:TEXT_BYTES]), dtype=torch.uint8)
-
-
 def microbatches(
     text: torch.Tensor, args: argparse.Namespace, *, first_step: int, replica: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yields (tokens_BT, targets_BT) for ever: a function of the seed, the step and the replica."""
-    offsets_T = torch.arange(args.seq + 1)
     step = first_step
     while True:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step * 1_009 + replica)
         for _ in range(args.micro_batches):
             size = (args.micro_batch_size, 1)
             starts_B1 = torch.randint(len(text) - args.seq, size, generator=generator)
-            window = text[starts_B1 + offsets_T].long().to(get_accelerator().current_device_name())
-            yield window[:, :-1].contiguous(), window[:, 1:].contiguous()
+            tokens_BT, targets_BT = gpt.window_at(text, starts_B1, args.seq)
+            device = get_accelerator().current_device_name()
+            yield tokens_BT.to(device), targets_BT.to(device)
         step += 1
 
 
 def deepspeed_config(args: argparse.Namespace) -> dict[str, Any]:
-    return {
+    """Ours, where the file of --deepspeed-config says nothing else."""
+    own = {
         "train_micro_batch_size_per_gpu": args.micro_batch_size,
         "gradient_accumulation_steps": args.micro_batches,
         # torch's own Adam: DeepSpeed's would be compiled at the first start.
@@ -151,6 +70,41 @@ def deepspeed_config(args: argparse.Namespace) -> dict[str, Any]:
         "gradient_clipping": 1.0,
         "steps_per_print": 1_000_000_000,  # we print
     }
+    return own | (args.deepspeed_config or {})
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """A DeepSpeed configuration, as `hydro transfer` writes one."""
+    try:
+        config = json.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{name} is no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise argparse.ArgumentTypeError(f"{name} holds no JSON object, as {{}} is one")
+    optimizer = config.get("optimizer", {"type": ""})
+    if not isinstance(optimizer, dict) or "type" not in optimizer:
+        raise argparse.ArgumentTypeError(f"{name}: its optimizer has no type, such as Adam")
+    return config
+
+
+def check_batch(args: argparse.Namespace, replicas: int) -> None:
+    """Ends the program if the file of --deepspeed-config says other batches than the arguments."""
+    micro_batches, size = args.micro_batches, args.micro_batch_size
+    expected = {
+        "train_batch_size": replicas * micro_batches * size,
+        "train_micro_batch_size_per_gpu": size,
+        "gradient_accumulation_steps": micro_batches,
+    }
+    for key, count in expected.items():
+        given = (args.deepspeed_config or {}).get(key, count)
+        if given != count:
+            raise SystemExit(
+                f"train.py: --deepspeed-config says {key} {given}, but --micro-batches "
+                f"{micro_batches} of --micro-batch-size {size} on {replicas} replicas make it "
+                f"{count}; change one of them"
+            )
 
 
 def set_rank_variables() -> None:
@@ -192,7 +146,7 @@ def train(
     if args.checkpoint_dir:
         engine.load_checkpoint(args.checkpoint_dir)  # starts afresh if there is none
     replica = engine.grid.get_data_parallel_rank()
-    data = microbatches(read_text(), args, first_step=engine.global_steps, replica=replica)
+    data = microbatches(gpt.read_text(), args, first_step=engine.global_steps, replica=replica)
     tokens = engine.train_batch_size() * args.seq
     is_first = int(os.environ["RANK"]) == 0
     while engine.global_steps < args.steps:
@@ -222,6 +176,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--seq", type=int, default=128, help="bytes of a sequence")
     parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
+    parser.add_argument(
+        "--deepspeed-config",
+        type=read_config,
+        metavar="FILE",
+        help="JSON whose sections replace this script's own, the optimizer's with --lr too",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-every", type=int, default=10, metavar="STEPS")
     parser.add_argument("--loss-file", type=Path, help="one JSON line per step, in full precision")
@@ -234,7 +194,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     set_rank_variables()
-    args.stages = args.stages or int(os.environ["WORLD_SIZE"])
+    world_size = int(os.environ["WORLD_SIZE"])
+    args.stages = args.stages or world_size
+    check_batch(args, replicas=world_size // args.stages)
     engine = initialize(args)
     if args.loss_file and int(os.environ["RANK"]) == 0:
         with args.loss_file.open("w", encoding="utf-8") as losses:

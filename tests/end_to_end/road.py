@@ -82,7 +82,8 @@ class Road:
     def train(self, *options: str, steps: int = 1_000_000, losses: str = "losses.jsonl") -> int:
         """Submits the primary as alice."""
         train = self.cluster.home("alice") / "train.py"
-        shutil.copy(TRAIN, train)
+        for source in (TRAIN, TRAIN.with_name("gpt.py")):
+            shutil.copy(source, self.cluster.home("alice") / source.name)
         text = PRIMARY.format(train=train, steps=steps, losses=losses)
         return self.submit("alice", text, *(options or LENDING))
 

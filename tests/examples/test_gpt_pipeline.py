@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.examples.train_script import SCRIPT, load_script
 from tests.hydro_hpc.ranks import run_ranks
 from tests.hydro_hpc.warm_python import WarmPython
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "gpt_pipeline" / "train.py"
 SMALL = ["--width", "32", "--layers", "2", "--seq", "32", "--lr", "0.01"]
 
 
@@ -77,23 +77,28 @@ def test_a_run_resumed_from_a_checkpoint_goes_on_bit_by_bit(
     assert training.losses("--steps=4", *training.checkpoints()) == losses[2:]
 
 
-def test_it_imports_nothing_of_ours() -> None:
-    tree = ast.parse(SCRIPT.read_text(encoding="utf-8"))
+@pytest.mark.deepspeed
+def test_a_deepspeed_configuration_replaces_sections_of_its_own(
+    losses: list[float], training: Training, tmp_path: Path
+) -> None:
+    file = tmp_path / "deepspeed.json"
+    optimizer = {"type": "Adam", "params": {"lr": 0.01, "torch_adam": True}}
+    file.write_text(json.dumps({"train_batch_size": 16, "optimizer": optimizer}))
+    assert training.losses("--steps=4", "--lr=0.5", f"--deepspeed-config={file}") == losses
+
+
+@pytest.mark.parametrize(("name", "library"), [("train.py", "deepspeed"), ("gpt.py", "torch")])
+def test_it_imports_nothing_of_ours(name: str, library: str) -> None:
+    tree = ast.parse(SCRIPT.with_name(name).read_text(encoding="utf-8"))
     names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names += [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
-    assert "deepspeed" in names
+    assert library in names
     assert not [name for name in names if name.split(".")[0] in ("hydro_hpc", "slurm_plugin")]
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    pytest.importorskip("deepspeed")
-    spec = importlib.util.spec_from_file_location("gpt_pipeline_train", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script()
 
 
 @pytest.mark.deepspeed
@@ -136,3 +141,38 @@ def test_slurms_variables_are_used_unless_torchrun_set_its_own(
     monkeypatch.setenv("SLURM_PROCID", "0")
     script.set_rank_variables()
     assert os.environ["RANK"] == "1"
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "deepspeed.json cannot be read: No such file or directory"),
+        ("{", "deepspeed.json is no JSON: "),
+        ("[1]", "deepspeed.json holds no JSON object, as {} is one"),
+        ('{"optimizer": "Adam"}', "deepspeed.json: its optimizer has no type, such as Adam"),
+    ],
+)
+def test_a_configuration_that_is_none_is_one_sentence(
+    script: ModuleType, tmp_path: Path, text: str | None, said: str
+) -> None:
+    file = tmp_path / "deepspeed.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ArgumentTypeError) as raised:
+        script.read_config(str(file))
+    assert str(raised.value).startswith(f"{tmp_path}/{said}")
+
+
+@pytest.mark.deepspeed
+def test_a_configuration_of_another_batch_is_one_sentence(script: ModuleType) -> None:
+    sizes = {"micro_batches": 4, "micro_batch_size": 4}
+    fitting = Namespace(deepspeed_config={"train_batch_size": 32}, **sizes)
+    script.check_batch(fitting, replicas=2)
+    with pytest.raises(SystemExit) as raised:
+        script.check_batch(fitting, replicas=1)
+    assert str(raised.value) == (
+        "train.py: --deepspeed-config says train_batch_size 32, but --micro-batches 4 of "
+        "--micro-batch-size 4 on 1 replicas make it 16; change one of them"
+    )
+    script.check_batch(Namespace(deepspeed_config=None, **sizes), replicas=1)

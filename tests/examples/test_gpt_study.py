@@ -1,0 +1,146 @@
+"""The GPT example, tuned by a narrow one of itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hydro_hpc import cli
+from hydro_hpc.study import Study, load_study
+from hydro_hpc.study.trial import Trial
+from hydro_hpc.surrogate import Narrow
+from tests.examples.train_script import load_script
+from tests.hydro_hpc.trial.open_lane import OpenLane, new_folder, train_trials, values
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "gpt_pipeline"
+PARAMS = {"lr": 3e-3, "beta1": 0.9, "beta2": 0.99}
+SMALLER = {
+    "LAYERS, SEQ = 4, 128": "LAYERS, SEQ = 1, 16",
+    "STEPS, TEST_WINDOWS = 16, 200, 64": "STEPS, TEST_WINDOWS = 16, 20, 8",
+    "trials=32": "trials=2",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is imported from beside a study, and where from, is forgotten after the test."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("gpt", None)
+    yield
+    sys.modules.pop("gpt", None)
+
+
+@pytest.fixture
+def study() -> Study:
+    return load_study(EXAMPLE / "study.py")
+
+
+@pytest.fixture
+def smaller(tmp_path: Path) -> Path:
+    """The file of a copy that takes seconds."""
+    for name in ("gpt.py", "study.py"):
+        text = (EXAMPLE / name).read_text(encoding="utf-8")
+        for old, new in SMALLER.items() if name == "study.py" else ():
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path / "study.py"
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    return load_script()
+
+
+def arguments_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *given: str) -> Namespace:
+    monkeypatch.setattr(sys, "argv", ["train.py", *given])
+    arguments: Namespace = script.parse_arguments()
+    return arguments
+
+
+def test_it_is_sound_and_its_heads_keep_their_size(study: Study) -> None:
+    study.check()
+    data = study.data()
+    assert (data.train_x.shape, data.test_y.shape) == ((3200, 128), (64, 128))
+    assert torch.equal(data.train_x[:, 1:], data.train_y[:, :-1])
+    sizes = []
+    for model in (study.build_model(PARAMS, 0), study.build_target(PARAMS, 0)):
+        block: Any = model.get_submodule("1")
+        sizes.append((block.qkv.in_features, block.heads))
+    assert sizes == [(32, 1), (128, 4)]
+
+
+def test_only_weights_inside_blocks_learn_at_four_times_the_rate(study: Study) -> None:
+    """Four, since the narrow GPT has a fourth of the width: of muP under Adam."""
+    surrogate = study.build_surrogate(PARAMS, 0)
+    groups = surrogate.param_groups("adam", lr=1.0)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    found = {name for name, p in surrogate.module.named_parameters() if rates[id(p)] != 1.0}
+    layers = ("qkv", "attention_out", "mlp_in", "mlp_out")
+    assert found == {f"{block}.{layer}.weight" for block in (1, 2, 3, 4) for layer in layers}
+    assert {rates[id(p)] for p in surrogate.module.parameters()} == {1.0, 4.0}
+
+
+@pytest.mark.deepspeed
+def test_at_the_targets_width_it_is_the_model_that_is_trained(
+    study: Study, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its defaults, bit by bit: weights, batch, steps, clipping."""
+
+    def whole(layers: list[Any], **_: Any) -> nn.Module:
+        return nn.Sequential(*(layer.build() for layer in layers))
+
+    arguments = arguments_of(script, monkeypatch, "--seed=5")
+    monkeypatch.setattr(script, "PipelineModule", whole)
+    trained = script.build_model(arguments)
+    x = study.data().test_x[:2]
+    for model in (
+        study.build_target(PARAMS, 5),
+        study.with_surrogate(Narrow(width=128)).build_model(PARAMS, 5),
+    ):
+        expected = trained.state_dict()
+        assert model.state_dict().keys() == expected.keys()
+        assert all(torch.equal(value, expected[n]) for n, value in model.state_dict().items())
+        assert torch.equal(model(x), trained(x))
+    batch = arguments.micro_batches * arguments.micro_batch_size
+    assert study.batch_indices(PARAMS, 0, 0).shape == (arguments.steps, batch)
+    assert study.clip_limit(PARAMS) == script.deepspeed_config(arguments)["gradient_clipping"]
+
+
+@pytest.mark.deepspeed
+def test_its_best_settings_are_those_of_the_training(
+    smaller: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_study(smaller).run(smaller.parent)
+    assert cli.main(["transfer", str(smaller)]) == 0
+    file = smaller.parent / "gpt.hydro/transfer/deepspeed.json"
+    best = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
+    assert best["value"] < 5.5  # which is as good as nothing
+    arguments = arguments_of(script, monkeypatch, "--lr=0.5", f"--deepspeed-config={file}")
+    script.check_batch(arguments, replicas=1)
+    merged = script.deepspeed_config(arguments)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    config = pytest.importorskip("deepspeed.runtime.config").DeepSpeedConfig(merged)
+    assert config.train_batch_size == 16
+    assert config.gradient_clipping == 1.0
+    assert config.optimizer_params["lr"] == best["arguments"]["lr"]
+    assert config.optimizer_params["betas"] == best["arguments"]["betas"]
+
+
+def test_trials_end_in_a_bundle_as_alone(smaller: Path, tmp_path: Path) -> None:
+    study = load_study(smaller)
+    trials = [
+        Trial(number=n, params={**PARAMS, "lr": lr}, seed=n) for n, lr in ((0, 3e-3), (1, 0.02))
+    ]
+    expected = [study.run_alone(trial.params, trial.seed) for trial in trials]
+    folder, gate = new_folder(tmp_path, "whole"), OpenLane(tmp_path / "lane").gate()
+    assert values(train_trials(study, folder, gate, trials)) == pytest.approx(expected, rel=1e-5)
