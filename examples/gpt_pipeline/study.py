@@ -53,6 +53,7 @@ study = Study(
     epochs=1,
     batch_size=BATCH,
     trials=32,
+    slots=4,  # together as large as the wide one
 )
 
 if __name__ == "__main__":

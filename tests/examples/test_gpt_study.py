@@ -138,9 +138,10 @@ def test_its_best_settings_are_those_of_the_training(
 
 def test_trials_end_in_a_bundle_as_alone(smaller: Path, tmp_path: Path) -> None:
     study = load_study(smaller)
+    # Higher rates make of the last bit of a rounding a thousandth within these 20 steps.
     trials = [
-        Trial(number=n, params={**PARAMS, "lr": lr}, seed=n) for n, lr in ((0, 3e-3), (1, 0.02))
+        Trial(number=n, seed=n, params={**PARAMS, "lr": lr}) for n, lr in ((0, 3e-3), (1, 1e-3))
     ]
-    expected = [study.run_alone(trial.params, trial.seed) for trial in trials]
+    expected = {trial.number: study.run_alone(trial.params, trial.seed) for trial in trials}
     folder, gate = new_folder(tmp_path, "whole"), OpenLane(tmp_path / "lane").gate()
     assert values(train_trials(study, folder, gate, trials)) == pytest.approx(expected, rel=1e-5)
