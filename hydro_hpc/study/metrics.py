@@ -17,7 +17,9 @@ METRIC_CALL: Final = -1  # of an evaluation's random streams: a model's own call
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """The share of rows whose largest output is the target's class: [rows, classes] and [rows]."""
+    """The share of targets that are the class of the largest output: [rows, classes] and [rows], or
+    [rows, tokens, classes] and [rows, tokens].
+    """
     return (outputs.argmax(dim=-1) == targets).double().mean().item()
 
 

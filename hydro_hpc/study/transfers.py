@@ -84,7 +84,7 @@ def _horizon(
     size = None if "batch_size" in searched else constants["batch_size"]
     differing = []
     if narrow.target_epochs not in (None, epochs):
-        differing.append(f"{epochs} epochs and the target for {narrow.target_epochs}")
+        differing.append(f"{_epochs(epochs)} and the target for {narrow.target_epochs}")
     if narrow.target_batch_size is not None and narrow.target_batch_size != size:
         own = "searched batches" if size is None else f"batches of {size}"
         differing.append(f"{own} and the target with {narrow.target_batch_size}")
@@ -112,6 +112,10 @@ def statement(
 
 def _training(epochs: int, batch_size: int | None, num_rows: int | None) -> str:
     if batch_size is None:
-        return f"{epochs} epochs"
+        return _epochs(epochs)
     steps = "" if num_rows is None else f" ({epochs * (num_rows // batch_size)} steps)"
-    return f"{epochs} epochs in batches of {batch_size}{steps}"
+    return f"{_epochs(epochs)} in batches of {batch_size}{steps}"
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"

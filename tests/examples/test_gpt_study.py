@@ -69,6 +69,10 @@ def arguments_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *given: st
 
 def test_it_is_sound_and_its_heads_keep_their_size(study: Study) -> None:
     study.check()
+    assert study.surrogate_lines() == [
+        "trials train surrogates of width 32 of 128 for 1 epoch in batches of 16 (200 steps); "
+        "so is the target"
+    ]
     data = study.data()
     assert (data.train_x.shape, data.test_y.shape) == ((3200, 128), (64, 128))
     assert torch.equal(data.train_x[:, 1:], data.train_y[:, :-1])
@@ -136,8 +140,13 @@ def test_its_best_settings_are_those_of_the_training(
     assert config.optimizer_params["betas"] == best["arguments"]["betas"]
 
 
-def test_trials_end_in_a_bundle_as_alone(smaller: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_trials_end_in_a_bundle_as_alone(smaller: Path, tmp_path: Path, metric: str) -> None:
+    """By a metric of all tokens."""
+    text = smaller.read_text(encoding="utf-8")
+    smaller.write_text(text.replace('metrics="loss"', f'metrics="{metric}"'), encoding="utf-8")
     study = load_study(smaller)
+    assert (study.direction == "minimize") == (metric == "loss")
     # Higher rates make of the last bit of a rounding a thousandth within these 20 steps.
     trials = [
         Trial(number=n, seed=n, params={**PARAMS, "lr": lr}) for n, lr in ((0, 3e-3), (1, 1e-3))
