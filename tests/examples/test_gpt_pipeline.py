@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.examples.train_script import SCRIPT, load_script
+from tests.examples.gpt_example import SCRIPT, load_script
 from tests.hydro_hpc.ranks import run_ranks
 from tests.hydro_hpc.warm_python import WarmPython
 

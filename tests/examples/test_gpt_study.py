@@ -18,16 +18,10 @@ from hydro_hpc import cli
 from hydro_hpc.study import Study, load_study
 from hydro_hpc.study.trial import Trial
 from hydro_hpc.surrogate import Narrow
-from tests.examples.train_script import load_script
+from tests.examples.gpt_example import SCRIPT, load_script, write_small_study
 from tests.hydro_hpc.trial.open_lane import OpenLane, new_folder, train_trials, values
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "gpt_pipeline"
 PARAMS = {"lr": 3e-3, "beta1": 0.9, "beta2": 0.99}
-SMALLER = {
-    "LAYERS, SEQ = 4, 128": "LAYERS, SEQ = 1, 16",
-    "STEPS, TEST_WINDOWS = 16, 200, 64": "STEPS, TEST_WINDOWS = 16, 20, 8",
-    "trials=32": "trials=2",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -41,19 +35,7 @@ def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def study() -> Study:
-    return load_study(EXAMPLE / "study.py")
-
-
-@pytest.fixture
-def smaller(tmp_path: Path) -> Path:
-    """The file of a copy that takes seconds."""
-    for name in ("gpt.py", "study.py"):
-        text = (EXAMPLE / name).read_text(encoding="utf-8")
-        for old, new in SMALLER.items() if name == "study.py" else ():
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    return tmp_path / "study.py"
+    return load_study(SCRIPT.with_name("study.py"))
 
 
 @pytest.fixture
@@ -122,11 +104,12 @@ def test_at_the_targets_width_it_is_the_model_that_is_trained(
 
 @pytest.mark.deepspeed
 def test_its_best_settings_are_those_of_the_training(
-    smaller: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_study(smaller).run(smaller.parent)
-    assert cli.main(["transfer", str(smaller)]) == 0
-    file = smaller.parent / "gpt.hydro/transfer/deepspeed.json"
+    path = write_small_study(tmp_path)
+    load_study(path).run(tmp_path)
+    assert cli.main(["transfer", str(path)]) == 0
+    file = tmp_path / "gpt.hydro/transfer/deepspeed.json"
     best = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
     assert best["value"] < 5.5  # which is as good as nothing
     arguments = arguments_of(script, monkeypatch, "--lr=0.5", f"--deepspeed-config={file}")
@@ -141,11 +124,9 @@ def test_its_best_settings_are_those_of_the_training(
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
-def test_trials_end_in_a_bundle_as_alone(smaller: Path, tmp_path: Path, metric: str) -> None:
+def test_trials_end_in_a_bundle_as_alone(tmp_path: Path, metric: str) -> None:
     """By a metric of all tokens."""
-    text = smaller.read_text(encoding="utf-8")
-    smaller.write_text(text.replace('metrics="loss"', f'metrics="{metric}"'), encoding="utf-8")
-    study = load_study(smaller)
+    study = load_study(write_small_study(tmp_path, metric=metric))
     assert (study.direction == "minimize") == (metric == "loss")
     # Higher rates make of the last bit of a rounding a thousandth within these 20 steps.
     trials = [
