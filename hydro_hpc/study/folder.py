@@ -4,6 +4,7 @@ study.json          the description that the results belong to
 journal.log         Optuna's journal; `optuna-dashboard journal.log` shows it
 trials/<number>.log what went wrong in a trial, with its traceback
 checkpoints/        the trials that are in work; what is in there is the worker's
+proof.json          what `hydro check-surrogate` said of the surrogates
 rules/              how surrogates are built and trained, as plain numbers by parameter name
 choices/            how bundles run, and why: `hydro explain`; a resumed study repeats it
 targets/            how far candidates have come on the target: `hydro transfer --verify`
@@ -33,6 +34,7 @@ class StudyFolder:
         self.checkpoints = self.path / "checkpoints"
         self.choices = self.path / "choices"
         self.rules = self.path / "rules"
+        self.proof = self.path / "proof.json"
         self.targets = self.path / "targets"
         self.transfer = self.path / "transfer"
         self._lock = FileLock(self.path / "lock", timeout=0)

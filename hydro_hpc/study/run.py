@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydro_hpc.study import alone
 from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.proof import require_proof
 from hydro_hpc.study.search import Results, Search
 from hydro_hpc.study.trial import Trial, TrialFailedError
 
@@ -26,6 +27,7 @@ def run_study(study: Study, directory: Path) -> Results:
     search = Search(study.description, folder)
     try:
         study.keep_rules(folder.rules)
+        require_proof(study, folder)
         for line in study.surrogate_lines():
             print(f"study {study.name}: {line}", flush=True)
         while (trial := search.ask()) is not None:

@@ -25,7 +25,8 @@ def add_commands(subparsers: Subparsers) -> None:
     """Adds `check-surrogate` to the parser of `hydro`; see `devcluster.commands.add_commands`."""
     command = subparsers.add_parser(
         "check-surrogate",
-        help="train a study's surrogates of some widths for a few steps, and compare their layers",
+        help="train a study's surrogates of some widths for a few steps, and compare their layers; "
+        "the study's folder keeps what came out",
     )
     command.add_argument("study", metavar="STUDY", type=Path, help="the study's file")
     command.add_argument("--plot", metavar="FILE", type=Path, help="draw the result, as PNG")
@@ -34,9 +35,13 @@ def add_commands(subparsers: Subparsers) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from hydro_hpc.study.folder import StudyFolder
     from hydro_hpc.study.loading import load_study
+    from hydro_hpc.study.proof import keep_proof
 
-    report = check_study(load_study(arguments.study))
+    study = load_study(arguments.study)
+    report = check_study(study)
+    keep_proof(StudyFolder(arguments.study.absolute().parent, study.name), report)
     print(report.to_json() if arguments.json else report)
     if arguments.plot:
         from hydro_hpc.surrogate.coordinates.picture import write_picture

@@ -57,21 +57,26 @@ class CheckReport:
                 yield _line(verdict, longest)
         for note in self.notes:
             yield f"note: {note}"
-        for finding in self.structure:
-            yield (
-                f"failed: '{finding.path}': its {finding.what} is {finding.found:.4g}, and the "
-                f"table says {finding.expected:.4g}"
-            )
         if self.passed:
             yield "passed: all layers behave alike at every width"
+        for failure in self.failed:
+            yield f"failed: {failure}"
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """A sentence for each fault: what is not set up as the table says, then each cause."""
+        return (*map(_not_as_the_table, self.structure), *self._causes())
+
+    def _causes(self) -> Iterator[str]:
         for cause in dict.fromkeys(culprit.cause for culprit in self.culprits):
             named = [f"'{culprit.layer}'" for culprit in self.culprits if culprit.cause == cause]
-            yield f"failed: {', '.join(named)}: {cause}"
+            yield f"{', '.join(named)}: {cause}"
 
     def to_json(self) -> str:
         return json.dumps(
             {
                 "passed": self.passed,
+                "failed": self.failed,
                 "optimizer": self.optimizer,
                 "lr": self.lr,
                 "widths": self.widths,
@@ -84,6 +89,13 @@ class CheckReport:
             },
             indent=1,
         )
+
+
+def _not_as_the_table(finding: Finding) -> str:
+    return (
+        f"'{finding.path}': its {finding.what} is {finding.found:.4g}, and the table says "
+        f"{finding.expected:.4g}"
+    )
 
 
 def _line(verdict: LayerVerdict, longest: int) -> str:
