@@ -20,6 +20,7 @@ class Fused(nn.Module):
     It calls what is in `entries` at the start of its forward, and `before` at that of its backward.
     Where a module's backward is its own (`has_own_backward`), that calls `between` in its middle
     too. These are places where a step may pause; torch's own hooks would take ten times as long.
+    `input_names` are torch's of what forward takes, in order.
     """
 
     has_own_backward = False
@@ -28,6 +29,7 @@ class Fused(nn.Module):
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = settings
+        self.input_names: tuple[str, ...] = ()
         self.entries: list[Callable[[], None]] = []
         self.before: Callable[..., None] | None = None
         self.between: Callable[[], None] | None = None
@@ -35,6 +37,8 @@ class Fused(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for enter in self.entries:
             enter()
+        if kwargs:
+            args, kwargs = self._by_place(args, kwargs)
         is_hooked = self._forward_pre_hooks or self._forward_hooks
         call = super().__call__ if is_hooked else self.forward
         output = call(*args, **kwargs)
@@ -43,6 +47,18 @@ class Fused(nn.Module):
             if last is not None and last.grad_fn is not None:
                 last.grad_fn.register_prehook(self.before)
         return output
+
+    def _by_place(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Inputs that are given by torch's names for them; ours say the shapes."""
+        left = dict(kwargs)
+        given = list(args)
+        for name in self.input_names[len(args) :]:
+            if name not in left:
+                break
+            given.append(left.pop(name))
+        return tuple(given), left
 
     def multiply_input(self, factor: float) -> None:
         """As a member's own input is multiplied; the same in every slot."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Final
 
@@ -87,7 +89,14 @@ def fuse(members: Members) -> Fused:
     members.require_tensors()
     factors = members.input_multipliers()
     fused = maker(members)
+    fused.input_names = _input_names(type(members.modules[0]))
     for factor in factors:
         fused.multiply_input(factor)
     fused.follow(members.modules[0])
     return fused
+
+
+@functools.cache
+def _input_names(kind: type[nn.Module]) -> tuple[str, ...]:
+    """By which its forward takes what it takes, in order."""
+    return tuple(inspect.signature(kind.forward).parameters)[1:]

@@ -73,7 +73,7 @@ def compare(
         streams.advance([True] * SLOTS)
         streams.begin_call(training=training)
         found = _tensors(
-            fused(*[change_all(change(_own(x))) for x in inputs], **_named(case, fused=True))
+            fused(*[change_all(change(_own(x))) for x in inputs], **also_given(case, fused=True))
         )
     weights = [torch.randn_like(y[0]) for y in found]
     _backward([(y * w).sum() for y, w in zip(found, weights, strict=True)])
@@ -81,7 +81,7 @@ def compare(
         for step in range(1, CALLS + 1):
             with trial_stream(SEEDS[slot], step, training=training):
                 expected = _tensors(
-                    module(*[change_all(_own(x)) for x in row], **_named(case, fused=False))
+                    module(*[change_all(_own(x)) for x in row], **also_given(case, fused=False))
                 )
         _backward([(y * w).sum() for y, w in zip(expected, weights, strict=True)])
         _require_equal_slot(slot, module, members, found, expected)
@@ -112,7 +112,7 @@ def _require_equal(ours: Tensor | None, theirs: Tensor | None, slot: int) -> Non
         torch.testing.assert_close(ours[slot], theirs, **EXACT)
 
 
-def _named(case: Case, *, fused: bool) -> dict[str, Any]:
+def also_given(case: Case, *, fused: bool) -> dict[str, Any]:
     def given(value: Any) -> Any:
         if not isinstance(value, Shared):
             return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,9 @@ from tests.hydro_hpc.nn.separate_modules import (
     EXACT,
     SEEDS,
     SLOTS,
+    also_given,
     compare,
+    inputs_of,
     members_of,
     modules_of,
 )
@@ -47,6 +50,19 @@ def test_dropout_draws_in_the_order_of_the_memory_as_torch_does(name: str) -> No
         return x.transpose(-1, -2).contiguous().transpose(-1, -2)
 
     compare(DROPOUT[name], training=True, change_all=turned)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_are_taken_by_torchs_names_for_them(name: str) -> None:
+    case = CASES[name]
+    modules = modules_of(case.make)
+    fused = fuse(members_of(modules, SlotStreams(SEEDS))).eval()
+    inputs = [x.detach() for x in inputs_of(case)]
+    torchs = list(inspect.signature(type(modules[0]).forward).parameters)[1:]
+    named = also_given(case, fused=True)
+    expected = fused(*[x.clone() for x in inputs], **named)  # some write into them
+    by_name = fused(**dict(zip(torchs, inputs, strict=False)), **named)
+    torch.testing.assert_close(by_name, expected, rtol=0, atol=0)
 
 
 def test_every_fused_class_has_a_case() -> None:
