@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Final
@@ -96,7 +95,6 @@ def fuse(members: Members) -> Fused:
     return fused
 
 
-@functools.cache
 def _input_names(kind: type[nn.Module]) -> tuple[str, ...]:
     """By which its forward takes what it takes, in order."""
     return tuple(inspect.signature(kind.forward).parameters)[1:]

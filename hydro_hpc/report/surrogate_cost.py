@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from hydro_hpc.errors import StudyError
 from hydro_hpc.fusion import bind, losses
 from hydro_hpc.fusion.timing import clock_ms
 from hydro_hpc.study.losses import repeatable
 from hydro_hpc.study.optimizers import slot_optimizer
 from hydro_hpc.study.space import Params
-from hydro_hpc.surrogate import Narrow
+from hydro_hpc.surrogate.narrow import Widths
 
 if TYPE_CHECKING:
     from hydro_hpc.study.definition import Study
@@ -27,12 +28,14 @@ STEPS: Final = 5  # that are timed, after one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one step of a trial at one width. `slots` is how many surrogates take at most the target's
-    memory, `bundled_ms` what a step of such a bundle takes for each; None if it is one.
+    """Of one step of a trial at one width; it is None where widths are followed. `slots` is how
+    many surrogates take at most the target's memory, `bundled_ms` what a step of such a bundle
+    takes for each; None if it is one.
     """
 
     shrink: int  # 1: the target
-    width: int
+    width: int | None
+    num_parameters: int
     step_ms: float
     memory_bytes: int
     slots: int = 1
@@ -53,28 +56,20 @@ def costs(study: Study) -> list[Cost]:
 
 
 def _costs(study: Study, params: Params) -> Iterator[Cost]:
-    widths = study.widths
-    assert widths is not None
-    target = _alone(study.with_surrogate(Narrow(by=1)), params, shrink=1, width=widths.target)
+    target = _alone(study.with_surrogate(by=1), params, shrink=1)
     yield target
     for shrink in SHRINKS:
-        if widths.target % shrink or widths.target // shrink < 2:
+        try:
+            narrow = study.with_surrogate(by=shrink)
+            alone = _alone(narrow, params, shrink=shrink)
+        except StudyError:  # the widths do not allow it
             continue
-        narrow = study.with_surrogate(Narrow(by=shrink))
-        alone = _alone(narrow, params, shrink=shrink, width=widths.target // shrink)
         slots = min(MOST_SLOTS, target.memory_bytes // alone.memory_bytes)
         bundled = None if slots < 2 else _bundled_ms(narrow, params, slots)
-        yield Cost(
-            shrink=shrink,
-            width=alone.width,
-            step_ms=alone.step_ms,
-            memory_bytes=alone.memory_bytes,
-            slots=max(1, slots),
-            bundled_ms=bundled,
-        )
+        yield replace(alone, slots=max(1, slots), bundled_ms=bundled)
 
 
-def _alone(study: Study, params: Params, *, shrink: int, width: int) -> Cost:
+def _alone(study: Study, params: Params, *, shrink: int) -> Cost:
     x, y = _batch(study, params)
     model = study.build_model(params, 0)
     optimizer = study.make_optimizer(model, params)
@@ -93,7 +88,14 @@ def _alone(study: Study, params: Params, *, shrink: int, width: int) -> Cost:
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     lasting = sum(map(_bytes, [*model.parameters(), *model.buffers(), *gradients, *state]))
     memory_bytes = lasting + kept.most_bytes
-    return Cost(shrink=shrink, width=width, step_ms=step_ms, memory_bytes=memory_bytes)
+    narrowness = study.narrowness
+    return Cost(
+        shrink=shrink,
+        width=narrowness.surrogate if isinstance(narrowness, Widths) else None,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        step_ms=step_ms,
+        memory_bytes=memory_bytes,
+    )
 
 
 def _bundled_ms(study: Study, params: Params, slots: int) -> float:
@@ -155,9 +157,12 @@ def _bytes(tensor: Any) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurrogateCost:
-    """`said` is what the study says of its surrogates, in sentences."""
+    """`said` is what the study says of its surrogates, in sentences; `narrowed` what shrinks in
+    them and what stays, where the model's code does not say it.
+    """
 
     said: list[str]
+    narrowed: list[str]
     batch_size: int
     costs: list[Cost]
 
@@ -166,8 +171,10 @@ class SurrogateCost:
         target, *narrow = self.costs
         return [
             *self.said,
+            *(["widths, as followed through a forward call:"] if self.narrowed else []),
+            *(f"  {line}" for line in self.narrowed),
             f"a step of {self.batch_size} rows on one thread, and the memory of a trial:",
-            f"  target, width {target.width}: {_said(target)}",
+            f"  target, {_size(target)}: {_said(target)}",
             *(_line(each, target) for each in narrow),
         ]
 
@@ -177,19 +184,28 @@ class SurrogateCost:
 
 def measured(study: Study) -> SurrogateCost:
     """Of a study with a surrogate."""
-    size = study.batch_size_of(_middle(study))
-    return SurrogateCost(said=study.surrogate_lines(), batch_size=size, costs=costs(study))
+    params = _middle(study)
+    return SurrogateCost(
+        said=study.surrogate_lines(),
+        narrowed=study.narrowed(params),
+        batch_size=study.batch_size_of(params),
+        costs=costs(study),
+    )
 
 
 def _line(cost: Cost, target: Cost) -> str:
     faster = target.step_ms / cost.step_ms
-    alone = f"  S = {cost.shrink}, width {cost.width}: {_said(cost)}, {faster:.1f}x as fast alone"
+    alone = f"  S = {cost.shrink}, {_size(cost)}: {_said(cost)}, {faster:.1f}x as fast alone"
     if cost.bundled_ms is None:
         return alone
     return (
         f"{alone}; a bundle of {cost.slots}, no more memory than the target: "
         f"{cost.bundled_ms:.3g} ms a trial, {target.step_ms / cost.bundled_ms:.1f}x"
     )
+
+
+def _size(cost: Cost) -> str:
+    return f"{cost.num_parameters} parameters" if cost.width is None else f"width {cost.width}"
 
 
 def _said(cost: Cost) -> str:

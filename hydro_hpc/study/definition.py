@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -21,6 +20,13 @@ from torch import Tensor, nn, optim
 from hydro_hpc.errors import StudyError
 from hydro_hpc.nn import trial_stream
 from hydro_hpc.study import alone, loading
+from hydro_hpc.study.arguments import (
+    check_callable,
+    check_count,
+    check_name,
+    check_one_of,
+    split_space,
+)
 from hydro_hpc.study.batches import Augment, augmented, batch_sizes, test_batches
 from hydro_hpc.study.check import check_study
 from hydro_hpc.study.clipping import clip_name, limit_of
@@ -28,6 +34,7 @@ from hydro_hpc.study.data import Data, batch_indices, load_data
 from hydro_hpc.study.description import Direction, PrunerName, SearchName, StudyDescription
 from hydro_hpc.study.hyperparameters import split
 from hydro_hpc.study.metrics import METRIC_CALL, Loss, Metric, choose_metric
+from hydro_hpc.study.narrowing import require_module
 from hydro_hpc.study.optimizers import (
     check_bounds,
     optimizer_name,
@@ -36,11 +43,11 @@ from hydro_hpc.study.optimizers import (
     trained,
 )
 from hydro_hpc.study.randomness import seeded
-from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Params, Uniform
+from hydro_hpc.study.space import Params
 from hydro_hpc.study.surrogates import Surrogates
 from hydro_hpc.study.transfers import cautions, refuse_what_does_not_transfer, statement
 from hydro_hpc.surrogate import Narrow, Surrogate
-from hydro_hpc.surrogate.narrow import Widths
+from hydro_hpc.surrogate.narrow import Narrowness
 from hydro_hpc.surrogate.rules import Rules
 
 if TYPE_CHECKING:
@@ -99,26 +106,26 @@ class Study:
         `batch_size`: 32, unless the space has it. `slots`: how many trials a bundle trains side by
         side; None: as many as pay.
         """
-        _check_name(name)
+        check_name(name)
         for what, function in (("model", model), ("data", data), ("loss", loss)):
-            _check_callable(what, function)
+            check_callable(what, function)
         if augment is not None:
-            _check_callable("augment", augment)
+            check_callable("augment", augment)
         counts = {"epochs": epochs, "trials": trials}
         counts |= {} if slots is None else {"slots": slots}
         for what, count in counts.items():
-            _check_count(what, count)
+            check_count(what, count)
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise StudyError(f"seed={seed!r} must be an integer")
-        _check_one_of("search", search, ("tpe", "random"))
-        _check_one_of("pruner", pruner, ("none", "median"))
-        _check_one_of("direction", direction, (None, "maximize", "minimize"))
+        check_one_of("search", search, ("tpe", "random"))
+        check_one_of("pruner", pruner, ("none", "median"))
+        check_one_of("direction", direction, (None, "maximize", "minimize"))
         self.name = name
         self.model = model
         self.loss = loss
         self.metric_function, best = choose_metric(metrics, loss)
         self.direction: Direction = direction or best
-        self.searched, self.constants = _split_space(space)
+        self.searched, self.constants = split_space(space)
         self.batch_sizes = batch_sizes(space, batch_size)
         if "batch_size" not in space:
             [self.constants["batch_size"]] = self.batch_sizes
@@ -138,26 +145,32 @@ class Study:
         self._surrogates = None if surrogate is None else self._make_surrogates(surrogate)
 
     @property
-    def widths(self) -> Widths | None:
-        """Those of the surrogates and of the target, None if the study has no surrogate."""
-        return None if self._surrogates is None else self._surrogates.widths
+    def narrowness(self) -> Narrowness | None:
+        """That of surrogates against the target, None if the study has no surrogate."""
+        return None if self._surrogates is None else self._surrogates.narrowness
 
-    def with_surrogate(self, narrow: Narrow) -> Study:
-        """Returns the same study with surrogates of another width; `also` stays this study's."""
+    def with_surrogate(self, *, by: int) -> Study:
+        """Returns the same study with surrogates of another width."""
         assert self.surrogate is not None
         other = copy.copy(self)
-        other.surrogate = replace(narrow, also=self.surrogate.also)
+        other.surrogate = replace(self.surrogate, width=None, by=by)
         other._surrogates = other._make_surrogates(other.surrogate)
         return other
 
     def _make_surrogates(self, narrow: object) -> Surrogates:
         if not isinstance(narrow, Narrow):
             kind = type(narrow).__name__
-            raise StudyError(f"surrogate is a {kind}; give hydro_hpc.surrogate.Narrow(width=64)")
+            raise StudyError(f"surrogate is a {kind}; give hydro_hpc.surrogate.Narrow(by=8)")
         refuse_what_does_not_transfer(narrow, self.searched, [*self.searched, *self.constants])
         searched = {n: d for n, d in self.searched.items() if n in self.split.model}
         optimizer = self.optimizer_name
-        return Surrogates(narrow, self.model, optimizer=optimizer, searched=searched)
+        return Surrogates(
+            narrow, self.model, optimizer=optimizer, searched=searched, example=self._few_rows
+        )
+
+    def _few_rows(self) -> Tensor:
+        """A batch as a model takes it; loads the data."""
+        return self.data().train_x[: min(self.batch_sizes)].clone()
 
     @property
     def cautions(self) -> list[str]:
@@ -180,7 +193,7 @@ class Study:
             return []
         what = statement(
             self.surrogate,
-            self._surrogates.widths,
+            self._surrogates.narrowness,
             epochs=self.epochs,
             batch_size=self.constants.get("batch_size"),
             num_rows=len(self.data().train_x),
@@ -194,8 +207,7 @@ class Study:
         settings |= {"epochs": repr(self.epochs), "optimizer": self.optimizer_name}
         settings |= {} if self.augment is None else {"augment": "on"}
         if self._surrogates is not None:
-            widths = self._surrogates.widths
-            settings["surrogate"] = f"width {widths.surrogate} of {widths.target}"
+            settings["surrogate"] = str(self._surrogates.narrowness)
         return StudyDescription(
             name=self.name,
             space=self.searched,
@@ -228,9 +240,7 @@ class Study:
     def build_surrogate(self, params: Params, seed: int) -> Surrogate:
         """Returns what a trial trains, with its rules. StudyError if the study has no surrogate."""
         if self._surrogates is None:
-            raise StudyError(
-                "the study has no surrogate; define it with surrogate=Narrow(width=64)"
-            )
+            raise StudyError("the study has no surrogate; define it with surrogate=Narrow(by=8)")
         return self._surrogates.build(self._model_arguments(params), seed)
 
     def rules_of(self, params: Params) -> Rules | None:
@@ -238,6 +248,14 @@ class Study:
         if self._surrogates is None:
             return None
         return self._surrogates.recipe(self._model_arguments(params)).rules
+
+    def narrowed(self, params: Params) -> list[str]:
+        """Lines about what shrinks in a trial's surrogate and what stays, where the widths of the
+        model are followed.
+        """
+        if self._surrogates is None:
+            return []
+        return self._surrogates.said(self._model_arguments(params))
 
     def keep_rules(self, directory: Path) -> None:
         """Keeps the rules of surrogates in this folder. Raises StudyError if those that are in it
@@ -254,10 +272,7 @@ class Study:
         """Returns the user's own model, at the target's width; otherwise as `build_model`."""
         arguments = self._model_arguments(params)
         with seeded(seed):
-            model = self.model(**arguments)
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"the model is a {type(model).__name__}, not an nn.Module")
-        return model
+            return require_module(self.model(**arguments))
 
     def optimizer_settings(self, params: Params) -> Params:
         """Returns the optimizer's keyword arguments for these hyperparameters."""
@@ -336,53 +351,3 @@ class Study:
     def check(self) -> None:
         """Tries the user's code once, on one batch; raises StudyError if it cannot train."""
         check_study(self)
-
-
-def _split_space(space: Mapping[str, Any]) -> tuple[dict[str, Distribution], Params]:
-    if not isinstance(space, Mapping):
-        raise StudyError(f"space is a {type(space).__name__}; give a dict of name to distribution")
-    searched: dict[str, Distribution] = {}
-    constants: Params = {}
-    for name, value in space.items():
-        if isinstance(value, Uniform | LogUniform | Integer | Choice):
-            searched[name] = value
-        else:
-            constants[name] = value
-    if not searched:
-        raise StudyError(
-            "the space is empty: nothing is searched; add for example 'lr': log_uniform(1e-4, 1e-1)"
-        )
-    return searched, constants
-
-
-def _check_name(name: str) -> None:
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-        raise StudyError(
-            f"name={name!r} cannot name a folder; use up to 64 letters, digits, '-', '_' and '.'"
-        )
-
-
-def _check_callable(what: str, function: object) -> None:
-    if not callable(function):
-        raise StudyError(f"{what} is a {type(function).__name__}; give a class or a function")
-    if what == "loss" and isinstance(function, type):
-        raise StudyError(
-            f"loss is the class {function.__name__}; give an object: {function.__name__}()"
-        )
-    if what == "model" and isinstance(function, nn.Module):
-        raise StudyError(
-            f"model is one {type(function).__name__}; give the class or a function that makes one, "
-            "so that every trial gets its own"
-        )
-
-
-def _check_count(what: str, count: object) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise StudyError(f"{what}={count!r} must be an integer of at least 1")
-
-
-def _check_one_of(what: str, value: object, allowed: tuple[str | None, ...]) -> None:
-    if value not in allowed:
-        raise StudyError(
-            f"{what}={value!r} is not known; use one of {', '.join(map(repr, allowed))}"
-        )

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.space import Distribution
-from hydro_hpc.surrogate.narrow import WIDTH, Narrow, Widths
+from hydro_hpc.surrogate.narrow import WIDTH, Narrow, Narrowness
 
 # Of regularizers: how much of them helps depends on the size of a model, which no rule is about.
 ANYWHERE: Final = re.compile(
@@ -97,17 +97,20 @@ def _horizon(
 
 
 def statement(
-    narrow: Narrow, widths: Widths, *, epochs: int, batch_size: int | None, num_rows: int | None
+    narrow: Narrow,
+    narrowness: Narrowness,
+    *,
+    epochs: int,
+    batch_size: int | None,
+    num_rows: int | None,
 ) -> str:
     """What is trained in place of what, for how long, in one line."""
     own = _training(epochs, batch_size, num_rows)
     target = _training(
         narrow.target_epochs or epochs, narrow.target_batch_size or batch_size, num_rows
     )
-    said = "so is the target" if own == target else f"the target for {target}"
-    return (
-        f"trials train surrogates of width {widths.surrogate} of {widths.target} for {own}; {said}"
-    )
+    said = "the same" if own == target else target
+    return f"trials train surrogates of {narrowness} for {own}; the target's horizon is {said}"
 
 
 def _training(epochs: int, batch_size: int | None, num_rows: int | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
 from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
 from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
+from hydro_hpc.surrogate.tracing.symbols import Attribute, attributes_of
 from hydro_hpc.surrogate.tracing.trace import Trace, followed, trace
 from hydro_hpc.surrogate.tracing.uses import How
 
@@ -36,8 +37,11 @@ class Plan:
     report: Report
 
     def follow(self, model: nn.Module) -> Surrogate:
-        """A surrogate of this model, its draws and torch's random state; it is not changed."""
+        """A surrogate of this model, its draws and torch's random state; it is not changed, and
+        nothing of it is kept. ShrinkError if it is not of the architecture that was followed.
+        """
         refuse_trained(model)
+        _refuse_other(model, self.trace, self.sizes)
         module = narrowed(model, self.trace, self.sizes)
         initial = {
             name: 1.0 if sample_of(parameter).is_constant else wanted_spread(self.rules[name])
@@ -99,6 +103,30 @@ def refuse_trained(model: nn.Module) -> None:
                 f"'{path}' has been trained, and the rules are about initialisation: "
                 "shrink a model as it is before its first step"
             )
+
+
+def _refuse_other(model: nn.Module, seen: Trace, sizes: Sizes) -> None:
+    named = [*model.named_parameters(), *model.named_buffers()]
+    found = {name: tuple(tensor.shape) for name, tensor in named}
+    expected = {n: tuple(value(s, seen.numbers) for s in own) for n, own in seen.sizes.items()}
+    found |= {place: (number,) for place, number in _attributes(attributes_of(model))}
+    followed = [attribute for attribute, _ in seen.attributes]
+    shrinks = [bool(size.free_symbols & sizes.shrunk) for _, size in seen.attributes]
+    for (place, number), is_size in zip(_attributes(followed), shrinks, strict=True):
+        expected[place] = (number,) if is_size else found.get(place, ())
+    wrong = next((n for n in [*found, *expected] if found.get(n) != expected.get(n)), None)
+    if wrong is not None:
+        raise ShrinkError(
+            f"'{wrong}' is not of the size for which the surrogate's rules were made; let sizes "
+            "depend on what is chosen with choice() or integer(), not on a real number"
+        )
+
+
+def _attributes(attributes: Iterable[Attribute]) -> Iterator[tuple[str, int]]:
+    """By the place of each."""
+    for one in attributes:
+        index = "" if one.index is None else f"[{one.index}]"
+        yield f"{one.path}.{one.key}{index}".lstrip("."), one.value
 
 
 def _axes(seen: Trace, sizes: Sizes) -> dict[str, Axes]:

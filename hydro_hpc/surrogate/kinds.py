@@ -23,6 +23,10 @@ from hydro_hpc.surrogate.table import TABLE, Kind
 from hydro_hpc.surrogate.weight_norm import Part
 
 
+class UnclearUseError(ShrinkError):
+    """How a parameter is used shows in a call, and was not seen in the model's code."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
     """A parameter's kind, and the ratios that the rules take: 1 where there is no such axis."""
@@ -125,7 +129,7 @@ def _elementwise(place: Place, axes: Axes, wide: list[int]) -> Scaling:
             "the width, where nothing can be multiplied; use nn.Linear(width, 1, bias=False)"
         )
     if is_long and use is not Use.ADDED:
-        raise ShrinkError(
+        raise UnclearUseError(
             f"how '{place.full_name}' of {place.class_name} is used cannot be told from its shape "
             f"({[axis.target for axis in axes]}): say it to shrink as uses={{"
             f"'{place.full_name}': None}} if it is only added or multiplied value by value (as "

@@ -16,7 +16,7 @@ from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.multiplier import input_multipliers, multiply_input
 from hydro_hpc.surrogate.initial import rescale
 from hydro_hpc.surrogate.kinds import Scaling
-from hydro_hpc.surrogate.narrow import Widths
+from hydro_hpc.surrogate.narrow import Narrowness, Ratio, Widths
 from hydro_hpc.surrogate.rules import Rules, factors_of
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import Kind, family_of
@@ -47,7 +47,7 @@ class Recipe:
     inputs of layers are; `drawn` is what it was made for.
     """
 
-    widths: Widths
+    narrowness: Narrowness
     rules: Rules
     initial: Mapping[str, float]
     multipliers: Mapping[str, float]
@@ -75,7 +75,7 @@ class Recipe:
         return next((n for n, one in drawn.items() if not one.is_like(self.drawn[n])), "")
 
 
-def recipe_of(surrogate: Surrogate, drawn: Mapping[str, Drawn], widths: Widths) -> Recipe:
+def recipe_of(surrogate: Surrogate, drawn: Mapping[str, Drawn], narrowness: Narrowness) -> Recipe:
     """How one surrogate was made."""
     multipliers = {
         path: math.prod(factors)
@@ -83,7 +83,7 @@ def recipe_of(surrogate: Surrogate, drawn: Mapping[str, Drawn], widths: Widths) 
         if (factors := input_multipliers(module))
     }
     return Recipe(
-        widths=widths,
+        narrowness=narrowness,
         rules=dict(surrogate.rules),
         initial=dict(surrogate.initial),
         multipliers=multipliers,
@@ -124,8 +124,7 @@ def to_json(recipe: Recipe, optimizer: str) -> dict[str, Any]:
     return {
         "schema": 1,
         "optimizer": optimizer,
-        "width": recipe.widths.surrogate,
-        "target_width": recipe.widths.target,
+        **_narrowness_to_json(recipe.narrowness),
         "input_multipliers": dict(recipe.multipliers),
         "parameters": parameters,
     }
@@ -137,7 +136,7 @@ def from_json(data: Mapping[str, Any]) -> Recipe:
     """
     parameters: Mapping[str, Any] = data["parameters"]
     recipe = Recipe(
-        widths=Widths(surrogate=data["width"], target=data["target_width"]),
+        narrowness=_narrowness_from_json(data),
         rules={
             name: Scaling(kind=Kind(own["kind"]), m_in=own["m_in"], m_out=own["m_out"])
             for name, own in parameters.items()
@@ -152,6 +151,18 @@ def from_json(data: Mapping[str, Any]) -> Recipe:
     if json.loads(json.dumps(to_json(recipe, data["optimizer"]))) != data:
         raise ValueError("other factors than those of the table")
     return recipe
+
+
+def _narrowness_to_json(narrowness: Narrowness) -> dict[str, Any]:
+    if isinstance(narrowness, Ratio):
+        return {"by": narrowness.by, "keep": list(narrowness.keep)}
+    return {"width": narrowness.surrogate, "target_width": narrowness.target}
+
+
+def _narrowness_from_json(data: Mapping[str, Any]) -> Narrowness:
+    if "by" in data:
+        return Ratio(by=data["by"], keep=tuple(data["keep"]))
+    return Widths(surrogate=data["width"], target=data["target_width"])
 
 
 def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import ClassVar
 class StudyJob:
     """The study file, the directory of its folder, trials per bundle (None: as it says)."""
 
-    module: ClassVar[str] = "hydro_hpc.trial.worker"
+    module: ClassVar[str] = "hydro_hpc.trial.worker_process"
     going_on: ClassVar[str] = "started again, the study goes on where it was"
 
     file: Path

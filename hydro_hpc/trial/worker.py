@@ -1,47 +1,29 @@
-"""The process that trains: one per lane, paused by its gate, watched by its supervisor.
+"""Trains a study's trials: takes them from the search, and hands their results over.
 
 It trains the trials of one shape at a time (`grouping`). Those of others wait; once they are as
 many as the bundle may have slots, it takes no more trials, and when its bundle is through, the
 largest group of those that wait is the next.
-
-It starts in the idle class (imports, data, binding run outside windows, where nothing else would
-run), and from its first training step on does nothing on the device without the gate's leave.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import signal
-import socket
-import sys
 import time
 import traceback
 from collections import deque
-from pathlib import Path
 from typing import Final
 
-import torch
-
-from hydro_hpc.config import load_settings
-from hydro_hpc.devices.cpu_memory import CpuMemory, go_first
-from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError
 from hydro_hpc.page import Page
 from hydro_hpc.page_layout import RecordKind, TrialState
 from hydro_hpc.study.definition import Study
 from hydro_hpc.study.folder import StudyFolder
-from hydro_hpc.study.loading import load_study
 from hydro_hpc.study.trial import Trial
 from hydro_hpc.trial.builder import BundleBuilder
 from hydro_hpc.trial.channel import Channel
-from hydro_hpc.trial.gate import LaneGate, LeaveRequested
+from hydro_hpc.trial.gate import LaneGate
 from hydro_hpc.trial.grouping import Group, Grouping, largest
-from hydro_hpc.trial.lane import TenantLane
 from hydro_hpc.trial.messages import (
     AskTrials,
     Message,
-    RankLeaves,
-    StudyChecked,
     TrialEnded,
     TrialGivenUp,
     TrialKept,
@@ -53,7 +35,6 @@ from hydro_hpc.trial.room import MemoryShortError, Room
 from hydro_hpc.trial.slots import checkpoint_path
 from hydro_hpc.trial.training import BundleTraining, Ended, as_trial
 
-SLOTS: Final = 16
 SLEEP_S: Final = 0.25
 ASK_EVERY_S: Final = 5.0  # a worker without memory, whether the study is over
 CHECKPOINT_EVERY_S: Final = 30.0  # for a kill without warning; who leaves stores anyway
@@ -333,68 +314,3 @@ class Worker:
 
     def _send(self, message: Message) -> None:
         self._channel.send(message, rank=0)
-
-
-def main() -> int:
-    arguments = _parse()
-    channel = Channel(socket.socket(fileno=arguments.channel))
-    worker = None
-    try:
-        go_first()
-        torch.set_num_threads(1)
-        settings = load_settings(os.environ)
-        lane = TenantLane(arguments.lane)
-        page = lane.trial_page()
-        page.set("state", TrialState.STARTING)
-        room = Room(
-            CpuMemory(),
-            spare_bytes=lane.spare_bytes,
-            page=page,
-            patience_ns=int(settings.patience_s * 1e9),
-        )
-        gate = lane.gate(settings, trial=page, look=room.look)
-        signal.signal(signal.SIGTERM, lambda *_: gate.leave())
-        study = load_study(arguments.study)
-        folder = StudyFolder(arguments.folder, study.name)
-        study.keep_rules(folder.rules)
-        study.check()
-        if os.environ.get("SLURM_PROCID", "0") == "0":
-            for line in study.surrogate_lines():
-                print(f"hydro-trial: {line}", flush=True)
-        channel.send(StudyChecked(description=study.description.to_json()), rank=0)
-        unit_ns = int(settings.unit_us * 1000)
-        worker = Worker(study, folder, gate, channel, page, room, unit_ns=unit_ns)
-        worker.run(arguments.slots or study.slots or SLOTS)
-        page.set("state", TrialState.ENDED)
-    except LeaveRequested:
-        if worker is not None:
-            worker.leave()
-    except LaneError as error:
-        if worker is not None:
-            worker.leave()
-        return _give_up(channel, str(error), error.exit_code)
-    except HydroError as error:
-        return _give_up(channel, str(error), error.exit_code)
-    except Exception as error:
-        traceback.print_exc()
-        return _give_up(channel, f"{type(error).__name__}: {error}", EXIT_FAILED)
-    return 0
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="hydro-trial worker")
-    parser.add_argument("--lane", required=True)
-    parser.add_argument("--channel", type=int, required=True, help="file descriptor")
-    parser.add_argument("--study", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True, help="where the study's folder is")
-    parser.add_argument("--slots", type=int)
-    return parser.parse_args()
-
-
-def _give_up(channel: Channel, reason: str, exit_code: int) -> int:
-    channel.send(RankLeaves(reason=reason, exit_code=exit_code), rank=0)
-    return exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,8 +13,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from hydro_hpc.errors import FusionError, ShrinkError
+from hydro_hpc.fusion.copying import deep_copy
 from hydro_hpc.surrogate.tracing.sizes import Sizes, value
-from hydro_hpc.surrogate.tracing.symbols import attributes_of, put, refresh
+from hydro_hpc.surrogate.tracing.symbols import attributes_of, put
 from hydro_hpc.surrogate.tracing.trace import Trace
 
 Shapes = Mapping[str, Sequence[int]]
@@ -45,27 +47,26 @@ def shapes_at(trace: Trace, sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def narrowed(model: nn.Module, trace: Trace, sizes: Sizes) -> nn.Module:
-    """A copy of the model at these sizes; which rows it takes comes of torch's random state."""
-    narrow = copy.deepcopy(model)
+    """A copy of the model at these sizes, in which nothing of it is left; which rows it takes comes
+    of torch's random state. No second model of the target's size is made.
+    """
     shapes = shapes_at(trace, sizes)
-    made = {
+    made: dict[int, Any] = {
         id(tensor): _narrow_tensor(tensor, shapes[name])
-        for name, tensor in [*narrow.named_parameters(), *narrow.named_buffers()]
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
     }
-    for module in narrow.modules():
-        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for holder in holders:
-            for key, tensor in holder.items():
-                if tensor is not None:
-                    holder[key] = made[id(tensor)]
-        refresh(module)
+    try:
+        narrow = deep_copy(model, made)
+    except FusionError as error:
+        raise ShrinkError(f"the model cannot be copied: {error}") from error
     _set_attributes(narrow, trace, sizes)
     return narrow
 
 
 def _set_attributes(narrow: nn.Module, trace: Trace, sizes: Sizes) -> None:
     for own, (_, size) in zip(list(attributes_of(narrow)), trace.attributes, strict=True):
-        put(own, value(size, sizes.numbers))
+        if value(size, sizes.numbers) != value(size, trace.numbers):
+            put(own, value(size, sizes.numbers))
     for module in narrow.modules():
         if not type(module).__module__.startswith("torch.nn.modules"):
             continue
@@ -93,7 +94,7 @@ def _describe_convolution(module: nn.Module) -> None:
 
 def _narrow_tensor(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(tensor.shape) == tuple(shape):
-        return tensor
+        return copy.deepcopy(tensor)
     is_drawn = isinstance(tensor, nn.Parameter)
     values = tensor.detach()
     for axis, size in enumerate(shape):

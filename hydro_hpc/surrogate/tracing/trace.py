@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Trace:
     are those over which activations are multiplied, `outputs` those of what the model returns.
     `given` are the sizes as symbols of their own, and `lines` say of one that turned out to be a
     number where that was asked. `called`: the paths of modules. `inputs`: sizes in the example.
+    `attributes` have no holders.
     """
 
     sizes: Mapping[str, tuple[Size, ...]]
@@ -82,7 +83,7 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
     return Trace(
         sizes={n: tuple(settled(size) for size in own) for n, own in symbolic.sizes.items()},
         attributes=tuple(
-            (attribute, settled(size))
+            (replace(attribute, holder={}), settled(size))  # which would keep the model
             for attribute, size in zip(symbolic.attributes, symbolic.integers, strict=True)
         ),
         numbers={s: n for s, n in symbolic.hints.items() if isinstance(s, sympy.Symbol)},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hydro_hpc import cli
-from tests.hydro_hpc.trial.test_solo_surrogates import write_narrow_study
+from tests.hydro_hpc.trial.test_solo_surrogates import write_followed_study, write_narrow_study
 
 
 def test_says_what_surrogates_train_and_cost(
@@ -41,3 +41,21 @@ def test_programs_get_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert half["memory_bytes"] < target["memory_bytes"]
     # parameters, gradients and both moments of Adam, float32, beside activations
     assert target["memory_bytes"] > 4 * 4 * (9 * 10 + 11 * 10 + 11 * 2)
+
+
+def test_says_which_widths_were_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["explain", str(write_followed_study(tmp_path))]) == 0
+    what, head, inner, named, _, target, *narrow = capsys.readouterr().out.splitlines()
+    assert what.startswith("trials train surrogates of 1/4 of the target's widths, layers.0 as")
+    assert what.endswith("; the target's horizon is the same")
+    assert head == "widths, as followed through a forward call:"
+    assert inner == "  layers.2.weight and 2 more: 32 -> 8"
+    assert named == "  layers.0.weight and 2 more: 16 stays, as asked"
+    assert target.startswith("  target, 754 parameters: ")
+    assert [line.split(":")[0] for line in narrow] == [
+        "  S = 2, 450 parameters",
+        "  S = 4, 298 parameters",
+        "  S = 8, 222 parameters",
+    ]

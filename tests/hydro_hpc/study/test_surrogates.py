@@ -255,7 +255,7 @@ def test_a_run_says_what_is_trained_and_keeps_the_rules(
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first == (
         "study small: trials train surrogates of width 8 of 32 for 2 epochs in batches of 16 "
-        "(8 steps); the target for 10 epochs in batches of 16 (40 steps)"
+        "(8 steps); the target's horizon is 10 epochs in batches of 16 (40 steps)"
     )
     assert "another horizon" in second
     [path] = StudyFolder(tmp_path, "small").rules.iterdir()

@@ -1,0 +1,179 @@
+"""The two ways to a study's surrogates: its model is built at their width, or its own is followed.
+
+Their rules are made once for each set of arguments that sizes follow.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from hydro_hpc.nn import trial_stream
+from hydro_hpc.study.randomness import seeded
+from hydro_hpc.study.space import Distribution, LogUniform, Params, Uniform
+from hydro_hpc.surrogate import Surrogate, shrink
+from hydro_hpc.surrogate.kinds import UnclearUseError
+from hydro_hpc.surrogate.narrow import WIDTH, Ratio, Widths
+from hydro_hpc.surrogate.stored import Recipe, drawn_by, recipe_of
+
+if TYPE_CHECKING:
+    from hydro_hpc.surrogate.by_trace import Plan
+
+Model = Callable[..., nn.Module]
+
+
+class Arguments:
+    """What a model is built from. Its sizes follow those that are chosen (numbers and names); those
+    of a continuous distribution are taken not to change them, which is checked.
+    """
+
+    def __init__(self, searched: Mapping[str, Distribution]) -> None:
+        """`searched` are the model's own hyperparameters that are."""
+        self._chosen = sorted(n for n, d in searched.items() if not _is_continuous(d))
+        self._middles = {n: d.middle() for n, d in searched.items() if _is_continuous(d)}
+
+    def key(self, arguments: Params) -> str:
+        """JSON of those that sizes follow."""
+        return json.dumps({name: arguments[name] for name in self._chosen}, sort_keys=True)
+
+    def typical(self, arguments: Params) -> Params:
+        """The same for all of one key."""
+        return {**arguments, **self._middles}
+
+
+class Narrowing(Protocol):
+    """`make` and `build` raise ShrinkError."""
+
+    def make(self, arguments: Params) -> Recipe:
+        """The same each time."""
+
+    def difference(self, before: Recipe, arguments: Params) -> str:
+        """What is otherwise now than when this was made, in words; empty if nothing."""
+
+    def build(self, recipe: Recipe, arguments: Params, seed: int) -> Surrogate:
+        """Its weights are a function of the arguments and the seed."""
+
+    def said(self, arguments: Params) -> list[str]:
+        """Lines about what shrinks and what stays, where the model's code does not say it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtWidth:
+    """By a model's own argument for its width. Rules take models of the target's width to make, and
+    once they are known, surrogates take none.
+    """
+
+    model: Model
+    arguments: Arguments
+    widths: Widths
+    example: Callable[[], Tensor]
+
+    def make(self, arguments: Params) -> Recipe:
+        factory = functools.partial(self.model, **self.arguments.typical(arguments))
+        width = self.widths.surrogate
+        try:
+            with trial_stream(0, 0):
+                surrogate = shrink(factory, width=width)
+        except UnclearUseError:
+            with trial_stream(0, 0):
+                surrogate = shrink(factory, width=width, example=self.example())
+        return recipe_of(surrogate, drawn_by(self._drawn(arguments)), self.widths)
+
+    def difference(self, before: Recipe, arguments: Params) -> str:
+        if before.narrowness != self.widths:
+            return "its widths"
+        return _quoted(before.difference(drawn_by(self._drawn(arguments))))
+
+    def build(self, recipe: Recipe, arguments: Params, seed: int) -> Surrogate:
+        with seeded(seed):
+            return recipe.apply(self._narrow(arguments))
+
+    def said(self, arguments: Params) -> list[str]:
+        del arguments
+        return []
+
+    def _drawn(self, arguments: Params) -> nn.Module:
+        with trial_stream(0, 0):
+            return self._narrow(self.arguments.typical(arguments))
+
+    def _narrow(self, arguments: Params) -> nn.Module:
+        return require_module(self.model(**{WIDTH: self.widths.surrogate}, **arguments))
+
+
+class Followed:
+    """By one forward call of the target. Each surrogate is made of a model of the target's size,
+    which is built on the CPU and dropped at once: that is the memory of the target's parameters and
+    the time of its initialisation, per trial, in each process, beside the time to follow it once
+    per process. No step is taken and no gradient made at that size.
+    """
+
+    def __init__(
+        self, model: Model, arguments: Arguments, ratio: Ratio, example: Callable[[], Tensor]
+    ) -> None:
+        self._model = model
+        self._arguments = arguments
+        self._ratio = ratio
+        self._example = example
+        self._plans: dict[str, Plan] = {}
+
+    def make(self, arguments: Params) -> Recipe:
+        plan = self._plan(arguments)
+        with trial_stream(0, 0):
+            surrogate = plan.follow(self._target(self._arguments.typical(arguments)))
+        return recipe_of(surrogate, drawn_by(surrogate.module), self._ratio)
+
+    def difference(self, before: Recipe, arguments: Params) -> str:
+        return difference(before, self.make(arguments))
+
+    def build(self, recipe: Recipe, arguments: Params, seed: int) -> Surrogate:
+        del recipe
+        plan = self._plan(arguments)
+        with seeded(seed):
+            return plan.follow(self._target(arguments))
+
+    def said(self, arguments: Params) -> list[str]:
+        return str(self._plan(arguments).report).splitlines()
+
+    def _plan(self, arguments: Params) -> Plan:
+        from hydro_hpc.surrogate.by_trace import plan_of  # sympy, which no other study needs
+
+        key = self._arguments.key(arguments)
+        if key not in self._plans:
+            example, ratio = self._example(), self._ratio
+            with trial_stream(0, 0):
+                model = self._target(self._arguments.typical(arguments))
+                self._plans[key] = plan_of(model, ratio.by, example, keep=ratio.keep)
+        return self._plans[key]
+
+    def _target(self, arguments: Params) -> nn.Module:
+        return require_module(self._model(**arguments))
+
+
+def difference(stored: Recipe, made: Recipe) -> str:
+    """Between recipes for the same arguments, in words; empty if there is none."""
+    if stored.narrowness != made.narrowness:
+        return "its widths"
+    if name := stored.difference(made.drawn):
+        return _quoted(name)
+    other: Iterable[str] = (n for n, rule in made.rules.items() if stored.rules[n] != rule)
+    return _quoted(next(iter(other), ""))
+
+
+def require_module(model: object) -> nn.Module:
+    """TypeError if a study's model gives something else."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model is a {type(model).__name__}, not an nn.Module")
+    return model
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if name else ""
+
+
+def _is_continuous(distribution: Distribution) -> bool:
+    return isinstance(distribution, Uniform | LogUniform)
