@@ -74,7 +74,7 @@ class Ratio:
     keep: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        kept = f", {', '.join(self.keep)} as they are" if self.keep else ""
+        kept = f" ({', '.join(self.keep)} kept)" if self.keep else ""
         return f"1/{self.by} of the target's widths{kept}"
 
 

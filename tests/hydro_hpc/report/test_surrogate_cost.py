@@ -48,7 +48,9 @@ def test_says_which_widths_were_followed(
 ) -> None:
     assert cli.main(["explain", str(write_followed_study(tmp_path))]) == 0
     what, head, inner, named, _, target, *narrow = capsys.readouterr().out.splitlines()
-    assert what.startswith("trials train surrogates of 1/4 of the target's widths, layers.0 as")
+    assert what.startswith(
+        "trials train surrogates of 1/4 of the target's widths (layers.0 kept) for"
+    )
     assert what.endswith("; the target's horizon is the same")
     assert head == "widths, as followed through a forward call:"
     assert inner == "  layers.2.weight and 2 more: 32 -> 8"
