@@ -18,6 +18,7 @@ from hydro_hpc.surrogate.multiplier import multiply_input
 from hydro_hpc.surrogate.report import Kept, Report, Width
 from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate
+from hydro_hpc.surrogate.tracing.attention import refuse_wrong_attention
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
 from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
 from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
@@ -78,6 +79,8 @@ def plan_of(
         raise ShrinkError(f"no width of the model can shrink: {why}")
     raw = {**raw_uses(model, seen), **(uses or {})}
     narrow = narrowed(model, seen, sizes)
+    if by != 1:
+        refuse_wrong_attention(model, narrow, example)
     axes = _axes(seen, sizes)
     rules = scalings_of(narrow, axes, target=model, uses=raw)
     return Plan(trace=seen, sizes=sizes, axes=axes, rules=rules, report=report)
@@ -166,9 +169,16 @@ def _report(seen: Trace, sizes: Sizes, fixed: frozenset[sympy.Symbol]) -> Report
         if symbol in sizes.shrunk:
             shrunk.append(Width(paths=paths, target=target, size=size))
         else:
-            why = "as asked" if symbol in fixed else "no smaller size goes through the model"
-            kept.append(Kept(paths=paths, size=target, why=why))
+            kept.append(Kept(paths=paths, size=target, why=_why(seen, symbol, fixed)))
     return Report(widths=tuple(shrunk), kept=(*kept, *_literal(seen)))
+
+
+def _why(seen: Trace, symbol: sympy.Symbol, fixed: frozenset[sympy.Symbol]) -> str:
+    if symbol in fixed:
+        return "as asked"
+    if symbol in seen.head_sizes:
+        return "since activations are multiplied over it, as over the size of heads"
+    return "no smaller size goes through the model"
 
 
 def _literal(seen: Trace) -> Iterator[Kept]:

@@ -29,8 +29,9 @@ def shrink(
 
     `model` is a function with an argument `width=` whose default is the target's, and `width` the
     surrogate's, or its target's over `by`. Or it is the target itself, which is not changed: then
-    its widths are followed through one call on `example` (several arguments are a tuple), and all
-    that can be divided `by` are; what the modules and parameters give that `keep` names stays.
+    its widths are followed through one call on `example` (several arguments are a tuple, or a dict
+    by name), and all that can be divided `by` are; what the modules and parameters give that `keep`
+    names stays.
 
     `uses` says of raw parameters, by name, how they are used, where neither code nor an example
     says it. Initial values come of torch's random state. ShrinkError if the widths cannot be told,
@@ -69,7 +70,9 @@ def _from_factory(factory: Factory, width: int, example: Any, uses: Uses | None)
     module = builds.narrow
     if example is not None:
         from hydro_hpc.surrogate.by_trace import uses_by_trace
+        from hydro_hpc.surrogate.tracing.attention import refuse_wrong_attention
 
+        refuse_wrong_attention(builds.target, module, example)
         uses = {**uses_by_trace(builds.target, example), **(uses or {})}
     rules = scalings_of(module, axes, target=builds.target, uses=uses)
     initial = spread_factors(builds.target, module, rules, more=builds.more)

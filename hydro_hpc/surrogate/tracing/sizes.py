@@ -71,12 +71,22 @@ def widths(trace: Trace) -> set[sympy.Symbol]:
 
 
 def axes_symbols(trace: Trace) -> set[sympy.Symbol]:
-    """Symbols that are an axis of a parameter or buffer, and not in what the model returns. Of them
-    shrink the widths, and what shares an equation with one: stacked gates, and channels that no
-    product takes.
+    """Symbols that are an axis of what multiplies or is looked up in, and not in what the model
+    returns. Of them shrink the widths, and what shares an equation with one: stacked gates, and
+    channels that no product takes. Not so what only added parameters have, such as a count of
+    positions or learned queries.
     """
-    whole = {size for size in chain.from_iterable(trace.sizes.values()) if size.is_Symbol}
+    whole = {size for size in _layers_sizes(trace) if size.is_Symbol}
     return whole - _symbols(trace.outputs)
+
+
+def _layers_sizes(trace: Trace) -> Iterator[sympy.Expr]:
+    for name, uses in trace.uses.items():
+        for use in uses:
+            if use.how is How.PRODUCT:
+                yield from trace.sizes[name]
+            if use.how is How.TABLE:
+                yield from (s for axis, s in enumerate(trace.sizes[name]) if axis != use.into)
 
 
 def _symbols(sizes: Iterable[sympy.Expr]) -> set[sympy.Symbol]:
@@ -106,7 +116,7 @@ def _nearest(
     trace: Trace, symbols: set[sympy.Symbol], equations: Sequence[sympy.Expr], by: float
 ) -> _Found | None:
     """None if they can only stay."""
-    axes = symbols & axes_symbols(trace)
+    axes = symbols & (axes_symbols(trace) | _depthwise(trace))
     found = [
         each
         for attributes in _choices(trace, symbols - axes)
@@ -115,16 +125,32 @@ def _nearest(
     return min(found, key=lambda each: (each.miss, each.num_attributes), default=None)
 
 
+def _depthwise(trace: Trace) -> set[sympy.Symbol]:
+    """Counts of groups that are the channels' own."""
+    return {
+        size
+        for attribute, size in trace.attributes
+        if attribute.key == "groups"
+        and size.is_Symbol
+        and (own := trace.sizes.get(f"{attribute.path}.weight"))
+        and value(own[0], trace.numbers) == attribute.value
+        and value(own[1], trace.numbers) == 1
+    }
+
+
 def _choices(trace: Trace, others: set[sympy.Symbol]) -> list[frozenset[sympy.Symbol]]:
-    """Which counts that are no axis may shrink too, such as of heads: none, those of attributes of
-    one name, all.
+    """Which counts that are no layer's axis may shrink too, such as of heads: none, those of
+    attributes of one name, all of these; those that are an axis of other parameters and buffers.
     """
     by_name: dict[str, set[sympy.Symbol]] = {}
     for attribute, size in trace.attributes:
         if size in others and attribute.key not in NEVER_FEWER:
             by_name.setdefault(attribute.key, set()).add(size)
     named = [frozenset(each) for each in by_name.values()]
-    return list(dict.fromkeys([frozenset(), *named, frozenset().union(*named)]))
+    whole = {size for size in chain.from_iterable(trace.sizes.values()) if size.is_Symbol}
+    rest = frozenset((whole & others) - _symbols(trace.outputs))
+    joined = frozenset().union(*named)
+    return list(dict.fromkeys([frozenset(), *named, joined, rest, joined | rest]))
 
 
 def _with(
@@ -151,7 +177,10 @@ def _with(
 
 def holds(equation: sympy.Expr, numbers: Numbers) -> bool:
     substituted = {s: sympy.Integer(numbers[s]) for s in equation.free_symbols}
-    return bool(equation.xreplace(substituted) == sympy.true)
+    try:
+        return bool(equation.xreplace(substituted) == sympy.true)
+    except ZeroDivisionError:  # a half of 1, as a number of heads
+        return False
 
 
 def value(size: sympy.Expr, numbers: Numbers) -> int:

@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeAlias
 
@@ -22,7 +21,8 @@ from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-NOT_USERS: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+from hydro_hpc.surrogate.tracing.calling import NOT_USERS
+
 Size: TypeAlias = sympy.Expr  # of an axis or an attribute
 
 OF_TORCH: Final = frozenset(
@@ -75,6 +75,7 @@ class SymbolicModel:
         self.model = model
         self.environment = _Environment(duck_shape=False)
         self.mode = FakeTensorMode(shape_env=self.environment, allow_non_fake_inputs=True)
+        self.mode.cache_enabled = False  # keys and entries of symbols cost more than the calls
         self.sizes: dict[str, tuple[Size, ...]] = {}
         self.attributes = attributes
         self.integers: list[Size] = []

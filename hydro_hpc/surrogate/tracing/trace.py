@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
-from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.layouts import places_of
+from hydro_hpc.surrogate.tracing.calling import ValueAskedError, called, said_by_line
 from hydro_hpc.surrogate.tracing.recurrent import recurrent_by_parts
 from hydro_hpc.surrogate.tracing.symbols import (
-    NOT_USERS,
     Attribute,
     Size,
     SymbolicModel,
@@ -55,27 +55,62 @@ class Trace:
 
 def followed(model: nn.Module, example: Any) -> Trace:
     """A forward call on the example in numbers: its uses, without symbols. Errors as of `trace`."""
+    try:
+        return _followed(model, example)
+    except ValueAskedError:
+        if not model.training:
+            raise
+    with _evaluating(model):
+        return _followed(model, example)
+
+
+def _followed(model: nn.Module, example: Any) -> Trace:
     return _run(SymbolicModel(model, _all_axes(model), ()), example)
 
 
 def trace(model: nn.Module, example: Any) -> Trace:
-    """`example`: what one forward call takes; several arguments are a tuple. ShrinkError if the
-    call cannot be traced, with the line that hinders it.
+    """`example`: what one forward call takes; several arguments are a tuple, or a dict by name.
+    ShrinkError if the call cannot be traced, with the line that hinders it.
     """
-    finite = _finite_axes(model, followed(model, example).uses)
+    try:
+        return _traced(model, example)
+    except ValueAskedError:
+        if not model.training:
+            raise
+    with _evaluating(model):  # where layers are not dropped at random
+        return _traced(model, example)
+
+
+def _traced(model: nn.Module, example: Any) -> Trace:
+    finite = _finite_axes(model, _followed(model, example).uses)
     return _run(SymbolicModel(model, finite, list(attributes_of(model))), example)
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training
+
+
 def _run(symbolic: SymbolicModel, example: Any) -> Trace:
-    arguments = example if isinstance(example, tuple) else (example,)
     environment = symbolic.environment
+    weights = {
+        name
+        for name, places in places_of(symbolic.model).items()
+        if any(place.out_in is not None for place in places)
+    }
     with symbolic.in_place(), recurrent_by_parts(symbolic.model), torch.no_grad():
-        given = pytree.tree_map_only(Tensor, _static(symbolic), arguments)
+        given = pytree.tree_map_only(Tensor, _static(symbolic), example)
         parameters = {n: symbolic.tensors[n] for n, _ in symbolic.model.named_parameters()}
         inputs = [x for x in pytree.tree_leaves(given) if isinstance(x, Tensor)]
-        recorder = UseRecorder(parameters, inputs)
-        with _said_by_line(), _calls(symbolic.model) as called, symbolic.mode, recorder:
-            outputs = symbolic.model(*given)
+        recorder = UseRecorder(parameters, inputs, weights=weights)
+        with said_by_line(), _calls(symbolic.model) as paths, symbolic.mode, recorder:
+            outputs = called(symbolic.model, given)
         uses = {name: frozenset(found) for name, found in recorder.uses(outputs).items()}
     settled = environment.replace
     returned = [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
@@ -93,7 +128,7 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         uses=uses,
         lines=_lines(environment),
         given=symbolic.sizes,
-        called=frozenset(called),
+        called=frozenset(paths),
         inputs=frozenset(expression(size) for x in inputs for size in x.shape),
     )
 
@@ -115,15 +150,10 @@ def _finite_axes(model: nn.Module, uses: Uses) -> dict[str, frozenset[int]]:
         for use in uses.get(name, ()):
             if use.how is How.TABLE and use.into is not None:
                 axes.add(use.into)
-            if use.how is How.PRODUCT and parameter.ndim > 2:
-                axes |= _kernel(parameter)
+            if use.is_convolution:
+                axes |= set(range(2, parameter.ndim))
         finite[name] = frozenset(axes)
     return finite
-
-
-def _kernel(weight: Tensor) -> set[int]:
-    """Of a convolution's weight; a stack of matrices has none."""
-    return set(range(2, weight.ndim))
 
 
 def _is_equation(expr: sympy.Expr) -> bool:
@@ -154,21 +184,3 @@ def _calls(model: nn.Module) -> Iterator[set[str]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _said_by_line() -> Iterator[None]:
-    """What a forward call raises while it is traced becomes one sentence with its line."""
-    try:
-        yield
-    except ShrinkError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if not f.filename.startswith(NOT_USERS)]
-        at = f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else "the model"
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ShrinkError(
-            f"the widths cannot be followed through {at}: {said}; give a function with an argument "
-            "width= instead of a model"
-        ) from error

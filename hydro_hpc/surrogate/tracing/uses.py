@@ -6,8 +6,8 @@ matrix product and a layer of one's own count as torch's own do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ class Use:
     into: int | None = None
     out: int | None = None
     gives_output: bool = False
+    is_convolution: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,14 @@ class UseRecorder(TorchDispatchMode):
     activations were multiplied, as they stand in shapes.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        inputs: Iterable[Tensor],
+        *,
+        weights: Collection[str] = (),
+    ) -> None:
+        """`weights` are the parameters that layers multiply with what they are given."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.head_sizes: list[int | SymInt] = []
         self._seen: list[_Seen] = []
@@ -70,6 +78,7 @@ class UseRecorder(TorchDispatchMode):
             for name, tensor in parameters.items()
         }
         self._active = {memory_of(tensor): tensor for tensor in inputs}
+        self._weights = weights
 
     def uses(self, outputs: Any) -> dict[str, set[Use]]:
         """By parameter, after the call that returned these."""
@@ -78,7 +87,7 @@ class UseRecorder(TorchDispatchMode):
         for seen in self._seen:
             use = seen.use
             if seen.result in last:
-                use = Use(how=use.how, into=use.into, out=use.out, gives_output=True)
+                use = replace(use, gives_output=True)
             found.setdefault(seen.name, set()).add(use)
         return found
 
@@ -106,27 +115,36 @@ class UseRecorder(TorchDispatchMode):
                 if origin := self._origin(tensor):
                     use = Use(how=How.ELEMENTWISE)
                     self._seen.append(_Seen(origin.name, use, memory_of(made[0])))
-        if is_active:
+        if any(self._is_active(x) for x in given):
             self._active |= {memory_of(x): x for x in made}
         else:
             self._inherit(given, made[0])
 
     def _inherit(self, given: list[Tensor], made: Tensor) -> None:
-        """An elementwise change of a parameter is used in its place."""
+        """A change of a parameter is used in its place; where shapes differ, its axes are lost."""
         shape = [hint(size) for size in made.shape]
-        for tensor in given:
-            origin = self._origin(tensor)
-            if origin and [hint(size) for size in tensor.shape] == shape:
-                axes = [self.axis(tensor, dim) for dim in range(tensor.ndim)]
-                kept = Origin(origin.name, _by_stride(made, axes), made)
-                self._origins.setdefault(memory_of(made), kept)
-                return
+        found = [(tensor, origin) for tensor in given if (origin := self._origin(tensor))]
+        alike = [each for each in found if [hint(size) for size in each[0].shape] == shape]
+        for tensor, origin in [*alike, *found][:1]:
+            axes = [self.axis(tensor, dim) for dim in range(tensor.ndim)] if alike else []
+            kept = Origin(origin.name, _by_stride(made, axes), made)
+            self._origins.setdefault(memory_of(made), kept)
 
     def _is_active(self, tensor: Tensor) -> bool:
         return memory_of(tensor) in self._active
 
     def _origin(self, tensor: Tensor) -> Origin | None:
         return None if self._is_active(tensor) else self._origins.get(memory_of(tensor))
+
+    def begin(self, tensor: Tensor) -> Iterable[tuple[Tensor, Use]]:
+        """A layer takes it: if it is a parameter, such as a learned query, it is an activation."""
+        if self._origin(tensor) is not None:
+            yield tensor, Use(how=How.ELEMENTWISE)
+            self._active[memory_of(tensor)] = tensor
+
+    def _is_weight(self, tensor: Tensor) -> bool:
+        origin = self._origin(tensor)
+        return origin is not None and origin.name in self._weights
 
     def axis(self, tensor: Tensor, dim: int) -> int | None:
         """Of the parameter that the tensor holds, the axis that this dimension is of."""
@@ -139,14 +157,18 @@ class UseRecorder(TorchDispatchMode):
         self, left: Tensor, right: Tensor, *, taken: tuple[int, int], given: tuple[int, int | None]
     ) -> Iterable[tuple[Tensor, Use]]:
         """A product over dimension `taken` of each, which keeps `given` of each."""
+        if not self._is_active(left) and not self._is_active(right):
+            for tensor, other in ((left, right), (right, left)):
+                if self._is_weight(other) and not self._is_weight(tensor):
+                    yield from self.begin(tensor)
         active = self._is_active(left), self._is_active(right)
         if all(active):
             self.head_sizes.append(left.shape[taken[0]])
-        for tensor, into, out, other in (
+        for tensor, into, out, is_multiplied in (
             (left, taken[0], given[0], active[1]),
             (right, taken[1], given[1], active[0]),
         ):
-            if other:
+            if is_multiplied:
                 gives = None if out is None else self.axis(tensor, out)
                 yield tensor, Use(how=How.PRODUCT, into=self.axis(tensor, into), out=gives)
             else:
@@ -181,7 +203,9 @@ def _added(read: Reader) -> Reader:
 def _convolution(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
     weight, bias, is_transposed = args[1], args[2], args[6]
     into, out = (0, 1) if is_transposed else (1, 0)
-    yield weight, Use(how=How.PRODUCT, into=seen.axis(weight, into), out=seen.axis(weight, out))
+    axes = seen.axis(weight, into), seen.axis(weight, out)
+    yield weight, Use(how=How.PRODUCT, into=axes[0], out=axes[1], is_convolution=True)
+    yield from seen.begin(args[0])
     if bias is not None:
         yield bias, Use(how=How.ELEMENTWISE)
 
