@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sympy
 from torch import nn
@@ -22,9 +22,11 @@ from hydro_hpc.surrogate.tracing.attention import refuse_wrong_attention
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
 from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
 from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
-from hydro_hpc.surrogate.tracing.symbols import Attribute, attributes_of
+from hydro_hpc.surrogate.tracing.symbols import OF_TORCH, Attribute, attributes_of
 from hydro_hpc.surrogate.tracing.trace import Trace, followed, trace
 from hydro_hpc.surrogate.tracing.uses import How
+
+BOTTLENECK: Final = 4  # times narrower than what is made of it; a residual block's is 4 times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,51 @@ def _report(seen: Trace, sizes: Sizes, fixed: frozenset[sympy.Symbol]) -> Report
             shrunk.append(Width(paths=paths, target=target, size=size))
         else:
             kept.append(Kept(paths=paths, size=target, why=_why(seen, symbol, fixed)))
-    return Report(widths=tuple(shrunk), kept=(*kept, *_literal(seen)))
+    warnings = (*_unasked(seen, sizes), *_bottlenecks(seen, sizes))
+    return Report(widths=tuple(shrunk), kept=(*kept, *_literal(seen)), warnings=warnings)
+
+
+def _unasked(seen: Trace, sizes: Sizes) -> Iterator[str]:
+    """Attributes that have a width's number, and that the call did not ask for."""
+    asked = set[sympy.Symbol]().union(
+        *(size.free_symbols for own in seen.sizes.values() for size in own),
+        *(equation.free_symbols for equation in seen.equations),
+    )
+    numbers = {seen.numbers[symbol] for symbol in sizes.shrunk}
+    for attribute, size in seen.attributes:
+        is_open = attribute.key not in OF_TORCH and not size.is_number
+        if is_open and attribute.value in numbers and not size.free_symbols & asked:
+            name = f"{attribute.path}.{attribute.key}".lstrip(".")
+            yield (
+                f"'{name}' stays {attribute.value}, as the call asks for no size that it is; if "
+                "other calls do, give a function with an argument width="
+            )
+
+
+def _bottlenecks(seen: Trace, sizes: Sizes) -> Iterator[str]:
+    """Widths far narrower than what layers make of them, such as ranks and latent sizes."""
+    for symbol in sorted(sizes.shrunk, key=str):
+        around = [
+            value(own[use.out], seen.numbers)
+            for name, uses in seen.uses.items()
+            for use in uses
+            if use.how is How.PRODUCT and use.into is not None and use.out is not None
+            if (own := seen.sizes[name])[use.into] == symbol
+        ]
+        if around and min(around) > BOTTLENECK * seen.numbers[symbol]:
+            paths = tuple(_paths(seen, symbol))
+            yield (
+                f"{Width(paths=paths, target=seen.numbers[symbol], size=sizes.numbers[symbol])} is "
+                "a bottleneck: if its size is to stay, as that of a latent space or a rank, name "
+                f"what gives it, as keep=[{_giver(seen, symbol)!r}]"
+            )
+
+
+def _giver(seen: Trace, symbol: sympy.Symbol) -> str:
+    for name, uses in seen.uses.items():
+        if any(use.out is not None and seen.sizes[name][use.out] == symbol for use in uses):
+            return name
+    return next(_paths(seen, symbol))
 
 
 def _why(seen: Trace, symbol: sympy.Symbol, fixed: frozenset[sympy.Symbol]) -> str:

@@ -222,7 +222,7 @@ class _Probe(TorchDispatchMode):
         other = others[0]
         if isinstance(other, Tensor) and other.numel() != 1:
             return replace(state, factor=None) if is_divided else state
-        number = float(other)
+        number = float(other.detach()) if isinstance(other, Tensor) else float(other)
         if state.factor is None or not number:
             return replace(state, factor=None)
         return replace(state, factor=state.factor / number if is_divided else state.factor * number)

@@ -68,7 +68,7 @@ def _set_attributes(narrow: nn.Module, trace: Trace, sizes: Sizes) -> None:
         if value(size, sizes.numbers) != value(size, trace.numbers):
             put(own, value(size, sizes.numbers))
     for module in narrow.modules():
-        if not type(module).__module__.startswith("torch.nn.modules"):
+        if not _is_torchs(module):
             continue
         for key, sources in DESCRIBES.items():
             if key in vars(module):
@@ -76,10 +76,16 @@ def _set_attributes(narrow: nn.Module, trace: Trace, sizes: Sizes) -> None:
         _describe_convolution(module)
 
 
+def _is_torchs(module: nn.Module) -> bool:
+    """Also what derives from torch's layers."""
+    mro = (cls for cls in type(module).__mro__ if cls is not nn.Module)
+    return any(cls.__module__.startswith("torch.nn.modules") for cls in mro)
+
+
 def _describe(module: nn.Module, key: str, sources: tuple[tuple[str, int], ...]) -> None:
     for name, axis in sources:
-        tensor = module._parameters.get(name, module._buffers.get(name))
-        if tensor is not None and axis < tensor.ndim:
+        tensor = getattr(module, name, None)  # of weight norm, what it computes
+        if isinstance(tensor, Tensor) and axis < tensor.ndim:
             module.__dict__[key] = tensor.shape[axis]
             return
 

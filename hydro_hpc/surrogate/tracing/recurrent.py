@@ -5,7 +5,7 @@ For shapes and uses only: it is one step of each layer, not a recurrence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -14,19 +14,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GATES: Final = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+GATES_OF_CELLS: Final[Mapping[type[nn.Module], int]] = {
+    nn.LSTMCell: 4,
+    nn.GRUCell: 3,
+    nn.RNNCell: 1,
+}
 
 
 @contextmanager
 def recurrent_by_parts(model: nn.Module) -> Iterator[None]:
     """Within it the model's recurrent layers run as `forward` here."""
-    layers = [m for m in model.modules() if isinstance(m, nn.RNNBase)]
+    kinds: tuple[type[nn.Module], ...] = (nn.RNNBase, *GATES_OF_CELLS)
+    layers = [m for m in model.modules() if isinstance(m, kinds)]
     try:
         for layer in layers:
-            layer.__dict__["forward"] = _Forward(layer)
+            by_parts = _Forward(layer) if isinstance(layer, nn.RNNBase) else _cell(layer)
+            layer.__dict__["forward"] = by_parts
         yield
     finally:
         for layer in layers:
             del layer.__dict__["forward"]
+
+
+def _cell(cell: nn.Module) -> Callable[..., Any]:
+    gates = next(gates for kind, gates in GATES_OF_CELLS.items() if isinstance(cell, kind))
+    own = dict(cell.named_parameters())
+
+    def forward(x: Tensor, state: Any = None) -> Any:
+        """[..., input] -> [..., hidden], and of an LSTM twice."""
+        given = state[0] if isinstance(state, tuple) else state
+        taken = F.linear(x, own["weight_ih"], own.get("bias_ih"))
+        if given is None:
+            given = torch.zeros_like(taken.chunk(gates, dim=-1)[0])
+        again = F.linear(given, own["weight_hh"], own.get("bias_hh"))
+        hidden = (taken + again).chunk(gates, dim=-1)[0] + given
+        return (hidden, hidden) if isinstance(cell, nn.LSTMCell) else hidden
+
+    return forward
 
 
 class _Forward:

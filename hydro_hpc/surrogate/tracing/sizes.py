@@ -76,8 +76,13 @@ def axes_symbols(trace: Trace) -> set[sympy.Symbol]:
     channels that no product takes. Not so what only added parameters have, such as a count of
     positions or learned queries.
     """
-    whole = {size for size in _layers_sizes(trace) if size.is_Symbol}
-    return whole - _symbols(trace.outputs)
+    return _whole(trace) & _symbols(_layers_sizes(trace))
+
+
+def _whole(trace: Trace) -> set[sympy.Symbol]:
+    """Axes of any parameter or buffer, but for sizes of outputs."""
+    axes = {size for size in chain.from_iterable(trace.sizes.values()) if size.is_Symbol}
+    return axes - _symbols(trace.outputs)
 
 
 def _layers_sizes(trace: Trace) -> Iterator[sympy.Expr]:
@@ -147,8 +152,7 @@ def _choices(trace: Trace, others: set[sympy.Symbol]) -> list[frozenset[sympy.Sy
         if size in others and attribute.key not in NEVER_FEWER:
             by_name.setdefault(attribute.key, set()).add(size)
     named = [frozenset(each) for each in by_name.values()]
-    whole = {size for size in chain.from_iterable(trace.sizes.values()) if size.is_Symbol}
-    rest = frozenset((whole & others) - _symbols(trace.outputs))
+    rest = frozenset(_whole(trace) & others)
     joined = frozenset().union(*named)
     return list(dict.fromkeys([frozenset(), *named, joined, rest, joined | rest]))
 

@@ -31,7 +31,7 @@ OF_TORCH: Final = frozenset(
         *("num_features", "num_channels", "num_groups", "num_parameters", "normalized_shape"),
         *("embedding_dim", "embed_dim", "num_heads", "head_dim", "kdim", "vdim"),
         *("hidden_size", "input_size", "proj_size", "in1_features", "in2_features"),
-        "unflattened_size",
+        *("d_model", "nhead", "unflattened_size"),
     }
 )
 """Attributes of torch's own modules that are sizes of channels, or counts of groups and heads."""
@@ -40,7 +40,7 @@ OF_TORCH: Final = frozenset(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attribute:
     """An integer that a module, or an object that it holds, keeps: `holder[key]`, and of a tuple
-    the one at `index`. `path` is the module's.
+    or list the one at `index`. `path` is the module's.
     """
 
     path: str
@@ -86,18 +86,23 @@ class SymbolicModel:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The model has symbols; after it, all that it had before."""
-        before = [(holder, key, holder[key]) for holder, key in _places(self.model)]
-        before += [(a.holder, a.key, a.holder[a.key]) for a in self.attributes]
+        before = [(holder, dict(holder)) for holder in self._holders()]
         try:
             self._put_tensors()
             self._put_integers()
             with _float_is_no_size():
                 yield
         finally:
-            for holder, key, value in reversed(before):
-                holder[key] = value
+            for holder, own in before:  # also what the call itself put there
+                holder.clear()
+                holder.update(own)
             for module in self.model.modules():
                 refresh(module)
+
+    def _holders(self) -> Iterator[dict[str, Any]]:
+        for module in self.model.modules():
+            yield from (vars(module), module._parameters, module._buffers)
+        yield from (attribute.holder for attribute in self.attributes)
 
     def _put_tensors(self) -> None:
         named = [*self.model.named_parameters(), *self.model.named_buffers()]
@@ -147,11 +152,17 @@ def attributes_of(model: nn.Module) -> Iterator[Attribute]:
             if is_torchs and key not in OF_TORCH:
                 continue
             yield from _integers(path, own, key, value)
-        for value in [] if is_torchs else list(own.values()):
+        for name, value in [] if is_torchs else list(own.items()):
+            if name.startswith("_"):
+                continue
             if _is_plain(value) and id(value) not in seen:
                 seen.add(id(value))
                 for key, inner in vars(value).items():
                     yield from _integers(path, vars(value), key, inner)
+            if type(value) is dict and id(value) not in seen and all(type(k) is str for k in value):
+                seen.add(id(value))
+                for key, inner in value.items():
+                    yield from _integers(path, value, key, inner)
 
 
 def _integers(path: str, holder: dict[str, Any], key: str, value: Any) -> Iterator[Attribute]:
@@ -159,7 +170,7 @@ def _integers(path: str, holder: dict[str, Any], key: str, value: Any) -> Iterat
         return
     if type(value) is int and value > 1:
         yield Attribute(path=path, holder=holder, key=key, index=None, value=value)
-    elif type(value) in (tuple, torch.Size) and value and all(type(x) is int for x in value):
+    elif type(value) in (tuple, list, torch.Size) and value and all(type(x) is int for x in value):
         for index, each in enumerate(value):
             if each > 1:
                 yield Attribute(path=path, holder=holder, key=key, index=index, value=each)
@@ -179,9 +190,10 @@ def put(attribute: Attribute, value: Any) -> None:
     if attribute.index is None:
         attribute.holder[attribute.key] = value
         return
-    before = list(attribute.holder[attribute.key])
-    before[attribute.index] = value
-    attribute.holder[attribute.key] = tuple(before)
+    before = attribute.holder[attribute.key]
+    values = list(before)
+    values[attribute.index] = value
+    attribute.holder[attribute.key] = values if type(before) is list else tuple(values)
 
 
 def refresh(module: nn.Module) -> None:

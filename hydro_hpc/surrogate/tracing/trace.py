@@ -13,6 +13,7 @@ import sympy
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from hydro_hpc.surrogate.layouts import places_of
@@ -87,6 +88,22 @@ def _traced(model: nn.Module, example: Any) -> Trace:
 
 
 @contextmanager
+def _causality_as_said() -> Iterator[None]:
+    """Torch's transformers look at a mask's values to choose a kernel; here they do as told."""
+    before = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = _as_said
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = before
+
+
+def _as_said(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    del mask, size
+    return bool(is_causal)
+
+
+@contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     before = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -109,7 +126,13 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         parameters = {n: symbolic.tensors[n] for n, _ in symbolic.model.named_parameters()}
         inputs = [x for x in pytree.tree_leaves(given) if isinstance(x, Tensor)]
         recorder = UseRecorder(parameters, inputs, weights=weights)
-        with said_by_line(), _calls(symbolic.model) as paths, symbolic.mode, recorder:
+        with (
+            said_by_line(),
+            _causality_as_said(),
+            _calls(symbolic.model) as paths,
+            symbolic.mode,
+            recorder,
+        ):
             outputs = called(symbolic.model, given)
         uses = {name: frozenset(found) for name, found in recorder.uses(outputs).items()}
     settled = environment.replace

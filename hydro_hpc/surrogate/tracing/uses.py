@@ -159,6 +159,8 @@ class UseRecorder(TorchDispatchMode):
         """A product over dimension `taken` of each, which keeps `given` of each."""
         if not self._is_active(left) and not self._is_active(right):
             for tensor, other in ((left, right), (right, left)):
+                if self._origin(other) is not None and self._origin(tensor) is None:
+                    self._active[memory_of(tensor)] = tensor  # a constant, as of positions
                 if self._is_weight(other) and not self._is_weight(tensor):
                     yield from self.begin(tensor)
         active = self._is_active(left), self._is_active(right)

@@ -363,50 +363,11 @@ class Mixer(nn.Module):
         return self.out((x + self.channels(self.norm(x))).mean(1))
 
 
-class SuperResolution(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.a = nn.Conv2d(3, width, 3, padding=1)
-        self.up = nn.Conv2d(width, 4 * width, 3, padding=1)
-        self.out = nn.Conv2d(width, 3, 3, padding=1)
-
-    def forward(self, x):
-        return self.out(F.relu(F.pixel_shuffle(self.up(F.relu(self.a(x))), 2)))
-
-
-class Standardised(nn.Module):
-    """Its convolution's weight is centred before use."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.stem = nn.Conv2d(3, width, 3)
-        self.inner = nn.Parameter(torch.randn(width, width, 3, 3) * 0.1)
-        self.out = nn.Linear(width, 10)
-
-    def forward(self, x):
-        weight = self.inner - self.inner.mean((1, 2, 3), keepdim=True)
-        return self.out(F.relu(F.conv2d(self.stem(x), weight)).mean((2, 3)))
-
-
-class Modulated(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.width = width
-        self.into = nn.Linear(12, width)
-        self.condition = nn.Linear(6, 2 * width)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.out = nn.Linear(width, 12)
-
-    def forward(self, x, y):
-        scale, shift = self.condition(y).split([self.width, self.width], dim=-1)
-        return self.out(self.norm(self.into(x)) * (1 + scale) + shift)
-
-
 IMAGE = torch.randn(2, 3, 8, 8)
 TOKENS = torch.randint(0, 30, (2, 10))
 ROWS = torch.randn(4, 12)
 
-MODELS = {
+PLAIN = {
     "mlp": (MLP, torch.randn(4, 3, 4)),
     "convnet": (ConvNet, IMAGE),
     "resnet": (ResNet, IMAGE),
@@ -427,8 +388,5 @@ MODELS = {
     "raw": (Raw, ROWS),
     "two inputs": (TwoInputs, (ROWS, torch.randint(0, 20, (4, 3)))),
     "mixer": (Mixer, IMAGE),
-    "super resolution": (SuperResolution, IMAGE),
-    "standardised": (Standardised, IMAGE),
-    "modulated": (Modulated, (ROWS, torch.randn(4, 6))),
 }
 """By name: a function of the width, and what one forward call takes."""

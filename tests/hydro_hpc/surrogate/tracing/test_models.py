@@ -4,28 +4,32 @@ build at that width.
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import functools
 
 import pytest
 import torch
-from torch import nn
 
-from hydro_hpc.surrogate import shrink
-from tests.hydro_hpc.surrogate.tracing.models import MODELS
+from hydro_hpc.surrogate import Surrogate, shrink
+from hydro_hpc.surrogate.tracing.calling import called
+from tests.hydro_hpc.surrogate.tracing.unusual_models import MODELS
 
 WIDTH, BY = 64, 4
-RAW = ("raw", "standardised", "vit")  # whose parameters are of no layer
+RAW = ("raw", "standardised", "vit", "experts", "latents")  # whose parameters are of no layer
 
 
-def called(model: nn.Module, example: Any) -> Any:
-    return model(*example) if isinstance(example, tuple) else model(example)
+@functools.cache
+def shrunk(name: str) -> Surrogate:
+    """Followed once for all tests, which leave it as it is."""
+    build, example = MODELS[name]
+    return shrink(build(WIDTH), by=BY, example=example)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_followed_model_has_its_authors_sizes(name: str) -> None:
     build, example = MODELS[name]
-    target, authors = build(WIDTH), build(WIDTH // BY)
-    narrow = shrink(target, by=BY, example=example).module
+    authors = build(WIDTH // BY)
+    narrow = copy.deepcopy(shrunk(name).module)
     expected = {key: tuple(tensor.shape) for key, tensor in authors.state_dict().items()}
     assert {key: tuple(tensor.shape) for key, tensor in narrow.state_dict().items()} == expected
     assert repr(narrow) == repr(authors)
@@ -38,7 +42,41 @@ def test_a_followed_model_has_its_authors_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_rules_are_those_of_a_function_of_the_width(name: str) -> None:
     build, example = MODELS[name]
-    followed = shrink(build(WIDTH), by=BY, example=example).rules
+    followed = shrunk(name).rules
     uses = example if name in RAW else None  # else by the classes of modules
     built = shrink(lambda width=WIDTH: build(width), by=BY, example=uses).rules
     assert followed == built
+
+
+@pytest.mark.parametrize("name", ["cached", "dropped", "translator"])
+def test_following_a_model_leaves_it_as_it_was(name: str) -> None:
+    build, example = MODELS[name]
+    target = build(WIDTH)
+    before = [{**vars(m), **m._buffers, **m._parameters} for m in target.modules()]
+    shrink(target, by=BY, example=example)
+    for module, own in zip(target.modules(), before, strict=True):
+        after = {**vars(module), **module._buffers, **module._parameters}
+        assert after.keys() == own.keys()
+        assert all(after[key] is own[key] or after[key] == own[key] for key in own)
+
+
+class Autoencoder(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 64
+        self.a, self.mean = torch.nn.Linear(12, 64), torch.nn.Linear(64, 8)
+        self.b, self.out = torch.nn.Linear(8, 64), torch.nn.Linear(64, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.out(self.b(self.mean(self.a(x).relu())).relu())
+        return out
+
+
+def test_bottlenecks_that_shrink_and_numbers_that_stay_are_warned_of() -> None:
+    report = shrink(Autoencoder(), by=BY, example=torch.randn(4, 12)).report
+    unasked, bottleneck = report.warnings
+    assert unasked.startswith("'width' stays 64, as the call asks for no size that it is")
+    assert "8 -> 2 is a bottleneck" in bottleneck
+    assert "keep=['mean.weight']" in bottleneck
+    kept = shrink(Autoencoder(), by=BY, example=torch.randn(4, 12), keep=["mean.weight"])
+    assert kept.module.get_parameter("mean.weight").shape == (8, 16)
