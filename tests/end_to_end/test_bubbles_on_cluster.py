@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.road import GANG, LENDING, SMALL, TRAIN, Road, wait_until
+from tests.examples.gpt_example import write_small_study
 from tests.hydro_hpc.warm_python import WarmPython
 
 pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -23,6 +25,23 @@ def test_study_beside_its_own_job_starts_and_ends_with_it(road: Road) -> None:
         lambda: f"6 trials complete: {road.outputs('alice')}",
     )
     assert road.jobs.state(primary) == "RUNNING"
+
+
+def test_a_narrow_gpt_is_tuned_in_the_bubbles_of_the_gpt_that_it_is_for(road: Road) -> None:
+    home = road.cluster.home("alice")
+    study = write_small_study(home)
+    for path in (study, home / "gpt.py"):
+        shutil.chown(path, user=home.stat().st_uid)
+    road.train(f"--hydro-bubble={study}", *LENDING[1:])
+    journal = home / "gpt.hydro/journal.log"
+    wait_until(
+        lambda: journal.exists() and journal.read_text().count('"values":[') == 2,
+        lambda: f"both trials complete: {road.outputs('alice')}",
+    )
+    done = road.cluster.run(["hydro", "transfer", str(study)], user="alice", cwd=home, timeout_s=60)
+    assert done.returncode == 0, done.stderr
+    transferred = json.loads((home / "gpt.hydro/transfer/deepspeed.json").read_text())
+    assert transferred["train_batch_size"] == 16
 
 
 def test_opted_in_job_that_never_pipelines_sends_the_gang_away(road: Road) -> None:
