@@ -6,18 +6,25 @@ trial, since that takes seconds. In bubbles it is not: `hydro check-surrogate` d
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from hydro_hpc.errors import ShrinkError, StudyError
 from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.surrogate.narrow import Ratio
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from hydro_hpc.study.definition import Study
     from hydro_hpc.surrogate.coordinates.report import CheckReport
+
+
+MOST_ROWS: Final = 16  # of the training data in the check's batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +52,11 @@ def kept_proof(folder: StudyFolder) -> Proof | None:
 
 def require_proof(study: Study, folder: StudyFolder) -> None:
     """Checks the surrogates if that is not done yet. StudyError if they fail."""
-    if study.surrogate is None:
+    if study.surrogate is None or study.surrogate.unproved:
         return
     if kept_proof(folder) is None:
-        from hydro_hpc.surrogate.check_command import check_study
-
         try:
-            keep_proof(folder, check_study(study))
+            keep_proof(folder, check_surrogates(study))
         except ShrinkError as error:
             raise StudyError(f"the surrogates cannot be checked: {error}") from error
     refuse_failed(study, folder)
@@ -59,15 +64,65 @@ def require_proof(study: Study, folder: StudyFolder) -> None:
 
 def refuse_failed(study: Study, folder: StudyFolder) -> None:
     """StudyError, with the first fault, if the surrogates were checked and failed."""
+    if study.surrogate is None or study.surrogate.unproved:
+        return
     proof = kept_proof(folder)
-    if study.surrogate is not None and proof is not None and proof.failed:
+    if proof is not None and proof.failed:
         raise StudyError(
             f"the surrogates of study {study.name} do not agree with their target: "
-            f"{proof.failed[0]}; mend that, or remove {folder.proof} to go on all the same"
+            f"{proof.failed[0]}; mend that and check again (hydro check-surrogate), or insist by "
+            "Narrow(unproved=True)"
         )
 
 
 def unproved(study: Study, folder: StudyFolder, file: Path) -> Iterator[str]:
     """A sentence if the surrogates were never checked."""
     if study.surrogate is not None and kept_proof(folder) is None:
-        yield f"its surrogates are not checked: hydro check-surrogate {file} takes some seconds"
+        yield f"the surrogates are not checked yet: hydro check-surrogate {file} does, in seconds"
+
+
+def check_surrogates(study: Study) -> CheckReport:
+    """In the middle of the space, with a rate that is looked for. StudyError if the study has no
+    surrogate, ShrinkError if its model cannot be built at some widths.
+    """
+    from hydro_hpc.surrogate import check  # which a worker does not need
+
+    if study.surrogate is None:
+        raise StudyError(
+            f"study {study.name} has no surrogate to check; give it one: "
+            "Study(..., surrogate=Narrow(width=64))"
+        )
+    params = {name: distribution.middle() for name, distribution in study.searched.items()}
+    values = {**study.constants, **params}
+    settings = study.optimizer_settings(params)
+    settings.pop("lr", None)
+    data = study.data()
+    rows = min(MOST_ROWS, len(data.train_x))
+    is_followed = isinstance(study.narrowness, Ratio)
+    return check(
+        study.build_target(params, 0) if is_followed else _factory_of(study, values),
+        keep=study.surrogate.keep,
+        example=data.train_x[:rows],
+        targets=data.train_y[:rows],
+        loss=study.loss,
+        optimizer=study.optimizer_name,
+        weight_decay=settings.pop("weight_decay", 0.0),
+        settings=settings,
+    )
+
+
+def _factory_of(study: Study, values: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    """The study's model as a factory of `width=` alone; the target's width is the default's."""
+    arguments = {name: values[name] for name in sorted(study.split.model) if name != "width"}
+    declared = inspect.signature(study.model).parameters.get("width")
+    target = values.get("width", declared.default if declared else None)
+    if not isinstance(target, int):
+        raise StudyError(
+            f"the model of study {study.name} has no argument width= with the target's width as "
+            "its default; write def model(width=512)"
+        )
+
+    def factory(width: int = target) -> nn.Module:
+        return study.model(**arguments, width=width)
+
+    return factory

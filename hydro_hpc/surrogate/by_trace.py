@@ -65,14 +65,31 @@ def plan_of(
     uses: Uses | None = None,
 ) -> Plan:
     """ShrinkError if the model cannot be followed, or nothing of it can shrink."""
+    if not by >= 1:
+        raise ShrinkError(f"by={by!r} makes no narrower model: it must be 1 or more")
+    return plan_from(trace_of(model, example), model, by, example, keep=keep, uses=uses)
+
+
+def trace_of(model: nn.Module, example: Any) -> Trace:
+    """What plans of all ratios are made from. ShrinkError if the model cannot be followed."""
     if example is None:
         raise ShrinkError(
             "the widths of a model are followed through a forward call: give what it takes as "
             "example=, such as one batch"
         )
-    if not by >= 1:
-        raise ShrinkError(f"by={by!r} makes no narrower model: it must be 1 or more")
-    seen = trace(model, example)
+    return trace(model, example)
+
+
+def plan_from(
+    seen: Trace,
+    model: nn.Module,
+    by: float,
+    example: Any,
+    *,
+    keep: Collection[str] = (),
+    uses: Uses | None = None,
+) -> Plan:
+    """The same of a model that was followed before."""
     fixed = _kept_symbols(model, seen, keep)
     sizes = narrow_sizes(seen, by, fixed)
     report = _report(seen, sizes, fixed)

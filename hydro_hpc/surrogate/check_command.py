@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, StudyError
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from hydro_hpc.study.definition import Study
-    from hydro_hpc.surrogate.coordinates.report import CheckReport
-
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-MOST_ROWS: Final = 16  # of the training data in the check's batch
 
 
 def add_commands(subparsers: Subparsers) -> None:
@@ -37,10 +28,10 @@ def add_commands(subparsers: Subparsers) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from hydro_hpc.study.folder import StudyFolder
     from hydro_hpc.study.loading import load_study
-    from hydro_hpc.study.proof import keep_proof
+    from hydro_hpc.study.proof import check_surrogates, keep_proof
 
     study = load_study(arguments.study)
-    report = check_study(study)
+    report = check_surrogates(study)
     keep_proof(StudyFolder(arguments.study.absolute().parent, study.name), report)
     print(report.to_json() if arguments.json else report)
     if arguments.plot:
@@ -48,48 +39,3 @@ def _check(arguments: argparse.Namespace) -> int:
 
         write_picture(report, arguments.plot)
     return EXIT_DONE if report.passed else EXIT_FAILED
-
-
-def check_study(study: Study) -> CheckReport:
-    """In the middle of the space, with a rate that is looked for. StudyError if the study has no
-    surrogate, ShrinkError if its model cannot be built at some widths.
-    """
-    from hydro_hpc.surrogate.coordinates.checking import check
-
-    if getattr(study, "surrogate", None) is None:
-        raise StudyError(
-            f"study {study.name} has no surrogate to check; give it one: "
-            "Study(..., surrogate=Narrow(width=64))"
-        )
-    params = {name: distribution.middle() for name, distribution in study.searched.items()}
-    values = {**study.constants, **params}
-    settings = study.optimizer_settings(params)
-    settings.pop("lr", None)
-    data = study.data()
-    rows = min(MOST_ROWS, len(data.train_x))
-    return check(
-        _factory_of(study, values),
-        example=data.train_x[:rows],
-        targets=data.train_y[:rows],
-        loss=study.loss,
-        optimizer=study.optimizer_name,
-        weight_decay=settings.pop("weight_decay", 0.0),
-        settings=settings,
-    )
-
-
-def _factory_of(study: Study, values: Mapping[str, Any]) -> Callable[..., nn.Module]:
-    """The study's model as a factory of `width=` alone; the target's width is the default's."""
-    arguments = {name: values[name] for name in sorted(study.split.model) if name != "width"}
-    declared = inspect.signature(study.model).parameters.get("width")
-    target = values.get("width", declared.default if declared else None)
-    if not isinstance(target, int):
-        raise StudyError(
-            f"the model of study {study.name} has no argument width= with the target's width as "
-            "its default; write def model(width=512)"
-        )
-
-    def factory(width: int = target) -> nn.Module:
-        return study.model(**arguments, width=width)
-
-    return factory

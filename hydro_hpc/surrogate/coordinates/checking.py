@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -43,12 +43,13 @@ def check(
     weight_decay: float = 0.0,
     settings: Mapping[str, Any] | None = None,
     widths: Sequence[int] | None = None,
+    keep: Collection[str] = (),
     seeds: int = NUM_SEEDS,
     first_seed: int = 0,
     steps: int = NUM_STEPS,
 ) -> CheckReport:
     """Says of each layer of the model's surrogates whether it behaves alike at every width, and
-    whether each parameter is set up as the table says. `model` is as for `shrink`.
+    whether each parameter is set up as the table says. `model` and `keep` are as for `shrink`.
 
     `example` is a small batch: a tensor, or a tuple of a model's arguments. `targets` and `loss`
     are as in training: integers are classes unless a loss is given, without targets they are
@@ -62,7 +63,7 @@ def check(
     if isinstance(model, nn.Module):
         if widths is not None:
             raise ShrinkError("widths= are of a function that has width=; a model has its own")
-        ladder = followed = FollowedLadder(model, example)
+        ladder = followed = FollowedLadder(model, example, keep)
         widths = followed.widths
     else:
         ladder = BuiltLadder(model, example)

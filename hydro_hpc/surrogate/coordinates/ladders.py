@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from torch import nn
@@ -38,16 +37,16 @@ class BuiltLadder:
 class FollowedLadder:
     """Of a model itself. `widths` are those of the size that most of its parameters have."""
 
-    def __init__(self, model: nn.Module, example: Any) -> None:
-        from hydro_hpc.surrogate.by_trace import plan_of
+    def __init__(self, model: nn.Module, example: Any, keep: Collection[str]) -> None:
+        from hydro_hpc.surrogate.by_trace import plan_from, trace_of
 
         self._model = model
         self._make: dict[int, Callable[[nn.Module], Surrogate]] = {}
+        seen = trace_of(model, example)
         for by in RATIOS:
-            plan = plan_of(model, by, example)
-            sizes = Counter({width: len(width.paths) for width in plan.report.widths})
-            [(most, _)] = sizes.most_common(1)
-            self._make.setdefault(most.size, plan.follow)
+            plan = plan_from(seen, model, by, example, keep=keep)
+            largest = max(plan.report.widths, key=lambda width: len(width.paths))
+            self._make.setdefault(largest.size, plan.follow)
         self.widths = tuple(sorted(self._make)[:MOST])
         if len(self.widths) < 2:
             raise ShrinkError(

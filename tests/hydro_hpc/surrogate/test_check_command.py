@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from hydro_hpc import cli
-from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, StudyError
+from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.loading import load_study
+from hydro_hpc.study.proof import refuse_failed, unproved
 
 STUDY = """
 import torch
 from torch import nn
 from hydro_hpc import Study
 from hydro_hpc.study import log_uniform
+from hydro_hpc.surrogate import Narrow
 
 def model(width=64):
     head = nn.Linear(width, 4)
@@ -27,11 +31,12 @@ def data():
 
 study = Study(
     name="s", model=model, data=data, loss=nn.CrossEntropyLoss(),
-    space={{"lr": log_uniform(1e-3, 1e-1)}},
+    space={{"lr": log_uniform(1e-3, 1e-1)}}, epochs=1, trials=1, {surrogate}
 )
-{surrogate}
+if __name__ == "__main__":
+    study.run()
 """
-WITH = "study.surrogate = object()"
+WITH = "surrogate=Narrow(width=32)"
 GROWS = "head.register_forward_pre_hook(lambda m, args: (args[0] * (width / 16) ** 2,))"
 
 
@@ -69,3 +74,24 @@ def test_a_study_without_surrogate_is_refused(
 ) -> None:
     assert cli.main(["check-surrogate", study_file(tmp_path, surrogate="")]) == EXIT_USAGE
     assert "has no surrogate to check" in capsys.readouterr().err
+
+
+def test_the_studys_folder_keeps_what_came_out(tmp_path: Path) -> None:
+    file = Path(study_file(tmp_path, spoil=GROWS))
+    study, folder = load_study(file), StudyFolder(tmp_path, "s")
+    assert list(unproved(study, folder, file))
+    cli.main(["check-surrogate", str(file)])
+    assert not list(unproved(study, folder, file))
+    with pytest.raises(StudyError, match=r"do not agree with their target: '4'.*unproved=True"):
+        refuse_failed(study, folder)
+    cli.main(["check-surrogate", study_file(tmp_path)])
+    refuse_failed(study, folder)
+
+
+def test_a_study_is_checked_before_its_first_trial(tmp_path: Path) -> None:
+    study = load_study(Path(study_file(tmp_path, spoil=GROWS)))
+    with pytest.raises(StudyError, match="do not agree with their target"):
+        study.run(tmp_path)
+    insisting = "surrogate=Narrow(width=32, unproved=True)"
+    study = load_study(Path(study_file(tmp_path, spoil=GROWS, surrogate=insisting)))
+    assert study.run(tmp_path).completed == 1
