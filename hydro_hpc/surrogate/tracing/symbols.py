@@ -96,8 +96,6 @@ class SymbolicModel:
             for holder, own in before:  # also what the call itself put there
                 holder.clear()
                 holder.update(own)
-            for module in self.model.modules():
-                refresh(module)
 
     def _holders(self) -> Iterator[dict[str, Any]]:
         for module in self.model.modules():
