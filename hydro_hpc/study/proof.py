@@ -6,7 +6,7 @@ trial, since that takes seconds. In bubbles it is not: `hydro check-surrogate` d
 
 from __future__ import annotations
 
-import inspect
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hydro_hpc.errors import ShrinkError, StudyError
 from hydro_hpc.study.folder import StudyFolder
-from hydro_hpc.surrogate.narrow import Ratio
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,9 +97,8 @@ def check_surrogates(study: Study) -> CheckReport:
     settings.pop("lr", None)
     data = study.data()
     rows = min(MOST_ROWS, len(data.train_x))
-    is_followed = isinstance(study.narrowness, Ratio)
     return check(
-        study.build_target(params, 0) if is_followed else _factory_of(study, values),
+        _factory_of(study, values),
         keep=study.surrogate.keep,
         example=data.train_x[:rows],
         targets=data.train_y[:rows],
@@ -112,17 +110,6 @@ def check_surrogates(study: Study) -> CheckReport:
 
 
 def _factory_of(study: Study, values: Mapping[str, Any]) -> Callable[..., nn.Module]:
-    """The study's model as a factory of `width=` alone; the target's width is the default's."""
-    arguments = {name: values[name] for name in sorted(study.split.model) if name != "width"}
-    declared = inspect.signature(study.model).parameters.get("width")
-    target = values.get("width", declared.default if declared else None)
-    if not isinstance(target, int):
-        raise StudyError(
-            f"the model of study {study.name} has no argument width= with the target's width as "
-            "its default; write def model(width=512)"
-        )
-
-    def factory(width: int = target) -> nn.Module:
-        return study.model(**arguments, width=width)
-
-    return factory
+    """The study's model as a factory of its width alone, if it has one."""
+    arguments = {name: values[name] for name in sorted(study.split.model)}
+    return functools.partial(study.model, **arguments)

@@ -70,6 +70,11 @@ def axes_of(builds: Builds) -> dict[str, Axes]:
     return axes
 
 
+def has_width(factory: Factory) -> bool:
+    """Says whether it has an argument `width`."""
+    return "width" in inspect.signature(factory).parameters
+
+
 def target_width(factory: Factory) -> int:
     """The default of the factory's argument `width`."""
     argument = inspect.signature(factory).parameters.get("width")

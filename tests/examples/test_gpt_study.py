@@ -17,7 +17,6 @@ from torch import nn
 from hydro_hpc import cli
 from hydro_hpc.study import Study, load_study
 from hydro_hpc.study.trial import Trial
-from hydro_hpc.surrogate import Narrow
 from tests.examples.gpt_example import SCRIPT, load_script, write_small_study
 from tests.hydro_hpc.trial.open_lane import OpenLane, new_folder, train_trials, values
 
@@ -91,7 +90,7 @@ def test_at_the_targets_width_it_is_the_model_that_is_trained(
     x = study.data().test_x[:2]
     for model in (
         study.build_target(PARAMS, 5),
-        study.with_surrogate(Narrow(width=128)).build_model(PARAMS, 5),
+        study.with_surrogate(by=1).build_model(PARAMS, 5),
     ):
         expected = trained.state_dict()
         assert model.state_dict().keys() == expected.keys()

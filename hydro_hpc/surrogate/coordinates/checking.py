@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.randomness import trial_stream
-from hydro_hpc.surrogate.building import Factory, target_width
+from hydro_hpc.surrogate.building import Factory, has_width, target_width
 from hydro_hpc.surrogate.coordinates.ladders import BuiltLadder, FollowedLadder
 from hydro_hpc.surrogate.coordinates.rate import find_rate
 from hydro_hpc.surrogate.coordinates.records import roles_of
@@ -49,7 +49,8 @@ def check(
     steps: int = NUM_STEPS,
 ) -> CheckReport:
     """Says of each layer of the model's surrogates whether it behaves alike at every width, and
-    whether each parameter is set up as the table says. `model` and `keep` are as for `shrink`.
+    whether each parameter is set up as the table says. `model` and `keep` are as for `shrink`, or
+    `model` makes the target: then each surrogate is of draws of its own.
 
     `example` is a small batch: a tensor, or a tuple of a model's arguments. `targets` and `loss`
     are as in training: integers are classes unless a loss is given, without targets they are
@@ -60,10 +61,12 @@ def check(
     """
     notes = []
     ladder: Ladder
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) or not has_width(model):
         if widths is not None:
             raise ShrinkError("widths= are of a function that has width=; a model has its own")
-        ladder = followed = FollowedLadder(model, example, keep)
+        make = (lambda: model) if isinstance(model, nn.Module) else model
+        with trial_stream(first_seed, 0):
+            ladder = followed = FollowedLadder(make, example, keep)
         widths = followed.widths
     else:
         ladder = BuiltLadder(model, example)

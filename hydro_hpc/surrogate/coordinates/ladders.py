@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.building import Factory, target_width
+from hydro_hpc.surrogate.coordinates.widths import FEWEST, NARROWEST
 from hydro_hpc.surrogate.narrow import Widths
 from hydro_hpc.surrogate.shrinking import shrink
 from hydro_hpc.surrogate.stored import Recipe, drawn_by, recipe_of
@@ -37,21 +38,32 @@ class BuiltLadder:
 class FollowedLadder:
     """Of a model itself. `widths` are those of the size that most of its parameters have."""
 
-    def __init__(self, model: nn.Module, example: Any, keep: Collection[str]) -> None:
+    def __init__(
+        self, make: Callable[[], nn.Module], example: Any, keep: Collection[str] = ()
+    ) -> None:
+        """`make` is called for each surrogate anew, so that each has draws of its own."""
         from hydro_hpc.surrogate.by_trace import plan_from, trace_of
 
-        self._model = model
-        self._make: dict[int, Callable[[nn.Module], Surrogate]] = {}
-        seen = trace_of(model, example)
+        self._make_target = make
+        self._follow: dict[int, Callable[[nn.Module], Surrogate]] = {}
+        target = make()
+        seen = trace_of(target, example)
         for by in RATIOS:
-            plan = plan_from(seen, model, by, example, keep=keep)
+            plan = plan_from(seen, target, by, example, keep=keep)
             largest = max(plan.report.widths, key=lambda width: len(width.paths))
-            self._make.setdefault(largest.size, plan.follow)
-        self.widths = tuple(sorted(self._make)[:MOST])
+            self._follow.setdefault(largest.size, plan.follow)
+        self.widths = widest(self._follow)
         if len(self.widths) < 2:
             raise ShrinkError(
                 f"the model can have no width but {self.widths[0]}, and two are needed to compare"
             )
 
     def __call__(self, width: int) -> Surrogate:
-        return self._make[width](self._model)
+        return self._follow[width](self._make_target())
+
+
+def widest(widths: Iterable[int]) -> tuple[int, ...]:
+    """The narrowest that are wide enough to say something; of narrow models, the widest."""
+    ordered = sorted(widths)
+    enough = [width for width in ordered if width >= NARROWEST][:MOST]
+    return tuple(enough if len(enough) >= FEWEST else ordered[-FEWEST:])

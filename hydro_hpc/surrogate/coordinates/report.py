@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hydro_hpc.surrogate.coordinates.records import BIAS
 from hydro_hpc.surrogate.coordinates.slopes import Curve
-from hydro_hpc.surrogate.coordinates.verdict import LayerVerdict
+from hydro_hpc.surrogate.coordinates.verdict import Evidence, LayerVerdict
 from hydro_hpc.surrogate.structure import Finding
+
+UNCLEAR: Final = Evidence.UNCLEAR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,12 @@ class CheckReport:
                 yield _line(verdict, longest)
         for note in self.notes:
             yield f"note: {note}"
+        if self.passed and (drifting := [v for v in self.layers if v.evidence is UNCLEAR]):
+            named = ", ".join(f"'{verdict.layer}'" for verdict in drifting)
+            yield (
+                f"note: {named} drift with the width in later steps, though no layer's own steps "
+                "do: narrow models and high rates do that too"
+            )
         if self.passed:
             yield "passed: all layers behave alike at every width"
         for failure in self.failed:
@@ -102,7 +110,7 @@ def _line(verdict: LayerVerdict, longest: int) -> str:
     slopes = verdict.slopes
     numbers = (slopes.step, slopes.start, slopes.size, slopes.change)
     text = "  ".join(f"{'-' if x is None else f'{x:+.2f}':>6}" for x in numbers)
-    mark = "ok  " if verdict.passed else "FAIL"
+    mark = "FAIL" if not verdict.passed else "?   " if verdict.evidence is UNCLEAR else "ok  "
     return f"{mark}  {verdict.layer:{longest}}  {verdict.role.value:10} {text}"
 
 

@@ -24,8 +24,9 @@ class Evidence(IntEnum):
 
     OWN = 1  # the layer's values at the start, or its own step
     LOGITS = 2
-    LATER = 3
-    NONE = 4
+    LATER = 3  # values that are not finite after some steps
+    UNCLEAR = 4  # a drift of later steps, to which no layer's own step adds: narrow models do that
+    NONE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class LayerVerdict:
 
     @property
     def passed(self) -> bool:
-        return self.evidence is Evidence.NONE
+        return self.evidence in (Evidence.UNCLEAR, Evidence.NONE)
 
 
 def judge(
@@ -116,13 +117,14 @@ def _evidence(role: Role, slopes: Slopes, family: Family) -> Evidence:
 
 
 def _later(slopes: Slopes) -> Evidence:
-    is_off = (
-        not slopes.are_finite
-        or _is_above(slopes.start, bounds.START)
+    if not slopes.are_finite:
+        return Evidence.LATER
+    drifts = (
+        _is_above(slopes.start, bounds.START)
         or _is_above(slopes.size, bounds.SIZE)
         or _is_above(slopes.change, bounds.CHANGE)
     )
-    return Evidence.LATER if is_off else Evidence.NONE
+    return Evidence.UNCLEAR if drifts else Evidence.NONE
 
 
 def _is_above(slope: float | None, bound: float) -> bool:
