@@ -60,7 +60,7 @@ def test_growth_after_steps_is_the_weakest_evidence() -> None:
     for measure in (Measure.SIZE, Measure.CHANGE):
         found = verdict(Role.PLAIN, power(measure, 3, 0.8))
         assert found.evidence is Evidence.UNCLEAR
-    assert found.passed
+        assert found.passed
         assert "other layers" in found.cause
 
 
