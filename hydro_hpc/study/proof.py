@@ -1,7 +1,7 @@
 """What the coordinate check said of a study's surrogates, kept in its folder.
 
-A study whose surrogates failed does not start; one that runs here is checked before its first
-trial, since that takes seconds. In bubbles it is not: `hydro check-surrogate` does it elsewhere.
+A study that runs here is checked before its first trial, since that takes seconds. In bubbles it is
+not: `hydro check-surrogate` does it elsewhere. A study says at its start what the check said.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hydro_hpc.errors import ShrinkError, StudyError
@@ -49,35 +48,27 @@ def kept_proof(folder: StudyFolder) -> Proof | None:
         return None
 
 
-def require_proof(study: Study, folder: StudyFolder) -> None:
-    """Checks the surrogates if that is not done yet. StudyError if they fail."""
-    if study.surrogate is None or study.surrogate.unproved:
-        return
-    if kept_proof(folder) is None:
+def prove(study: Study, folder: StudyFolder) -> None:
+    """Checks the surrogates if that is not done yet. StudyError if that cannot be done."""
+    if study.surrogate is not None and kept_proof(folder) is None:
         try:
             keep_proof(folder, check_surrogates(study))
         except ShrinkError as error:
             raise StudyError(f"the surrogates cannot be checked: {error}") from error
-    refuse_failed(study, folder)
 
 
-def refuse_failed(study: Study, folder: StudyFolder) -> None:
-    """StudyError, with the first fault, if the surrogates were checked and failed."""
-    if study.surrogate is None or study.surrogate.unproved:
+def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
+    """Sentences about surrogates that were not checked, or failed."""
+    if study.surrogate is None:
         return
     proof = kept_proof(folder)
-    if proof is not None and proof.failed:
-        raise StudyError(
-            f"the surrogates of study {study.name} do not agree with their target: "
-            f"{proof.failed[0]}; mend that and check again (hydro check-surrogate), or insist by "
-            "Narrow(unproved=True)"
-        )
-
-
-def unproved(study: Study, folder: StudyFolder, file: Path) -> Iterator[str]:
-    """A sentence if the surrogates were never checked."""
-    if study.surrogate is not None and kept_proof(folder) is None:
+    if proof is None:
         yield f"the surrogates are not checked yet: hydro check-surrogate {file} does, in seconds"
+    elif proof.failed:
+        yield (
+            "by the check the surrogates do not agree with their target, so that what they find "
+            f"may not be good for it: {proof.failed[0]} (hydro check-surrogate {file} says more)"
+        )
 
 
 def check_surrogates(study: Study) -> CheckReport:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydro_hpc.study import alone
 from hydro_hpc.study.folder import StudyFolder
-from hydro_hpc.study.proof import require_proof
+from hydro_hpc.study.proof import doubts, prove
 from hydro_hpc.study.search import Results, Search
 from hydro_hpc.study.trial import Trial, TrialFailedError
 
@@ -27,8 +27,8 @@ def run_study(study: Study, directory: Path) -> Results:
     search = Search(study.description, folder)
     try:
         study.keep_rules(folder.rules)
-        require_proof(study, folder)
-        for line in study.surrogate_lines():
+        prove(study, folder)
+        for line in [*study.surrogate_lines(), *doubts(study, folder, "STUDY")]:
             print(f"study {study.name}: {line}", flush=True)
         while (trial := search.ask()) is not None:
             _run_trial(study, search, folder, trial)

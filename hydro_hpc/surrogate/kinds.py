@@ -11,7 +11,7 @@ from torch import nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
-from hydro_hpc.surrogate.layouts import TABLES, TRANSPOSED, OutIn, Place, Uses, places_of
+from hydro_hpc.surrogate.layouts import TABLES, TRANSPOSED, OutIn, Place, RawUse, Uses, places_of
 from hydro_hpc.surrogate.reading import Use, use_of
 from hydro_hpc.surrogate.refusals import (
     refuse_beyond,
@@ -128,10 +128,10 @@ def _elementwise(place: Place, axes: Axes, wide: list[int]) -> Scaling:
             f"'{place.full_name}' of {place.class_name} is a factor of a product that sums over "
             "the width, where nothing can be multiplied; use nn.Linear(width, 1, bias=False)"
         )
-    if is_long and use is not Use.ADDED:
+    if use is Use.UNSEEN or (is_long and use is not Use.ADDED):
         raise UnclearUseError(
             f"how '{place.full_name}' of {place.class_name} is used cannot be told from its shape "
-            f"({[axis.target for axis in axes]}): say it to shrink as uses={{"
+            f"({[axis.target for axis in axes]}): give example=, a batch that shows it, or uses={{"
             f"'{place.full_name}': None}} if it is only added or multiplied value by value (as "
             "positions are), or as (axis that gives, axis that takes) if it is a weight"
         )
@@ -146,19 +146,22 @@ def _vector(wide: list[Axis]) -> Scaling:
     return Scaling(kind=Kind.VECTOR, m_out=ratio)
 
 
-def _raw(place: Place, axes: Axes, use: OutIn | None) -> Scaling:
+def _raw(place: Place, axes: Axes, use: RawUse | None) -> Scaling:
     """A parameter whose use was said; none of a layer, so no input of its can be multiplied."""
     wide = [number for number, axis in enumerate(axes) if axis.is_wide]
     if not wide:
         return Scaling(kind=Kind.FIXED)
     if use is None:
         return _vector([axes[number] for number in wide])
-    if not {*use} <= {*range(len(axes))} or not {*wide} <= {*use} or len({*use}) < 2:
+    out, into = use
+    if out is None and wide == [into]:
+        return Scaling(kind=Kind.BARE_OUTPUT, m_in=axes[into].ratio)
+    if out is None or not {*use} <= {*range(len(axes))} or not {*wide} <= {*use} or len({*use}) < 2:
         raise ShrinkError(
             f"'{place.full_name}' has axes {wide} that grow with the width, of {len(axes)}, so its "
             f"axes that give and take are not {tuple(use)}; correct it in uses="
         )
-    found = _weight(use, axes)
+    found = _weight((out, into), axes)
     is_output = found.kind is Kind.OUTPUT
     return Scaling(kind=Kind.BARE_OUTPUT, m_in=found.m_in) if is_output else found
 

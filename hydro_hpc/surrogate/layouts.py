@@ -11,7 +11,8 @@ from torch import nn
 from hydro_hpc.surrogate.weight_norm import Part, Source, owner_of, source_of
 
 OutIn = tuple[int, int]  # the axes of a weight that give and take
-Uses = Mapping[str, OutIn | None]  # by full name, of raw parameters; None is added or multiplied
+RawUse = tuple[int | None, int]  # of a raw parameter; a vector that is summed over gives no axis
+Uses = Mapping[str, RawUse | None]  # by full name; None is added or multiplied value by value
 
 # Convolutions transposed have them the other way round.
 OUT_IN: Final = (0, 1)

@@ -25,8 +25,7 @@ class Narrow:
 
     `target_epochs` and `target_batch_size` are how the target will be trained, where that is not as
     its surrogates are. `also` names hyperparameters that are searched though their best value is
-    not known to transfer, such as "weight_decay". With `unproved`, trials train surrogates even if
-    the coordinate check says that they do not agree with their target.
+    not known to transfer, such as "weight_decay".
     """
 
     width: int | None = None
@@ -35,7 +34,6 @@ class Narrow:
     target_batch_size: int | None = None
     also: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
-    unproved: bool = False
 
     def __post_init__(self) -> None:
         if (self.width is None) == (self.by is None):

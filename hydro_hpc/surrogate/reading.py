@@ -33,11 +33,15 @@ class Use(Enum):
     CONTRACTED = "contracted"
     NONE = "none"  # its size is asked for, it is drawn
     UNKNOWN = "unknown"
+    UNSEEN = "unseen"  # the module has code of its own, and none of it reads the parameter
 
 
 def use_of(module: nn.Module, name: str) -> Use:
     """ADDED if that is all that becomes of it; CONTRACTED if it is a factor anywhere."""
-    found = {use for function in _methods(module) for use in _uses(function, name, module)}
+    methods = list(_methods(module))
+    found = {use for function in methods for use in _uses(function, name, module)}
+    if methods and not found:
+        return Use.UNSEEN
     found.discard(Use.NONE)
     if Use.CONTRACTED in found:
         return Use.CONTRACTED
@@ -54,8 +58,17 @@ def _methods(module: nn.Module) -> Iterator[ast.AST]:
         except (OSError, TypeError, SyntaxError):
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and node.name != "__init__":
-                yield node
+            if isinstance(node, ast.FunctionDef) and node.name != "__init__" and node.args.args:
+                yield _with_self(node)
+
+
+def _with_self(method: ast.FunctionDef) -> ast.FunctionDef:
+    """The module is called `self` in it, whatever its author calls it."""
+    receiver = method.args.args[0].arg
+    for node in ast.walk(method):
+        if isinstance(node, ast.Name) and node.id == receiver:
+            node.id = "self"
+    return method
 
 
 def _uses(function: ast.AST, name: str, module: nn.Module) -> Iterator[Use]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -37,6 +38,7 @@ def shrink(
     says it. Initial values come of torch's random state. ShrinkError if the widths cannot be told,
     or a parameter has no rule.
     """
+    _check_arguments(model, by)
     if isinstance(model, nn.Module):
         if width is not None or by is None:
             raise ShrinkError(
@@ -48,6 +50,16 @@ def shrink(
     if keep:
         raise ShrinkError("keep= is of a model whose widths are followed; a function has width=")
     return _from_factory(model, _width(model, width, by), example, uses)
+
+
+def _check_arguments(model: object, by: Any) -> None:
+    if not callable(model):
+        raise ShrinkError(
+            f"what is shrunk is a {type(model).__name__}: give a model, or a function with width="
+        )
+    is_number = isinstance(by, int | float) and not isinstance(by, bool)
+    if by is not None and not (is_number and 1 <= by < math.inf):
+        raise ShrinkError(f"by={by!r} makes no narrower model: it must be a number of 1 or more")
 
 
 def _width(factory: Factory, width: int | None, by: float | None) -> int:

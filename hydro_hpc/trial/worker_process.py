@@ -23,7 +23,7 @@ from hydro_hpc.errors import EXIT_FAILED, HydroError, LaneError
 from hydro_hpc.page_layout import TrialState
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
-from hydro_hpc.study.proof import refuse_failed, unproved
+from hydro_hpc.study.proof import doubts
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.gate import LeaveRequested
 from hydro_hpc.trial.lane import TenantLane
@@ -56,10 +56,9 @@ def main() -> int:
         study = load_study(arguments.study)
         folder = StudyFolder(arguments.folder, study.name)
         study.keep_rules(folder.rules)
-        refuse_failed(study, folder)
         study.check()
         if os.environ.get("SLURM_PROCID", "0") == "0":
-            for line in [*study.surrogate_lines(), *unproved(study, folder, arguments.study)]:
+            for line in [*study.surrogate_lines(), *doubts(study, folder, arguments.study)]:
                 print(f"hydro-trial: {line}", flush=True)
         channel.send(StudyChecked(description=study.description.to_json()), rank=0)
         unit_ns = int(settings.unit_us * 1000)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
-from hydro_hpc.surrogate.layouts import TABLES, OutIn, Place, Uses, places_of
+from hydro_hpc.surrogate.layouts import TABLES, Place, RawUse, Uses, places_of
+from hydro_hpc.surrogate.reading import Use, use_of
 from hydro_hpc.surrogate.tracing.trace import Trace
-from hydro_hpc.surrogate.tracing.uses import How, Use
+from hydro_hpc.surrogate.tracing.uses import How
+from hydro_hpc.surrogate.tracing.uses import Use as SeenUse
 
 
 def raw_uses(model: nn.Module, seen: Trace) -> Uses:
@@ -19,7 +21,7 @@ def raw_uses(model: nn.Module, seen: Trace) -> Uses:
     return dict(_raw_uses(model, seen))
 
 
-def _raw_uses(model: nn.Module, seen: Trace) -> Iterator[tuple[str, OutIn | None]]:
+def _raw_uses(model: nn.Module, seen: Trace) -> Iterator[tuple[str, RawUse | None]]:
     for name, places in places_of(model).items():
         uses = seen.uses.get(name, frozenset())
         _refuse_bare_tie(places, uses)
@@ -40,13 +42,13 @@ def _raw_uses(model: nn.Module, seen: Trace) -> Iterator[tuple[str, OutIn | None
                     "their rules differ; let each product have a parameter of its own"
                 )
             for out, into in found:
-                if out is not None and into is not None:
+                if into is not None:
                     yield place.full_name, (out, into)
-            if not found:
+            if not found and use_of(place.module, place.name) is not Use.CONTRACTED:
                 yield place.full_name, None
 
 
-def _refuse_bare_tie(places: list[Place], uses: frozenset[Use]) -> None:
+def _refuse_bare_tie(places: list[Place], uses: frozenset[SeenUse]) -> None:
     """A table that is also a factor of a product, where no layer takes the product's input."""
     is_table = all(isinstance(place.module, TABLES) for place in places)
     if is_table and any(use.how is How.PRODUCT for use in uses):

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten: Final = torch.ops.aten
+SUMS: Final = (aten.sum, aten.mean)
 
 
 class How(Enum):
@@ -77,6 +78,7 @@ class UseRecorder(TorchDispatchMode):
             memory_of(tensor): Origin(name, _by_stride(tensor, range(tensor.ndim)), tensor)
             for name, tensor in parameters.items()
         }
+        self._scaled: dict[int, tuple[str, dict[int, int | None], Tensor]] = {}
         self._active = {memory_of(tensor): tensor for tensor in inputs}
         self._weights = weights
 
@@ -110,7 +112,11 @@ class UseRecorder(TorchDispatchMode):
             for tensor, use in read(self, args):
                 if origin := self._origin(tensor):
                     self._seen.append(_Seen(origin.name, use, memory_of(made[0])))
+        elif func.overloadpacket in SUMS and memory_of(given[0]) in self._scaled:
+            self._summed(args, given[0], made[0])
         elif is_active:
+            if func.overloadpacket is aten.mul:
+                self._note_scaled(given, made[0])
             for tensor in given:
                 if origin := self._origin(tensor):
                     use = Use(how=How.ELEMENTWISE)
@@ -119,6 +125,24 @@ class UseRecorder(TorchDispatchMode):
             self._active |= {memory_of(x): x for x in made}
         else:
             self._inherit(given, made[0])
+
+    def _note_scaled(self, given: list[Tensor], made: Tensor) -> None:
+        """Of an activation multiplied by a parameter: the parameter's axes by the result's."""
+        for tensor in given:
+            if origin := self._origin(tensor):
+                ahead = made.ndim - tensor.ndim
+                axes = {ahead + dim: self.axis(tensor, dim) for dim in range(tensor.ndim)}
+                self._scaled[memory_of(made)] = (origin.name, axes, made)
+
+    def _summed(self, args: tuple[Any, ...], tensor: Tensor, made: Tensor) -> None:
+        """A sum over an axis of such a parameter is a product with it."""
+        name, axes, _ = self._scaled[memory_of(tensor)]
+        dims = args[1] if len(args) > 1 and args[1] else range(tensor.ndim)
+        for dim in [dims] if isinstance(dims, int) else dims:
+            axis = axes.get(dim % tensor.ndim)
+            if axis is not None:
+                use = Use(how=How.PRODUCT, into=axis)
+                self._seen.append(_Seen(name, use, memory_of(made)))
 
     def _inherit(self, given: list[Tensor], made: Tensor) -> None:
         """A change of a parameter is used in its place; where shapes differ, its axes are lost."""
