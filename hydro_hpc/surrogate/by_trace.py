@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import sympy
-from torch import nn
+from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
@@ -77,6 +77,7 @@ def trace_of(model: nn.Module, example: Any) -> Trace:
             "the widths of a model are followed through a forward call: give what it takes as "
             "example=, such as one batch"
         )
+    _refuse_computed(model)
     return trace(model, example)
 
 
@@ -125,6 +126,17 @@ def refuse_trained(model: nn.Module) -> None:
                 f"'{path}' has been trained, and the rules are about initialisation: "
                 "shrink a model as it is before its first step"
             )
+
+
+def _refuse_computed(model: nn.Module) -> None:
+    """ShrinkError if a module keeps what it computed, which cannot be copied."""
+    for path, module in model.named_modules():
+        for name, kept in vars(module).items():
+            if isinstance(kept, Tensor) and kept.grad_fn is not None:
+                raise ShrinkError(
+                    f"'{path}' keeps '{name}', a tensor that it computed (as by the old "
+                    "torch.nn.utils.weight_norm): use torch.nn.utils.parametrizations"
+                )
 
 
 def _refuse_other(model: nn.Module, seen: Trace, sizes: Sizes) -> None:
