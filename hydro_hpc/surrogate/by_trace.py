@@ -10,11 +10,11 @@ import sympy
 from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
+from hydro_hpc.nn.multiplier import multiply_input
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.initial import rescale, sample_of, wanted_spread
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
-from hydro_hpc.surrogate.multiplier import multiply_input
 from hydro_hpc.surrogate.report import Kept, Report, Width
 from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
+from hydro_hpc.nn.multiplier import multiply_input
 from hydro_hpc.surrogate.building import Factory, axes_of, build, refuse_fixed_weights, target_width
 from hydro_hpc.surrogate.initial import rescale, spread_factors
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
-from hydro_hpc.surrogate.multiplier import multiply_input
 from hydro_hpc.surrogate.surrogate import Surrogate
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
+from hydro_hpc.nn.multiplier import InputMultiplier
 from hydro_hpc.surrogate.axes import compare, shapes_of
 from hydro_hpc.surrogate.initial import Spread, sample_of
 from hydro_hpc.surrogate.kinds import Scaling, input_multipliers, scaling_of
 from hydro_hpc.surrogate.layouts import places_of
-from hydro_hpc.surrogate.multiplier import InputMultiplier
 from hydro_hpc.surrogate.rules import Rules, factors_of
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import TABLE, Kind, family_of

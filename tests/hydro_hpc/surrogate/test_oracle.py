@@ -12,7 +12,7 @@ import mup
 import pytest
 from torch import Tensor, nn
 
-from hydro_hpc.surrogate.multiplier import InputMultiplier
+from hydro_hpc.nn.multiplier import InputMultiplier
 from tests.hydro_hpc.surrogate.oracle_models import (
     MODELS,
     Make,

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
+from hydro_hpc.nn.multiplier import InputMultiplier
 from hydro_hpc.surrogate import Surrogate, shrink
 from hydro_hpc.surrogate.kinds import Scaling
-from hydro_hpc.surrogate.multiplier import InputMultiplier
 from hydro_hpc.surrogate.table import Kind
 from tests.hydro_hpc.surrogate.oracle_models import (
     NARROW,
