@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydro_hpc.study import alone
 from hydro_hpc.study.optimizers import torch_optimizer
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def target_training(study: Study, params: Params, seed: int) -> alone.Training:
     """Of a study without surrogate, the training of a trial itself."""
     params = target_params(study, params)
-    build: Any = getattr(study, "build_target", study.build_model)
-    model = build(params, seed)
+    model = study.build_target(params, seed)
     settings = study.optimizer_settings(params)
     optimizer = torch_optimizer(study.optimizer_name, model.parameters(), settings)
     return alone.Training(study, params, seed, model=model, optimizer=optimizer)
@@ -24,18 +23,15 @@ def target_training(study: Study, params: Params, seed: int) -> alone.Training:
 
 def target_epochs(study: Study) -> int:
     """The target's horizon, which is its surrogate's unless the study says another."""
-    return getattr(_narrow(study), "target_epochs", None) or study.epochs
+    narrow = study.surrogate
+    return study.epochs if narrow is None else narrow.target_epochs or study.epochs
 
 
 def target_params(study: Study, params: Params) -> Params:
     """With the target's batch size, where the study says one."""
-    batch_size = getattr(_narrow(study), "target_batch_size", None)
+    batch_size = None if study.surrogate is None else study.surrogate.target_batch_size
     return params if batch_size is None else {**params, "batch_size": batch_size}
 
 
 def has_surrogate(study: Study) -> bool:
-    return _narrow(study) is not None
-
-
-def _narrow(study: Study) -> object:
-    return getattr(study, "surrogate", None)
+    return study.surrogate is not None
