@@ -79,12 +79,16 @@ class Road:
         assert found
         return int(found[1])
 
+    def put_training(self) -> Path:
+        """The primary's script and model in alice's home; returns the script."""
+        home = self.cluster.home("alice")
+        for source in (TRAIN, TRAIN.with_name("gpt.py")):
+            shutil.copy(source, home / source.name)
+        return home / TRAIN.name
+
     def train(self, *options: str, steps: int = 1_000_000, losses: str = "losses.jsonl") -> int:
         """Submits the primary as alice."""
-        train = self.cluster.home("alice") / "train.py"
-        for source in (TRAIN, TRAIN.with_name("gpt.py")):
-            shutil.copy(source, self.cluster.home("alice") / source.name)
-        text = PRIMARY.format(train=train, steps=steps, losses=losses)
+        text = PRIMARY.format(train=self.put_training(), steps=steps, losses=losses)
         return self.submit("alice", text, *(options or LENDING))
 
     def study(self, user: str, *, trials: int = 6, epochs: int = 3) -> Path:

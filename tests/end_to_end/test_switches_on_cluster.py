@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from typing import Final
 
 import pytest
 
 from hydro_hpc.page_layout import PageKind, Word
-from tests.end_to_end.road import LENDING, SMALL, TRAIN, Road, wait_until
+from tests.end_to_end.road import LENDING, SMALL, Road, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
@@ -21,9 +20,8 @@ srun python {train} --steps=1000000 {small} --loss-file=second.jsonl
 
 
 def test_an_owners_pause_holds_for_the_next_step_of_the_job(road: Road) -> None:
-    train = road.cluster.home("alice") / "train.py"
-    shutil.copy(TRAIN, train)
-    primary = road.submit("alice", TWO_STEPS.format(train=train, small=SMALL), *LENDING)
+    script = TWO_STEPS.format(train=road.put_training(), small=SMALL)
+    primary = road.submit("alice", script, *LENDING)
     wait_until(lambda: road.steps("first.jsonl"), lambda: f"a step: {road.outputs('alice')}")
     first = road.pids(PageKind.STAGE)
     paused = road.cluster.run([HYDRO, "pause", str(primary)], user="alice", timeout_s=60)
