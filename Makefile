@@ -30,8 +30,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 demo: setup
 	$(SUDO) $(BIN)/hydro demo --out "$(OUT)" $(if $(KEEP),--keep)
 
-test: setup lint
-	$(MAKE) --jobs=2 --output-sync=target test-plain test-cluster
+test: setup
+	$(MAKE) --jobs=3 --output-sync=target lint test-plain test-cluster
 	$(MAKE) test-processes
 	$(MAKE) test-alone
 
