@@ -175,11 +175,12 @@ class Study:
     @property
     def cautions(self) -> list[str]:
         """Sentences about what surrogates do not say of the target for certain."""
-        if self.surrogate is None:
+        if self.surrogate is None or self._surrogates is None:
             return []
         return list(
             cautions(
                 self.surrogate,
+                self._surrogates.narrowness,
                 optimizer=self.optimizer_name,
                 searched=self.searched,
                 constants=self.constants,

@@ -18,8 +18,9 @@ from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.space import Distribution, LogUniform, Params, Uniform
 from hydro_hpc.surrogate import Surrogate, shrink
 from hydro_hpc.surrogate.kinds import UnclearUseError
-from hydro_hpc.surrogate.narrow import WIDTH, Ratio, Widths
+from hydro_hpc.surrogate.narrow import Ratio, Widths
 from hydro_hpc.surrogate.stored import Recipe, drawn_by, recipe_of
+from hydro_hpc.surrogate.width import WIDTH
 
 if TYPE_CHECKING:
     from hydro_hpc.surrogate.by_trace import Plan

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.space import Distribution
-from hydro_hpc.surrogate.narrow import WIDTH, Narrow, Narrowness
+from hydro_hpc.surrogate.narrow import Narrow, Narrowness
+from hydro_hpc.surrogate.width import WIDTH
 
 # Of regularizers: how much of them helps depends on the size of a model, which no rule is about.
 ANYWHERE: Final = re.compile(
@@ -51,13 +52,19 @@ def is_regularizer(name: str) -> bool:
 
 def cautions(
     narrow: Narrow,
+    narrowness: Narrowness,
     *,
     optimizer: str,
     searched: Mapping[str, Distribution],
     constants: Mapping[str, Any],
     epochs: int,
 ) -> Iterator[str]:
-    """A sentence for each thing that the rules do not vouch for."""
+    """A sentence for each thing that the rules do not vouch for, or that saves nothing."""
+    if narrowness.is_target:
+        yield (
+            "these surrogates are the target itself, since they have its width: trials are right "
+            "and no cheaper; narrow them by 2 or more"
+        )
     if "batch_size" in searched:
         yield (
             "batch_size is searched on surrogates: which one is best depends on how long and on "

@@ -6,7 +6,6 @@ so all trials of a study get the same rules, and the surrogate's values are the 
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from hydro_hpc.nn.randomness import trial_stream
 from hydro_hpc.surrogate.axes import Axes, compare, shapes_of
 from hydro_hpc.surrogate.initial import Pair
 from hydro_hpc.surrogate.layouts import places_of
+from hydro_hpc.surrogate.width import NO_WIDTH, width_of
 
 Factory = Callable[..., nn.Module]  # called with nothing it gives the target, else width=
 MAX_DRAWS: Final = 8  # of each width, beside the first
@@ -71,20 +71,16 @@ def axes_of(builds: Builds) -> dict[str, Axes]:
 
 
 def has_width(factory: Factory) -> bool:
-    """Says whether it has an argument `width`."""
-    return "width" in inspect.signature(factory).parameters
+    """Says whether it builds by an argument `width`. ShrinkError if that has no default."""
+    return width_of(factory) is not None
 
 
 def target_width(factory: Factory) -> int:
     """The default of the factory's argument `width`."""
-    argument = inspect.signature(factory).parameters.get("width")
-    default = None if argument is None else argument.default
-    if not isinstance(default, int) or isinstance(default, bool):
-        raise ShrinkError(
-            "the factory has no argument width= with the target's width as its default: write "
-            "def model(width=512), so that model() is the target"
-        )
-    return default
+    width = width_of(factory)
+    if width is None:
+        raise ShrinkError(NO_WIDTH)
+    return width
 
 
 class _Draws:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from hydro_hpc.errors import StudyError
-
-WIDTH: Final = "width"  # the argument of a model's factory; its default is the target's width
+from hydro_hpc.errors import ShrinkError, StudyError
+from hydro_hpc.surrogate.width import LEAST, WIDTH, divided, width_of
 
 _KEPT_AT_A_WIDTH: Final = (
     f"Narrow(keep=) is of models whose widths are followed; this one has {WIDTH}=, and its code "
@@ -19,9 +17,9 @@ _KEPT_AT_A_WIDTH: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Narrow:
-    """Trials train the study's model at this `width`, or at the target's divided `by` this, by the
-    rules of muP. A model without an argument `width` is narrowed `by` following its widths through
-    one forward call; what the modules and parameters give that `keep` names stays.
+    """Trials train the study's model at this `width`, or at about the target's divided `by` this,
+    by the rules of muP. A model without an argument `width` is narrowed `by` following its widths
+    through one forward call; what the modules and parameters give that `keep` names stays.
 
     `target_epochs` and `target_batch_size` are how the target will be trained, where that is not as
     its surrogates are. `also` names hyperparameters that are searched though their best value is
@@ -39,7 +37,7 @@ class Narrow:
         if (self.width is None) == (self.by is None):
             raise StudyError("Narrow() takes width= or by=, one of them: Narrow(width=64)")
         for name, least in (
-            ("width", 2),
+            ("width", LEAST),
             ("by", 1),
             ("target_epochs", 1),
             ("target_batch_size", 1),
@@ -65,6 +63,10 @@ class Widths:
     def __str__(self) -> str:
         return f"width {self.surrogate} of {self.target}"
 
+    @property
+    def is_target(self) -> bool:
+        return self.surrogate == self.target
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
@@ -77,17 +79,20 @@ class Ratio:
         kept = f" ({', '.join(self.keep)} kept)" if self.keep else ""
         return f"1/{self.by} of the target's widths{kept}"
 
+    @property
+    def is_target(self) -> bool:
+        return self.by == 1
+
 
 Narrowness: TypeAlias = Widths | Ratio
 
 
 def narrowness_of(narrow: Narrow, model: Callable[..., Any]) -> Narrowness:
     """Widths, where the model has an argument for them. Raises StudyError if it cannot be built at
-    those that are asked for.
+    those that are asked for, or they are no narrower than the target.
     """
-    argument = inspect.signature(model).parameters.get(WIDTH)
-    target = None if argument is None else argument.default
-    if not _is_integer(target):
+    target = width_of(model)
+    if target is None:
         if narrow.by is not None:
             return Ratio(by=narrow.by, keep=narrow.keep)
         raise StudyError(
@@ -97,16 +102,19 @@ def narrowness_of(narrow: Narrow, model: Callable[..., Any]) -> Narrowness:
         )
     if narrow.keep:
         raise StudyError(_KEPT_AT_A_WIDTH)
-    assert isinstance(target, int)
-    if narrow.width is not None:
-        return Widths(surrogate=narrow.width, target=target)
-    assert narrow.by is not None
-    if target % narrow.by or target // narrow.by < 2:  # one unit learns nothing
+    if narrow.width is None:
+        assert narrow.by is not None
+        try:
+            return Widths(surrogate=divided(target, narrow.by), target=target)
+        except ShrinkError as error:
+            raise StudyError(f"Narrow({error})") from None
+    if narrow.width > target:
         raise StudyError(
-            f"Narrow(by={narrow.by}) leaves {target / narrow.by:g} of the target's width of "
-            f"{target}; name the width itself, as in Narrow(width={max(2, target // narrow.by)})"
+            f"Narrow(width={narrow.width}) is wider than the target, whose width is {target} by "
+            "the model's default: a surrogate is narrower; give a smaller width, or the model the "
+            "target's as its default"
         )
-    return Widths(surrogate=target // narrow.by, target=target)
+    return Widths(surrogate=narrow.width, target=target)
 
 
 def _check_names(what: str, names: object, example: str) -> None:

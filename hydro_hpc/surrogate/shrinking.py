@@ -15,6 +15,7 @@ from hydro_hpc.surrogate.initial import rescale, spread_factors
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.surrogate import Surrogate
+from hydro_hpc.surrogate.width import divided
 
 
 def shrink(
@@ -29,10 +30,10 @@ def shrink(
     """A model narrower than its target, scaled to agree with it about hyperparameters.
 
     `model` is a function with an argument `width=` whose default is the target's, and `width` the
-    surrogate's, or its target's over `by`. Or it is the target itself, which is not changed: then
-    its widths are followed through one call on `example` (several arguments are a tuple, or a dict
-    by name), and all that can be divided `by` are; what the modules and parameters give that `keep`
-    names stays.
+    surrogate's, or about its target's over `by`. Or it is the target itself, which is not changed:
+    then its widths are followed through one call on `example` (several arguments are a tuple, or a
+    dict by name), and all that can be divided `by` are; what the modules and parameters give that
+    `keep` names stays.
 
     `uses` says of raw parameters, by name, how they are used, where neither code nor an example
     says it. Initial values come of torch's random state. ShrinkError if the widths cannot be told,
@@ -68,10 +69,7 @@ def _width(factory: Factory, width: int | None, by: float | None) -> int:
     if by is None:
         assert width is not None
         return width
-    target = target_width(factory)
-    if not by >= 1 or round(target / by) < 1:
-        raise ShrinkError(f"by={by!r} leaves nothing of a width of {target}, or widens it")
-    return round(target / by)
+    return divided(target_width(factory), by)
 
 
 def _from_factory(factory: Factory, width: int, example: Any, uses: Uses | None) -> Surrogate:

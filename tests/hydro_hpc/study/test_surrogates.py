@@ -102,6 +102,21 @@ def test_a_surrogate_of_the_targets_width_trains_as_the_target(study: MakeStudy)
     assert same.run_alone({"lr": 0.05}, 3) == target.run_alone({"lr": 0.05}, 3)
 
 
+@pytest.mark.parametrize("narrow", [Narrow(by=1), Narrow(width=TARGET)])
+def test_surrogates_that_are_the_target_are_remarked(study: MakeStudy, narrow: Narrow) -> None:
+    [caution] = study(surrogate=narrow).cautions
+    assert caution.startswith("these surrogates are the target itself, since they have its width:")
+
+
+@pytest.mark.parametrize("by", [2, 3, 5, 8, 13])
+def test_a_ratio_gives_the_widths_that_shrink_gives(study: MakeStudy, by: int) -> None:
+    found = study(surrogate=Narrow(by=by)).build_surrogate({"lr": 0.1}, 0)
+    expected = shrink(Wide, by=by)
+    assert found.rules == expected.rules
+    sizes = [[p.shape for p in one.module.parameters()] for one in (found, expected)]
+    assert sizes[0] == sizes[1]
+
+
 def test_the_target_is_the_users_model(study: MakeStudy) -> None:
     made = study()
     plain = study(surrogate=None)
@@ -195,8 +210,9 @@ def test_a_study_that_cannot_have_surrogates_is_refused(
         ({}, "takes width= or by=, one of them"),
         ({"width": 8, "by": 4}, "takes width= or by=, one of them"),
         ({"width": 1}, "width=1.* 2 or more"),
-        ({"by": 3}, r"leaves 10\.6667 of the target's width of 32; .* Narrow\(width=10\)"),
-        ({"by": 32}, "leaves 1 of the target's width"),
+        ({"by": 32}, r"^Narrow\(by=32 leaves 1 of the target's width of 32, .*; divide by 16 or "),
+        ({"by": 99}, "leaves 0.323 of the target's width"),
+        ({"width": 33}, "width=33.* is wider than the target, whose width is 32 by the model's de"),
         ({"width": 8, "target_epochs": 0}, "target_epochs=0"),
         ({"width": 8, "also": "dropout"}, "give names"),
         ({"width": 8, "also": ("dropout",)}, "'dropout', which the study does not search"),
