@@ -250,6 +250,12 @@ class Study:
             return None
         return self._surrogates.recipe(self._model_arguments(params)).rules
 
+    def has_rules(self, params: Params) -> bool:
+        """Says whether a trial's model can be built without finding out a surrogate's rules first,
+        which takes models of the target's size.
+        """
+        return self._surrogates is None or self._surrogates.knows(self._model_arguments(params))
+
     def narrowed(self, params: Params) -> list[str]:
         """Lines about what shrinks in a trial's surrogate and what stays, where the widths of the
         model are followed.

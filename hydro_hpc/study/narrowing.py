@@ -108,9 +108,11 @@ class AtWidth:
 
 class Followed:
     """By one forward call of the target. Each surrogate is made of a model of the target's size,
-    which is built on the CPU and dropped at once: that is the memory of the target's parameters and
-    the time of its initialisation, per trial, in each process, beside the time to follow it once
-    per process. No step is taken and no gradient made at that size.
+    which is built on the CPU and dropped at once (at the next collection of garbage, if its modules
+    lead back to themselves): that is the memory of the target's parameters and the time of its
+    initialisation, per trial, in each process, beside the time to follow it once per process. No
+    step is taken and no gradient made at that size. A trial that begins while others train is built
+    in windows, layer by layer (`trial.interruptible`), and the target's memory is held until then.
     """
 
     def __init__(

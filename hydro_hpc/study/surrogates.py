@@ -65,6 +65,10 @@ class Surrogates:
         except ShrinkError as error:
             raise StudyError(str(error)) from None
 
+    def knows(self, arguments: Params) -> bool:
+        """Says whether this process has their recipe in memory."""
+        return self._arguments.key(arguments) in self._recipes
+
     def recipe(self, arguments: Params) -> Recipe:
         """Found in memory, else in the folder, else made."""
         key = self._arguments.key(arguments)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hydro_hpc.errors import LaneError
 from hydro_hpc.page import Page
@@ -73,8 +74,21 @@ class BundleBuilder:
         gc.collect()
         gc.freeze()
         gc.disable()  # a collection in mid-window would overrun; there is one per checkpoint
-        self._page.set("state", TrialState.TRAINING if trials else TrialState.SKIPPING)
+        self._say_state()
         self.stored_s = time.monotonic()
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """What runs inside is outside the gate too, with the bundle as it is: it belongs into no
+        window, and what it leaves in memory goes at once.
+        """
+        self._gate.pause()
+        self._page.set("state", TrialState.STARTING)
+        try:
+            yield
+        finally:
+            gc.collect()
+            self._say_state()
 
     def take_down(self) -> None:
         """Stores all trials and gives the bundle's memory back."""
@@ -104,6 +118,10 @@ class BundleBuilder:
             unit_ns=self._unit_ns,
             report=self._report,
         )
+
+    def _say_state(self) -> None:
+        has_bundle = self.training is not None
+        self._page.set("state", TrialState.TRAINING if has_bundle else TrialState.SKIPPING)
 
     def _drop(self) -> None:
         self.training = None

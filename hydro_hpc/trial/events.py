@@ -32,6 +32,13 @@ class DeviceUsed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSeen:
+    """It prepares a bundle outside the gate, in the idle class: it is not measured meanwhile."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopSeen:
     """Whether the resident is stopped by SIGSTOP, by whomever."""
 
@@ -54,7 +61,7 @@ class LeaveOrdered:
     at_ns: int
 
 
-Event = GateSeen | DeviceUsed | StopSeen | PrimaryGone | LeaveOrdered
+Event = GateSeen | DeviceUsed | BuildSeen | StopSeen | PrimaryGone | LeaveOrdered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

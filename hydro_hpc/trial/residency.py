@@ -15,6 +15,7 @@ from typing import Final
 from hydro_hpc.trial.events import (
     Action,
     AskToEnd,
+    BuildSeen,
     DeviceUsed,
     End,
     Event,
@@ -71,6 +72,8 @@ def advance(state: Residency, event: Event) -> tuple[Residency, Actions]:
         return _gate_seen(state, event)
     if isinstance(event, DeviceUsed):
         return _device_used(state, event)
+    if isinstance(event, BuildSeen):
+        return replace(state, measured=None, used_ns=None, used_shut_ns=0), ()
     if isinstance(event, StopSeen):
         return _stop_seen(state, event)
     if isinstance(event, PrimaryGone):

@@ -19,6 +19,7 @@ from hydro_hpc.page_layout import TrialState
 from hydro_hpc.trial.events import (
     Action,
     AskToEnd,
+    BuildSeen,
     DeviceUsed,
     End,
     Event,
@@ -83,11 +84,14 @@ class Resident:
         now_ns = time.monotonic_ns()
         yield self._lane.look(now_ns)
         pid = self._process.pid
-        if self._is_gated and self._lane.trial_state(pid) == TrialState.TRAINING:
+        state = self._lane.trial_state(pid) if self._is_gated else None
+        if state == TrialState.TRAINING:
             with contextlib.suppress(ProcessLookupError):
                 used_ns = cpu_core.used_ns(pid)
                 open_ns = self._lane.open_ns(time.monotonic_ns())
                 yield DeviceUsed(at_ns=now_ns, used_ns=used_ns, open_ns=open_ns)
+        elif state == TrialState.STARTING:
+            yield BuildSeen(at_ns=now_ns)
         yield StopSeen(at_ns=now_ns, is_stopped=is_stopped(pid))
         if now_ns - self._primary_seen_ns > PRIMARY_LOOK_NS:
             self._primary_seen_ns = now_ns

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hydro_hpc.errors import LaneError
 from hydro_hpc.fusion import Bundle, bind, losses, trial_stream
 from hydro_hpc.fusion.bundle import nothing
 from hydro_hpc.fusion.choices import users_cache
@@ -29,6 +30,7 @@ from hydro_hpc.study.trial import Outcome, Trial
 from hydro_hpc.trial.batches import SlotBatches
 from hydro_hpc.trial.evaluation import Evaluation
 from hydro_hpc.trial.gate import Cut, Gate
+from hydro_hpc.trial.interruptible import CutBeforeOperations
 from hydro_hpc.trial.meter import Meter
 from hydro_hpc.trial.not_fused import why_not_fused
 from hydro_hpc.trial.slots import SlotCheckpoint, SlotRun
@@ -138,10 +140,14 @@ class BundleTraining:
         self._batches.require(trial)
         with self._gate.doing(RecordKind.OTHER), self._gate.work("build") as cut:
             try:
-                model = self._study.build_model(trial.params, trial.seed)
+                with self._gate.unbroken(), CutBeforeOperations(cut):
+                    model = self._study.build_model(trial.params, trial.seed)
                 self._study.check_settings(trial.params)
+            except LaneError:
+                raise
             except Exception as error:
                 return self._failed(trial.number, error)
+            cut("copy")
             self._bundle.between = cut
             try:
                 self._bundle.replace(slot, model, seed=trial.seed)

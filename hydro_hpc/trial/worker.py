@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from typing import Final
 
+from hydro_hpc.errors import LaneError
 from hydro_hpc.page import Page
 from hydro_hpc.page_layout import RecordKind, TrialState
 from hydro_hpc.study.definition import Study
@@ -21,6 +22,7 @@ from hydro_hpc.trial.builder import BundleBuilder
 from hydro_hpc.trial.channel import Channel
 from hydro_hpc.trial.gate import LaneGate
 from hydro_hpc.trial.grouping import Group, Grouping, largest
+from hydro_hpc.trial.interruptible import CutBeforeOperations
 from hydro_hpc.trial.messages import (
     AskTrials,
     Message,
@@ -199,14 +201,26 @@ class Worker:
         return self._groups[trial.number]
 
     def _sort_reserve(self) -> None:
-        """Finds out the groups of the trials that have come, in windows where one is built."""
+        """Finds out the groups of the trials that have come, in windows where one is built. The
+        rules of a surrogate take models of the target's size, and time: they are made beside.
+        """
         for trial in [trial for trial in self._reserve if trial.number not in self._groups]:
             if self._grouping.knows(trial):
                 self._groups[trial.number] = self._grouping.of(trial)
                 continue
-            with self._gate.doing(RecordKind.OTHER), self._gate.work("group"):
-                if not self._can_be_built(trial):
-                    self._reserve.remove(trial)
+            if not self._study.has_rules(trial.params):
+                with self._bundles.beside():
+                    can_be_built = self._can_be_built(trial)
+            else:
+                with (
+                    self._gate.doing(RecordKind.OTHER),
+                    self._gate.work("group") as cut,
+                    self._gate.unbroken(),
+                    CutBeforeOperations(cut),
+                ):
+                    can_be_built = self._can_be_built(trial)
+            if not can_be_built:
+                self._reserve.remove(trial)
 
     def _num_others(self) -> int:
         """How many of the trials held cannot join the bundle."""
@@ -221,6 +235,8 @@ class Worker:
         """Ends the trial if its model or its optimizer cannot even be made."""
         try:
             self._groups[trial.number] = self._grouping.build(trial)
+        except LaneError:
+            raise
         except Exception as error:
             log = self._folder.write_log(trial.number, traceback.format_exc())
             reason = f"{type(error).__name__}: {error} (see {log})"

@@ -22,15 +22,16 @@ from tests.hydro_hpc.lanes import stage_page
 
 
 class PlayedPrimary:
-    """Opens the gate for 40 ms of every 50 ms, from a thread of the test."""
+    """Opens the gate for `open_s` and shuts it for `shut_s`, from a thread of the test."""
 
-    def __init__(self, lane: str) -> None:
+    def __init__(self, lane: str, *, open_s: float = 0.040, shut_s: float = 0.010) -> None:
         self.lane = lane
+        self._open_s, self._shut_s = open_s, shut_s
         self.page = stage_page(lane)
         self.page.set("guard_word", Word.RUN)
         self.page.set("owner_word", Word.RUN)
         self.page.set("state", PrimaryState.SHARING)
-        self.page.words[self.page.word_index("window_us")] = 40_000
+        self.page.words[self.page.word_index("window_us")] = int(open_s * 1e6)
         self.is_shut = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._play)
@@ -39,16 +40,20 @@ class PlayedPrimary:
     def _play(self) -> None:
         wake = FutexWord(self.page, "gate_word").wake_all
         epoch = 0
-        while not self._stopped.wait(0.010):
+        while not self._stopped.wait(self._shut_s):
             if self.is_shut.is_set():
                 continue
             epoch += 1
-            self.page.set("open_ns", time.monotonic_ns())
+            opened_ns = time.monotonic_ns()
+            self.page.set("open_ns", opened_ns)
             self.page.set("gate_word", epoch << 8 | GATE_OPEN)
             wake()
-            self._stopped.wait(0.040)
-            self.page.set("close_ns", time.monotonic_ns())
+            self._stopped.wait(self._open_s)
+            closed_ns = time.monotonic_ns()
+            self.page.set("close_ns", closed_ns)
             self.page.set("gate_word", epoch << 8 | GATE_CLOSED)
+            open_ns = self.page.get("open_until_now_ns") + closed_ns - opened_ns
+            self.page.set("open_until_now_ns", open_ns)
 
     def stop(self) -> None:
         self._stopped.set()

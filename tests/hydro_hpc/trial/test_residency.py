@@ -5,6 +5,7 @@ from __future__ import annotations
 from hydro_hpc.trial.events import (
     Action,
     AskToEnd,
+    BuildSeen,
     DeviceUsed,
     End,
     Event,
@@ -72,6 +73,16 @@ def test_who_runs_on_after_the_close_is_paused_and_continued_in_the_next_window(
 def test_small_overruns_add_up_while_the_gate_stays_shut() -> None:
     events = [shut(), used(0), shut(), used(6), shut(), used(12)]
     assert play(worker(), *events) == [Pause()]
+
+
+def test_what_a_build_uses_is_not_held_against_the_worker() -> None:
+    building = BuildSeen(at_ns=1)
+    before = DeviceUsed(at_ns=0, used_ns=0, open_ns=0)
+    after = DeviceUsed(at_ns=2, used_ns=500, open_ns=0)
+    more = DeviceUsed(at_ns=3, used_ns=500 + GRACE_NS + 1, open_ns=0)
+    assert play(worker(), shut(), before, shut(), after) == [Pause()]
+    assert play(worker(), shut(), before, building, shut(), after) == []
+    assert play(worker(), shut(), before, building, shut(), after, shut(), more) == [Pause()]
 
 
 def test_time_used_while_a_window_may_have_been_open_is_not_held_against_the_worker() -> None:
