@@ -42,7 +42,15 @@ class Cost:
     bundled_ms: float | None = None
 
 
-def costs(study: Study) -> list[Cost]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A width over which the model has no surrogate, or none that trains."""
+
+    shrink: int
+    reason: str
+
+
+def costs(study: Study) -> list[Cost | Refused]:
     """The target's, and those of surrogates of a half, a fourth and an eighth of its width, in the
     middle of the space, on one thread. Takes seconds and more for a large target.
     """
@@ -55,18 +63,25 @@ def costs(study: Study) -> list[Cost]:
         torch.set_num_threads(threads)
 
 
-def _costs(study: Study, params: Params) -> Iterator[Cost]:
+def _costs(study: Study, params: Params) -> Iterator[Cost | Refused]:
     target = _alone(study.with_surrogate(by=1), params, shrink=1)
     yield target
     for shrink in SHRINKS:
         try:
-            narrow = study.with_surrogate(by=shrink)
-            alone = _alone(narrow, params, shrink=shrink)
-        except StudyError:  # the widths do not allow it
-            continue
-        slots = min(MOST_SLOTS, target.memory_bytes // alone.memory_bytes)
-        bundled = None if slots < 2 else _bundled_ms(narrow, params, slots)
-        yield replace(alone, slots=max(1, slots), bundled_ms=bundled)
+            yield _against(target, study.with_surrogate(by=shrink), params, shrink)
+        except StudyError as error:
+            yield Refused(shrink=shrink, reason=str(error))
+        except Exception as error:  # the user's code at another width
+            said = next(iter(str(error).splitlines()), "") or "no reason given"
+            reason = f"the model fails in a step at this width ({type(error).__name__}: {said})"
+            yield Refused(shrink=shrink, reason=reason)
+
+
+def _against(target: Cost, narrow: Study, params: Params, shrink: int) -> Cost:
+    alone = _alone(narrow, params, shrink=shrink)
+    slots = min(MOST_SLOTS, target.memory_bytes // alone.memory_bytes)
+    bundled = None if slots < 2 else _bundled_ms(narrow, params, slots)
+    return replace(alone, slots=max(1, slots), bundled_ms=bundled)
 
 
 def _alone(study: Study, params: Params, *, shrink: int) -> Cost:
@@ -165,17 +180,20 @@ class SurrogateCost:
     narrowed: list[str]
     batch_size: int
     costs: list[Cost]
+    refused: list[Refused]
 
     def lines(self) -> list[str]:
         """For people."""
         target, *narrow = self.costs
+        rows = {cost.shrink: _line(cost, target) for cost in narrow}
+        rows |= {one.shrink: f"  S = {one.shrink}: none: {one.reason}" for one in self.refused}
         return [
             *self.said,
             *(["widths, as followed through a forward call:"] if self.narrowed else []),
             *(f"  {line}" for line in self.narrowed),
             f"a step of {self.batch_size} rows on one thread, and the memory of a trial:",
             f"  target, {_size(target)}: {_said(target)}",
-            *(_line(each, target) for each in narrow),
+            *(row for _, row in sorted(rows.items())),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -185,11 +203,13 @@ class SurrogateCost:
 def measured(study: Study) -> SurrogateCost:
     """Of a study with a surrogate."""
     params = _middle(study)
+    found = costs(study)
     return SurrogateCost(
         said=study.surrogate_lines(),
         narrowed=study.narrowed(params),
         batch_size=study.batch_size_of(params),
-        costs=costs(study),
+        costs=[one for one in found if isinstance(one, Cost)],
+        refused=[one for one in found if isinstance(one, Refused)],
     )
 
 

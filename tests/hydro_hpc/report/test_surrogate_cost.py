@@ -32,15 +32,38 @@ def test_says_what_surrogates_train_and_cost(
 
 
 def test_programs_get_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["explain", str(write_narrow_study(tmp_path, default=10)), "--json"]) == 0
+    assert (
+        cli.main(["explain", str(write_narrow_study(tmp_path, default=10, width=5)), "--json"]) == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["bundles"] == []
-    target, half = found["surrogate"]["costs"]  # a fourth of 10 is no width
+    target, half, fourth = found["surrogate"]["costs"]
+    [eighth] = found["surrogate"]["refused"]
+    assert (fourth["shrink"], fourth["width"]) == (4, 2)
+    assert eighth["shrink"] == 8
     assert (target["shrink"], target["width"], target["bundled_ms"]) == (1, 10, None)
     assert (half["shrink"], half["width"]) == (2, 5)
     assert half["memory_bytes"] < target["memory_bytes"]
     # parameters, gradients and both moments of Adam, float32, beside activations
     assert target["memory_bytes"] > 4 * 4 * (9 * 10 + 11 * 10 + 11 * 2)
+
+
+def test_says_why_there_is_no_surrogate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of so few units, nor where the user's own code fails."""
+    study = write_narrow_study(tmp_path, default=10, width=2)
+    text = study.read_text()
+    fails = "if self.layers[0].out_features == 5: raise RuntimeError('no 5')"
+    assert text.count("return self.layers(x)") == 1
+    text = text.replace("return self.layers(x)", f"{fails}\n        return self.layers(x)")
+    study.write_text(text)
+    assert cli.main(["explain", str(study)]) == 0
+    half, fourth, eighth = capsys.readouterr().out.splitlines()[-3:]
+    assert half == ("  S = 2: none: the model fails in a step at this width (RuntimeError: no 5)")
+    assert fourth.startswith("  S = 4, width 2: ")
+    assert eighth == (
+        "  S = 8: none: Narrow(by=8 leaves 1.25 of the target's width of 10, and one unit learns "
+        "nothing as its target does; divide by 5 or less)"
+    )
 
 
 def test_says_which_widths_were_followed(

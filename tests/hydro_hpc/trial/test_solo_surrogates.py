@@ -28,10 +28,12 @@ WIDE = """
 """
 
 
-def write_narrow_study(directory: Path, *, trials: int = 5, default: int = 64) -> Path:
+def write_narrow_study(
+    directory: Path, *, trials: int = 5, default: int = 64, width: int = 16
+) -> Path:
     before = WIDE.replace("width=64", f"width={default}")
     path = write_study(directory, trials=trials, model="Wide", before=before)
-    narrow = "surrogate=Narrow(width=16, target_epochs=90), slots=4"
+    narrow = f"surrogate=Narrow(width={width}, target_epochs=90), slots=4"
     path.write_text(path.read_text().replace("slots=4", narrow))
     return path
 
