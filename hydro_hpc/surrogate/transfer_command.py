@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-LOOK_S: Final = 1.0  # at a study that another process runs, perhaps on another node
+LOOK_S: Final = 5.0  # at a study that another process runs, perhaps on another node
+EXIT_INTERRUPTED: Final = 130  # as shells say it of SIGINT
 
 
 def add_commands(subparsers: Subparsers) -> None:
@@ -44,6 +46,7 @@ def _transfer(arguments: argparse.Namespace) -> int:
     from hydro_hpc.study.folder import StudyFolder
     from hydro_hpc.study.loading import load_study
     from hydro_hpc.surrogate.transfer.settings import as_json, left_out
+    from hydro_hpc.surrogate.transfer.status_lines import StatusLines
 
     if arguments.study.is_dir():
         raise StudyError(
@@ -54,11 +57,26 @@ def _transfer(arguments: argparse.Namespace) -> int:
     folder = StudyFolder(arguments.study.absolute().parent, study.name)
     out: Path = arguments.out or folder.transfer
     settings: TargetSettings | None = None
-    for progress in _progress(study, folder, arguments.verify):
-        if not arguments.json:
-            print(_line(study, progress), flush=True)
-        settings = _write_if_new(study, progress, settings, out)
-    assert settings is not None  # without a candidate, StudyError was raised
+    said = StatusLines(study, count=arguments.verify)
+    try:
+        for progress in _progress(study, folder, arguments.verify):
+            line = said.line(progress, now_s=time.monotonic())
+            if line and not arguments.json:
+                print(line, flush=True)
+            settings = _write_if_new(study, progress, settings, out)
+    except KeyboardInterrupt:
+        kept = "nothing is written yet" if settings is None else f"{out} has the best so far"
+        print(
+            f"hydro: interrupted; what the target has reached at the end of each epoch is in "
+            f"{folder.targets}, the same command goes on from there, and {kept}",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+    if settings is None:
+        raise StudyError(
+            f"study {study.name}: every trial that completed has failed on the target, so there is "
+            f"nothing to transfer; {folder.targets} says why"
+        )
     if arguments.json:
         print(as_json(settings), end="")
         return EXIT_DONE
@@ -70,47 +88,33 @@ def _transfer(arguments: argparse.Namespace) -> int:
 
 def _progress(study: Study, folder: StudyFolder, count: int | None) -> Iterator[Progress]:
     """How the study stands; of a study to be verified, until that is done."""
-    from hydro_hpc.surrogate.transfer.records import known_records
     from hydro_hpc.surrogate.transfer.standing import read_standing, require_candidate
-    from hydro_hpc.surrogate.transfer.verifying import Progress, verify
+    from hydro_hpc.surrogate.transfer.verifying import Progress, records_of, verify
 
     if count is not None:
         yield from verify(study, folder, count=count, wait=lambda: time.sleep(LOOK_S))
     standing = read_standing(folder, study.description)
     require_candidate(study.name, standing)
-    yield Progress(standing=standing, records=known_records(folder.targets), record=None)
+    yield Progress(standing=standing, records=records_of(study, standing, folder.targets))
 
 
 def _write_if_new(
     study: Study, progress: Progress, before: TargetSettings | None, out: Path
 ) -> TargetSettings | None:
-    """Writes the settings if they are others than before, and returns them."""
-    from hydro_hpc.surrogate.transfer.settings import settings_of, write_settings
+    """Writes the settings if they are others than before, and returns them. Of candidates that have
+    all failed on the target nothing is left there.
+    """
+    from hydro_hpc.surrogate.transfer.settings import remove_settings, settings_of, write_settings
     from hydro_hpc.surrogate.transfer.verifying import chosen
 
     found = chosen(progress.standing, progress.records, study.direction)
     if found is None:
-        return before
+        remove_settings(out)
+        return None
     settings = settings_of(study, *found)
     if settings != before:
         write_settings(settings, out)
     return settings
-
-
-def _line(study: Study, progress: Progress) -> str:
-    """What is new, for people."""
-    standing, record = progress.standing, progress.record
-    if record is not None:
-        where = f"target, trial {record.number}"
-        if record.state == "failed":
-            return f"{where}: failed: {record.reason}"
-        epochs = f"epoch {len(record.values)}"
-        return f"{where}, {epochs}: {record.values[-1]:.6g}"
-    counts = f"study {study.name}: {standing.ended} of {standing.planned} trials have ended"
-    if not standing.candidates:
-        return counts
-    best = standing.candidates[0]
-    return f"{counts}; best is trial {best.number}: {best.value:.6g} {best.params}"
 
 
 def _count(text: str) -> int:

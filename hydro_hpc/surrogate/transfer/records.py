@@ -23,9 +23,13 @@ State = Literal["in work", "complete", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """`values`: on the test set after each epoch."""
+    """`values`: on the test set after each epoch. `epochs` and `batch_size` are the horizon of the
+    target for which they were taken.
+    """
 
     number: int
+    epochs: int
+    batch_size: int
     values: tuple[float, ...] = ()
     state: State = "in work"
     reason: str = ""  # of a failure
@@ -52,16 +56,22 @@ class Records:
     def close(self) -> None:
         self._lock.release()
 
-    def all(self) -> dict[int, Record]:
-        return known_records(self._directory)
-
     def state_of(self, number: int) -> dict[str, Any] | None:
-        """Of its training, None if it has not begun or has ended."""
+        """Of its training, None if it has not begun or has ended. StudyError if it is spoiled."""
         path = self._directory / f"{number}.pt"
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+        except Exception:  # torch has no one error for what it cannot read
+            raise StudyError(_unusable(path)) from None
+        if not isinstance(state, dict) or not {"values", "epochs", "batch_size"} <= state.keys():
+            raise StudyError(_unusable(path))
         return state
+
+    def unusable(self, number: int) -> StudyError:
+        """Says that the training which is stored is of another model."""
+        return StudyError(_unusable(self._directory / f"{number}.pt"))
 
     def keep(self, record: Record, state: dict[str, Any] | None) -> None:
         """The state first: on the way, it is what a training goes on from."""
@@ -96,3 +106,10 @@ def _read(path: Path) -> Record:
         raise StudyError(
             f"{path} cannot be read; remove it, and its trial is verified again"
         ) from None
+
+
+def _unusable(path: Path) -> str:
+    return (
+        f"{path} holds no training of this study's target as it is now; remove it, and its trial "
+        "is verified from its start"
+    )

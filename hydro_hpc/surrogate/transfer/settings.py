@@ -24,6 +24,7 @@ CLIPPING: Final = {
     "clip_norm": "torch.nn.utils.clip_grad_norm_(model.parameters(), {limit!r})",
     "clip_value": "torch.nn.utils.clip_grad_value_(model.parameters(), {limit!r})",
 }
+FILES: Final = ("settings.json", "settings.py", "deepspeed.json")
 EXACT: Final = (bool, int, float, str, type(None))  # what a text of Python says again
 MODULE: Final = '''"""{title}
 
@@ -91,14 +92,10 @@ def settings_of(study: Study, candidate: Candidate, target_value: float | None) 
 
 def write_settings(settings: TargetSettings, directory: Path) -> None:
     """StudyError if it cannot be written."""
-    texts = {
-        "settings.json": as_json(settings),
-        "settings.py": as_module(settings),
-        "deepspeed.json": as_deepspeed(settings),
-    }
+    texts = as_json(settings), as_module(settings), as_deepspeed(settings)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
+        for name, text in zip(FILES, texts, strict=True):
             temporary = directory / f"{name}.new"
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(directory / name)
@@ -106,6 +103,12 @@ def write_settings(settings: TargetSettings, directory: Path) -> None:
         raise StudyError(
             f"{directory} cannot be written ({error.strerror}); give another with --out"
         ) from None
+
+
+def remove_settings(directory: Path) -> None:
+    """Those that were written there before, if any were."""
+    for name in FILES:
+        (directory / name).unlink(missing_ok=True)
 
 
 def as_json(settings: TargetSettings) -> str:

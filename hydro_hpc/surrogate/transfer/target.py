@@ -27,6 +27,11 @@ def target_epochs(study: Study) -> int:
     return study.epochs if narrow is None else narrow.target_epochs or study.epochs
 
 
+def target_batch_size(study: Study, params: Params) -> int:
+    """Of the target's horizon."""
+    return study.batch_size_of(target_params(study, params))
+
+
 def target_params(study: Study, params: Params) -> Params:
     """With the target's batch size, where the study says one."""
     batch_size = None if study.surrogate is None else study.surrogate.target_batch_size

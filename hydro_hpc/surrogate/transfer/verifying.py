@@ -6,20 +6,22 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydro_hpc.errors import StudyError
 from hydro_hpc.study.alone import Training
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.trial import TrialFailedError
-from hydro_hpc.surrogate.transfer.eager import Done, Train, Wait, decide
-from hydro_hpc.surrogate.transfer.records import Record, Records
+from hydro_hpc.surrogate.transfer.eager import Done, Train, Wait, WaitsFor, decide
+from hydro_hpc.surrogate.transfer.records import Record, Records, known_records
 from hydro_hpc.surrogate.transfer.standing import (
     Candidate,
     Standing,
     read_standing,
     require_candidate,
 )
-from hydro_hpc.surrogate.transfer.target import target_epochs, target_training
+from hydro_hpc.surrogate.transfer.target import target_batch_size, target_epochs, target_training
 
 if TYPE_CHECKING:
     from hydro_hpc.study.definition import Study
@@ -28,11 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """After an epoch on the target (`record`), or before a wait for the study (None)."""
+    """After an epoch on the target (`record`), before a candidate's first one here (`begins`), or
+    before a wait for the study (`waits_for`).
+    """
 
     standing: Standing
     records: dict[int, Record]
-    record: Record | None
+    record: Record | None = None
+    begins: Candidate | None = None
+    waits_for: WaitsFor | None = None
 
 
 def verify(
@@ -41,26 +47,31 @@ def verify(
     """Trains the best `count`, beside the study from its half on, and goes on where it was left.
 
     `wait` returns when it is time to look at the study again. Waiting ends with the study's own
-    process. StudyError if the study ends without a candidate.
+    process. StudyError if the study ends without a candidate, or its model is another than when
+    its trials ran.
     """
     read_standing(folder, study.description)  # before a folder is made in a place that is wrong
+    study.keep_rules(folder.rules)
     records = Records(folder.targets)
     on_target: OnTarget | None = None
     try:
         while True:
-            standing, known = read_standing(folder, study.description), records.all()
+            standing = read_standing(folder, study.description)
+            known = records_of(study, standing, folder.targets)
             ended = {number for number, record in known.items() if record.has_ended}
             current = None if on_target is None else on_target.candidate.number
             match decide(standing, ended, current=current, count=count):
                 case Done():
                     require_candidate(study.name, standing)
                     return
-                case Wait():
-                    yield Progress(standing=standing, records=known, record=None)
+                case Wait(what=what):
+                    yield Progress(standing=standing, records=known, waits_for=what)
                     wait()
                 case Train(candidate=candidate):
                     if on_target is None or current != candidate.number:
+                        study.rules_of(candidate.params)
                         on_target = OnTarget(study, candidate, records)
+                        yield Progress(standing=standing, records=known, begins=candidate)
                     record = on_target.train_epoch()
                     known[record.number] = record
                     yield Progress(standing=standing, records=known, record=record)
@@ -71,8 +82,8 @@ def verify(
 def chosen(
     standing: Standing, records: dict[int, Record], direction: str
 ) -> tuple[Candidate, float | None] | None:
-    """The candidate to transfer, and its value on the target: the best there; the study's own best
-    while nothing is verified.
+    """The candidate to transfer, and its value on the target: the best there; while none has come
+    to its end there, the study's own best of those that have not failed on it. None if all have.
     """
     sign = -1.0 if direction == "maximize" else 1.0
     verified = [
@@ -83,7 +94,26 @@ def chosen(
     if verified:
         value, best = min(verified, key=lambda pair: pair[0])
         return best, sign * value
-    return (standing.candidates[0], None) if standing.candidates else None
+    failed = {number for number, record in records.items() if record.state == "failed"}
+    return next(((c, None) for c in standing.candidates if c.number not in failed), None)
+
+
+def records_of(study: Study, standing: Standing, directory: Path) -> dict[int, Record]:
+    """What is known of the study's candidates on its target, in the horizon that it has now."""
+    known = known_records(directory)
+    return {
+        c.number: known[c.number]
+        for c in standing.candidates
+        if c.number in known and _horizon(known[c.number]) == _horizon_of(study, c)
+    }
+
+
+def _horizon(record: Record) -> tuple[int, int]:
+    return record.epochs, record.batch_size
+
+
+def _horizon_of(study: Study, candidate: Candidate) -> tuple[int, int]:
+    return target_epochs(study), target_batch_size(study, candidate.params)
 
 
 class OnTarget:
@@ -93,9 +123,19 @@ class OnTarget:
         self.candidate = candidate
         self._study = study
         self._records = records
-        self._state: dict[str, Any] | None = records.state_of(candidate.number)
-        values = () if self._state is None else tuple(self._state["values"])
-        self._record = Record(number=candidate.number, values=values)
+        epochs, batch_size = _horizon_of(study, candidate)
+        state = records.state_of(candidate.number)
+        is_of_now = state is not None and (epochs, batch_size) == (
+            state["epochs"],
+            state["batch_size"],
+        )
+        self._state: dict[str, Any] | None = state if is_of_now else None
+        self._record = Record(
+            number=candidate.number,
+            epochs=epochs,
+            batch_size=batch_size,
+            values=() if self._state is None else tuple(self._state["values"]),
+        )
 
     @cached_property
     def _training(self) -> Training:
@@ -107,6 +147,8 @@ class OnTarget:
             self._train_epoch()
         except TrialFailedError as error:
             self._end_as_failed(str(error))
+        except StudyError:
+            raise
         except Exception as error:
             log = self._records.keep_log(self.candidate.number, traceback.format_exc())
             self._end_as_failed(f"{type(error).__name__}: {error} (traceback in {log})")
@@ -116,15 +158,26 @@ class OnTarget:
         training = self._training
         with seeded(self.candidate.seed):
             if self._state is not None:
-                training.load(self._state)
+                self._load(training, self._state)
             training.train_epoch()
             values = (*self._record.values, training.value())
-            self._state = {**training.state(), "values": list(values)}
-        is_last = training.epochs_done >= target_epochs(self._study)
+            self._state = {
+                **training.state(),
+                "values": list(values),
+                "epochs": self._record.epochs,
+                "batch_size": self._record.batch_size,
+            }
+        is_last = training.epochs_done >= self._record.epochs
         self._record = replace(
             self._record, values=values, state="complete" if is_last else "in work"
         )
         self._records.keep(self._record, self._state)
+
+    def _load(self, training: Training, state: dict[str, Any]) -> None:
+        try:
+            training.load(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise self._records.unusable(self._record.number) from error
 
     def _end_as_failed(self, reason: str) -> None:
         self._record = replace(self._record, state="failed", reason=reason)

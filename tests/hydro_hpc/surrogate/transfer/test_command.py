@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from hydro_hpc import cli
+from hydro_hpc.study import alone
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
+from hydro_hpc.study.trial import TrialFailedError
 from hydro_hpc.surrogate.transfer.standing import Candidate, read_standing
 from tests.hydro_hpc.surrogate.transfer.conftest import RunStudy
 
@@ -72,9 +74,71 @@ def test_verifies_and_says_so(
     out = tmp_path / "elsewhere"
     code, said, _ = transfer(path, capsys, "--verify", "2", "--out", str(out))
     assert code == 0
-    assert f"target, trial {best.number}, epoch 3: {best.value:.6g}\n" in said
+    assert f"target, trial {best.number}, epoch 3 of 3: {best.value:.6g} (" in said
+    assert f"best on the target is trial {best.number}: {best.value:.6g}\n" in said
     assert json.loads((out / "settings.json").read_text())["target_value"] == best.value
     assert "on the target." in (out / "settings.py").read_text().splitlines()[0]
+
+
+def test_who_interrupts_a_verification_loses_nothing(
+    run_study: RunStudy,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = run_study()
+    whole, epochs = alone.Training.train_epoch, 0
+
+    def interrupted(training: alone.Training) -> None:
+        nonlocal epochs
+        epochs += 1
+        if epochs == 3:
+            raise KeyboardInterrupt
+        whole(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alone.Training, "train_epoch", interrupted)
+        code, _, problem = transfer(path, capsys, "--verify", "1")
+    folder = tmp_path / "tiny.hydro"
+    assert code == 130
+    assert problem == (
+        f"hydro: interrupted; what the target has reached at the end of each epoch is in "
+        f"{folder / 'targets'}, the same command goes on from there, and {folder / 'transfer'} "
+        "has the best so far\n"
+    )
+    code, said, _ = transfer(path, capsys, "--verify", "1")
+    best = best_of(path)
+    assert code == 0
+    assert f"target, trial {best.number}: trains after epoch 2 to epoch 3" in said
+    assert f"epoch 3 of 3: {best.value:.6g} (" in said
+
+
+def test_targets_that_all_failed_are_not_transferred(
+    run_study: RunStudy,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = run_study()
+
+    def diverged(training: alone.Training) -> None:
+        del training
+        raise TrialFailedError("its loss was not finite in epoch 0")
+
+    monkeypatch.setattr(alone.Training, "train_epoch", diverged)
+    code, said, _ = transfer(path, capsys, "--verify", "2")
+    best = best_of(path)
+    settings = json.loads((tmp_path / "tiny.hydro/transfer/settings.json").read_text())
+    assert code == 0
+    assert settings["trial"] != best.number
+    assert f"so trial {settings['trial']} is transferred, which is not verified" in said
+    code, _, problem = transfer(path, capsys, "--verify", "6")
+    assert code == 2
+    assert problem == (
+        "hydro: study tiny: every trial that completed has failed on the target, so there is "
+        f"nothing to transfer; {tmp_path / 'tiny.hydro/targets'} says why\n"
+    )
+    assert not list((tmp_path / "tiny.hydro/transfer").iterdir())
 
 
 def test_json_is_all_that_a_program_reads(

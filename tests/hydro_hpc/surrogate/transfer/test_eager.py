@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydro_hpc.surrogate.transfer.eager import Action, Done, Train, Wait, decide
+from hydro_hpc.surrogate.transfer.eager import Action, Done, Train, Wait, WaitsFor, decide
 from hydro_hpc.surrogate.transfer.standing import Candidate, Standing
 
 
@@ -24,14 +24,14 @@ def standing(*best: int, ended: int = 8, is_running: bool = True) -> Standing:
 @pytest.mark.parametrize(
     ("study", "verified", "current", "expected"),
     [
-        (standing(3, 1, ended=7), set(), None, Wait()),
+        (standing(3, 1, ended=7), set(), None, Wait(what=WaitsFor.HALF)),
         (standing(3, 1, ended=7, is_running=False), set(), None, Train(candidate=candidate(3))),
         (standing(3, 1), set(), None, Train(candidate=candidate(3))),
         (standing(3, 1), {3}, 3, Train(candidate=candidate(1))),
         (standing(3, 1, 2), {3}, 1, Train(candidate=candidate(1))),
-        (standing(3, 1), {3, 1}, None, Wait()),
+        (standing(3, 1), {3, 1}, None, Wait(what=WaitsFor.REST)),
         (standing(3, 1, is_running=False), {3, 1}, None, Done()),
-        (standing(), set(), None, Wait()),
+        (standing(), set(), None, Wait(what=WaitsFor.CANDIDATE)),
         (standing(is_running=False), set(), None, Done()),
     ],
 )

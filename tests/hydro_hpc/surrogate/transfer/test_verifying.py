@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study import Study
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
+from hydro_hpc.surrogate import Narrow
 from hydro_hpc.surrogate.transfer.records import Records, known_records
 from hydro_hpc.surrogate.transfer.standing import read_standing
-from hydro_hpc.surrogate.transfer.verifying import Progress, chosen, verify
+from hydro_hpc.surrogate.transfer.verifying import Progress, chosen, records_of, verify
 from tests.hydro_hpc.surrogate.transfer.conftest import RunStudy, start
 
 EPOCHS = 3
@@ -47,6 +51,7 @@ def test_the_best_are_trained_on_the_target_as_if_alone(run_study: RunStudy) -> 
 def test_a_verification_goes_on_where_it_was_killed(run_study: RunStudy) -> None:
     study, folder = open_study(run_study())
     first = verify(study, folder, count=1, wait=never)
+    assert next(first).begins is not None
     next(first)
     first.close()
     again = list(verify(study, folder, count=1, wait=never))
@@ -56,10 +61,26 @@ def test_a_verification_goes_on_where_it_was_killed(run_study: RunStudy) -> None
     assert list(verify(study, folder, count=1, wait=never)) == []
 
 
+def test_what_was_reached_in_another_horizon_does_not_count(run_study: RunStudy) -> None:
+    study, folder = open_study(run_study())
+    study.surrogate = Narrow(by=2, target_epochs=2)
+    list(verify(study, folder, count=1, wait=never))
+    study.surrogate = Narrow(by=2, target_epochs=4)
+    first = verify(study, folder, count=1, wait=never)
+    assert next(first).records == {}
+    assert trained([next(first)])[0][1] == 1
+    first.close()
+    study.surrogate = None
+    longer = list(verify(study, folder, count=1, wait=never))  # nor what was left in between
+    assert [epoch for _, epoch in trained(longer)] == [1, 2, 3]
+    study.surrogate = Narrow(by=2, target_batch_size=8)
+    assert not records_of(study, longer[-1].standing, folder.targets)
+
+
 def test_an_epoch_whose_record_was_lost_is_not_lost(run_study: RunStudy) -> None:
     study, folder = open_study(run_study())
     first = verify(study, folder, count=1, wait=never)
-    step = next(first)
+    [_, step] = itertools.islice(first, 2)
     first.close()
     assert step.record is not None
     (folder.targets / f"{step.record.number}.json").unlink()
@@ -92,7 +113,7 @@ def test_verifying_begins_at_half_of_the_study_and_ends_with_it(run_study: RunSt
     running = RunningStudy(path, stops=[3, 4, 8])
     ended, first = [], None
     for step in verify(study, folder, count=1, wait=running.run_on):
-        if step.record is None:
+        if step.waits_for is not None:
             ended.append(step.standing.ended)
         first = first or step.record
     assert first is not None
@@ -109,7 +130,8 @@ def test_a_better_trial_takes_the_place_of_a_candidate_at_the_end_of_an_epoch(
     numbers = better_later(study, path.parent)
     running = RunningStudy(path, stops=[8])
     steps = verify(study, folder, count=1, wait=never)
-    before = next(steps).record
+    [_, step] = itertools.islice(steps, 2)
+    before = step.record
     running.run_on()
     after = [step.record for step in steps]
     assert before is not None
@@ -146,13 +168,16 @@ def test_a_target_that_fails_is_left_with_its_reason(run_study: RunStudy) -> Non
         raise RuntimeError("no such layer")
 
     study.model = failing  # type: ignore[assignment]
-    [step] = verify(study, folder, count=1, wait=never)
+    [_, step] = verify(study, folder, count=1, wait=never)
     assert step.record is not None
     assert step.record.state == "failed"
     assert step.record.reason.startswith("RuntimeError: no such layer (traceback in ")
     study.model = make
+    candidates = step.standing.candidates
     found = chosen(step.standing, known_records(folder.targets), study.direction)
-    assert found == (step.standing.candidates[0], None)
+    assert found == (candidates[1], None)  # the best that has not failed
+    failed = {c.number: replace(step.record, number=c.number) for c in candidates}
+    assert chosen(step.standing, failed, study.direction) is None
 
 
 def test_two_verifications_of_one_study_are_refused(run_study: RunStudy) -> None:
@@ -170,3 +195,22 @@ def test_a_spoiled_record_is_one_sentence(run_study: RunStudy) -> None:
     (folder.targets / f"{best.number}.json").write_text("{")
     with pytest.raises(StudyError, match="cannot be read; remove it"):
         known_records(folder.targets)
+
+
+@pytest.mark.parametrize("damage", ["torn", "of another model"])
+def test_a_spoiled_training_is_one_sentence(run_study: RunStudy, damage: str) -> None:
+    study, folder = open_study(run_study())
+    first = verify(study, folder, count=1, wait=never)
+    [begins, _] = itertools.islice(first, 2)
+    first.close()
+    assert begins.begins is not None
+    stored = folder.targets / f"{begins.begins.number}.pt"
+    if damage == "torn":
+        stored.write_bytes(stored.read_bytes()[:100])
+    else:
+        study.model = lambda: nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 2))
+    with pytest.raises(StudyError, match=r"\.pt holds no training of this study's target as it "):
+        list(verify(study, folder, count=1, wait=never))
+    stored.unlink()
+    steps = trained(list(verify(study, folder, count=1, wait=never)))
+    assert [epoch for _, epoch in steps] == [1, 2, 3]
