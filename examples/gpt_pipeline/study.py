@@ -47,9 +47,10 @@ study = Study(
         "lr": log_uniform(1e-4, 3e-2),
         "beta1": uniform(0.8, 0.95),
         "beta2": uniform(0.9, 0.999),
+        "weight_decay": 0.01,  # as in train.py; its best value would not be the wide one's
         "clip_norm": 1.0,
     },
-    optimizer="adam",
+    optimizer="adamw",
     epochs=1,
     batch_size=BATCH,
     trials=32,

@@ -30,6 +30,8 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.pipe import LayerSpec, PipelineModule
 
+WEIGHT_DECAY = 0.01
+
 
 def build_model(args: argparse.Namespace) -> PipelineModule:
     layers = gpt.layers(width=args.width, num_blocks=args.layers, seq=args.seq, seed=args.seed)
@@ -65,8 +67,11 @@ def deepspeed_config(args: argparse.Namespace) -> dict[str, Any]:
     own = {
         "train_micro_batch_size_per_gpu": args.micro_batch_size,
         "gradient_accumulation_steps": args.micro_batches,
-        # torch's own Adam: DeepSpeed's would be compiled at the first start.
-        "optimizer": {"type": "Adam", "params": {"lr": args.lr, "torch_adam": True}},
+        "optimizer": {
+            "type": "AdamW",
+            # torch's own: DeepSpeed's would be compiled at the first start.
+            "params": {"lr": args.lr, "weight_decay": WEIGHT_DECAY, "torch_adam": True},
+        },
         "gradient_clipping": 1.0,
         "steps_per_print": 1_000_000_000,  # we print
     }
@@ -175,7 +180,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4, help="transformer blocks, all stages")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--seq", type=int, default=128, help="bytes of a sequence")
-    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
+    parser.add_argument("--lr", type=float, default=1e-3, help="AdamW's learning rate")
     parser.add_argument(
         "--deepspeed-config",
         type=read_config,

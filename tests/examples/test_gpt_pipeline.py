@@ -81,6 +81,7 @@ def test_a_run_resumed_from_a_checkpoint_goes_on_bit_by_bit(
 def test_a_deepspeed_configuration_replaces_sections_of_its_own(
     losses: list[float], training: Training, tmp_path: Path
 ) -> None:
+    """Of DeepSpeed's Adam, which decays weights as AdamW does unless it is told not to."""
     file = tmp_path / "deepspeed.json"
     optimizer = {"type": "Adam", "params": {"lr": 0.01, "torch_adam": True}}
     file.write_text(json.dumps({"train_batch_size": 16, "optimizer": optimizer}))

@@ -65,9 +65,9 @@ def test_it_is_sound_and_its_heads_keep_their_size(study: Study) -> None:
 
 
 def test_only_weights_inside_blocks_learn_at_four_times_the_rate(study: Study) -> None:
-    """Four, since the narrow GPT has a fourth of the width: of muP under Adam."""
+    """Four, since the narrow GPT has a fourth of the width: of muP under AdamW."""
     surrogate = study.build_surrogate(PARAMS, 0)
-    groups = surrogate.param_groups("adam", lr=1.0)
+    groups = surrogate.param_groups("adamw", lr=1.0)
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     found = {name for name, p in surrogate.module.named_parameters() if rates[id(p)] != 1.0}
     layers = ("qkv", "attention_out", "mlp_in", "mlp_out")
@@ -98,7 +98,17 @@ def test_at_the_targets_width_it_is_the_model_that_is_trained(
         assert torch.equal(model(x), trained(x))
     batch = arguments.micro_batches * arguments.micro_batch_size
     assert study.batch_indices(PARAMS, 0, 0).shape == (arguments.steps, batch)
-    assert study.clip_limit(PARAMS) == script.deepspeed_config(arguments)["gradient_clipping"]
+    config = script.deepspeed_config(arguments)
+    assert study.clip_limit(PARAMS) == config["gradient_clipping"]
+    assert study.optimizer_name == config["optimizer"]["type"].lower()
+    decay = config["optimizer"]["params"]["weight_decay"]
+    assert study.optimizer_settings(PARAMS)["weight_decay"] == decay
+
+
+def test_in_a_step_weights_of_all_widths_decay_alike(study: Study) -> None:
+    decay = study.optimizer_settings(PARAMS)["weight_decay"]
+    for group in study.build_surrogate(PARAMS, 0).param_groups("adamw", lr=0.5, weight_decay=decay):
+        assert group["lr"] * group["weight_decay"] == pytest.approx(0.5 * decay)
 
 
 @pytest.mark.deepspeed
@@ -118,6 +128,11 @@ def test_its_best_settings_are_those_of_the_training(
     config = pytest.importorskip("deepspeed.runtime.config").DeepSpeedConfig(merged)
     assert config.train_batch_size == 16
     assert config.gradient_clipping == 1.0
+    assert (
+        config.optimizer_name
+        == script.deepspeed_config(arguments_of(script, monkeypatch))["optimizer"]["type"].lower()
+    )
+    assert config.optimizer_params["weight_decay"] == script.WEIGHT_DECAY
     assert config.optimizer_params["lr"] == best["arguments"]["lr"]
     assert config.optimizer_params["betas"] == best["arguments"]["betas"]
 

@@ -5,8 +5,10 @@ The target trains as its owner wrote it, so all of its parameters are one group.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import numbers
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,12 +38,16 @@ import torch
 MODEL = {model}  # arguments of the study's model, for the target
 BATCH_SIZE = {batch_size!r}
 EPOCHS = {epochs!r}
+SETTINGS = {arguments}  # of the optimizer
+
+
+def param_groups(model):
+    """One: the target trains as its owner wrote it, without a factor of any parameter."""
+    return [{{"params": list(model.parameters()), **SETTINGS}}]
 
 
 def make_optimizer(model):
-    return torch.optim.{optimizer}(
-        model.parameters(), {arguments}
-    )
+    return torch.optim.{optimizer}(param_groups(model), **SETTINGS)
 
 
 def clip_gradients(model):
@@ -81,8 +87,8 @@ def settings_of(study: Study, candidate: Candidate, target_value: float | None) 
         is_surrogate=has_surrogate(study),
         seed=candidate.seed,
         optimizer=study.optimizer_name,
-        arguments=study.optimizer_settings(params),
-        model={name: values[name] for name in sorted(study.split.model)},
+        arguments=_with_decay(study.optimizer_name, study.optimizer_settings(params)),
+        model={name: plain(values[name]) for name in sorted(study.split.model)},
         batch_size=study.batch_size_of(params),
         epochs=target_epochs(study),
         clip_name=None if limit == math.inf else study.clip_name,
@@ -121,14 +127,13 @@ def as_module(settings: TargetSettings) -> str:
     clip = "pass"
     if settings.clip_name is not None:
         clip = CLIPPING[settings.clip_name].format(limit=settings.clip_limit)
-    arguments = [f"{name}={value!r}" for name, value in settings.arguments.items()]
     return MODULE.format(
         title=_title(settings),
-        model={n: v for n, v in settings.model.items() if isinstance(v, EXACT)},
+        model={n: v for n, v in settings.model.items() if has_text(v)},
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         optimizer=_torch_name(settings),
-        arguments=", ".join(arguments),
+        arguments=settings.arguments,
         clipping=clip,
     )
 
@@ -158,13 +163,37 @@ def left_out(settings: TargetSettings) -> list[str]:
             f"{settings.clip_limit:g}; clip in your own loop"
         )
     for name, value in settings.model.items():
-        if not isinstance(value, EXACT):
+        if not has_text(value):
             found.append(f"settings.py leaves out {name}: a {type(value).__name__} has no text")
     return found
 
 
 def _torch_name(settings: TargetSettings) -> str:
     return OPTIMIZERS[settings.optimizer].TORCH.__name__
+
+
+def _with_decay(optimizer: OptimizerName, settings: Params) -> Params:
+    """Said also where the study leaves it to torch, whose AdamW decays and whose Adam does not."""
+    default = inspect.signature(OPTIMIZERS[optimizer].TORCH).parameters["weight_decay"].default
+    return {name: plain(value) for name, value in {"weight_decay": default, **settings}.items()}
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's own, whose texts make them again."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Real):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
+    return value
+
+
+def has_text(value: Any) -> bool:
+    """Says whether a text of Python makes it again."""
+    if isinstance(value, tuple | list):
+        return type(value) in (tuple, list) and all(map(has_text, value))
+    return isinstance(value, EXACT)
 
 
 def _title(settings: TargetSettings) -> str:

@@ -49,7 +49,7 @@ def test_writes_the_targets_settings_for_torch_and_deepspeed(
         f"written to {out}: settings.json, settings.py, deepspeed.json\n"
     )
     settings = json.loads((out / "settings.json").read_text())
-    assert settings["arguments"] == best.params
+    assert settings["arguments"] == {"weight_decay": 0.0, **best.params}
     assert (settings["trial"], settings["value"]) == (best.number, best.value)
     assert (settings["target_value"], settings["is_surrogate"]) == (None, False)
     module = runpy.run_path(str(out / "settings.py"))

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from hydro_hpc.study import Study, log_uniform
 from hydro_hpc.surrogate.transfer.settings import (
     TargetSettings,
     as_deepspeed,
     as_json,
     as_module,
     left_out,
+    plain,
+    settings_of,
 )
+from hydro_hpc.surrogate.transfer.standing import Candidate
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
@@ -60,6 +65,8 @@ def test_the_module_makes_torchs_optimizer_with_these_settings(
     assert type(made).__name__.lower() == optimizer
     [group] = made.param_groups
     assert {name: group[name] for name in arguments} == arguments
+    [given] = found["param_groups"](nn.Linear(2, 2))
+    assert given.items() >= arguments.items()
     assert found["MODEL"] == {"depth": 2, "norm": "layer"}
 
 
@@ -94,10 +101,60 @@ def test_deepspeed_takes_its_configuration(
     assert arguments.items() <= given.items()
 
 
-@pytest.mark.parametrize(("optimizer", "decays_apart"), [("adam", False), ("adamw", True)])
-def test_deepspeeds_adam_decays_weights_as_torchs_does(optimizer: str, decays_apart: bool) -> None:
-    config = json.loads(as_deepspeed(settings(optimizer=optimizer)))
-    assert config["optimizer"]["params"]["adam_w_mode"] is decays_apart
+@pytest.mark.parametrize(("optimizer", "decay"), [("adam", 0.0), ("adamw", 0.01), ("sgd", 0.0)])
+@pytest.mark.parametrize("given", [{}, {"weight_decay": 0.1}])
+def test_deepspeed_makes_torchs_optimizer_with_the_decay_that_was_tuned(
+    optimizer: str, decay: float, given: dict[str, float]
+) -> None:
+    """Its own "Adam" would decay weights as AdamW does; torch's defaults are not the same."""
+    engines = pytest.importorskip("deepspeed.runtime.engine")
+    config = pytest.importorskip("deepspeed.runtime.config")
+    study = Study(
+        name="tiny",
+        model=lambda: nn.Linear(2, 2),
+        data=lambda: (torch.zeros(64, 2),) * 4,
+        loss=nn.MSELoss(),
+        space={"lr": log_uniform(1e-3, 1e-1), **given},
+        optimizer=optimizer,
+    )
+    candidate = Candidate(number=3, value=0.25, params={"lr": 0.02}, seed=7)
+    found = settings_of(study, candidate, None)
+    text = as_deepspeed(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "1")
+        engine = object.__new__(engines.DeepSpeedEngine)
+        nn.Module.__init__(engine)
+        engine.client_optimizer = None
+        engine._config = config.DeepSpeedConfig(json.loads(text))
+        made = engine._configure_basic_optimizer(list(nn.Linear(2, 2).parameters()))
+    expected = run(as_module(found))["make_optimizer"](nn.Linear(2, 2))
+    assert (
+        type(made)
+        is type(expected)
+        is study.make_optimizer(nn.Linear(2, 2), {"lr": 0.02}).__class__
+    )
+    for one in (made, expected):
+        [group] = one.param_groups
+        assert (group["lr"], group["weight_decay"]) == (0.02, given.get("weight_decay", decay))
+    assert json.loads(text)["optimizer"]["params"]["weight_decay"] == group["weight_decay"]
+
+
+def test_numbers_and_their_tuples_are_pythons_own() -> None:
+    found = run(
+        as_module(
+            settings(
+                arguments=plain_all({"lr": np.float32(0.5), "betas": (np.float64(0.5), 0.75)}),
+                model=plain_all({"sizes": (np.int64(3), 4), "norm": None, "bias": True}),
+            )
+        )
+    )
+    assert found["SETTINGS"] == {"lr": 0.5, "betas": (0.5, 0.75)}
+    assert found["MODEL"] == {"sizes": (3, 4), "norm": None, "bias": True}
+    assert found["MODEL"]["bias"] is True
+
+
+def plain_all(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: plain(value) for name, value in values.items()}
 
 
 def test_what_has_no_text_is_said() -> None:
