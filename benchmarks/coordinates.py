@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.result_file import Figure, NotTaken, parse_arguments, write_result
+from benchmarks.worker_pool import worker_pool
 from hydro_hpc.surrogate import CheckReport, check, check_ladder
 from hydro_hpc.surrogate.coordinates.checking import make_batch
 from hydro_hpc.surrogate.coordinates.rate import find_rate
@@ -37,7 +38,6 @@ STEPS: Final = 2
 OPTIMIZERS: Final = ("sgd", "adam", "adamw")
 WEIGHT_DECAY: Final = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01}
 
-PROCESSES: Final = 2
 RIGHT: Final = "none"
 GROWING_HEADS: Final = "gpt of growing heads"
 BY_THE_ROOT: Final = "attention by the root"
@@ -58,7 +58,7 @@ class Cell:
 
 def main() -> None:
     arguments = parse_arguments("How right the coordinate check is, and what it costs.")
-    with ProcessPoolExecutor(PROCESSES, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with worker_pool() as pool:
         figures, rows = check_figures(pool, quick=arguments.quick)
     write_result("coordinates", figures=figures, rows=rows, out=arguments.out)
 

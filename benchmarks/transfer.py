@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
-
-import torch
+from typing import Any
 
 from benchmarks.coordinates import check_figures
 from benchmarks.result_file import Figure, NotTaken, make_parser, write_result
@@ -34,8 +32,7 @@ from benchmarks.transfer_training import (
     loss_after_training,
     random_configurations,
 )
-
-PROCESSES: Final = 2
+from benchmarks.worker_pool import worker_pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +59,7 @@ def main() -> None:
     extent = Extent(seeds=1, configurations=12) if arguments.quick else Extent()
     curves: Rows = []
     ranks: Rows = []
-    with ProcessPoolExecutor(PROCESSES, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with worker_pool() as pool:
         for task in TASKS:
             shown = quick(task) if arguments.quick else task
             curves += curves_of(shown, extent, pool)

@@ -12,9 +12,9 @@ ATTENTION = (
     "logits grow with the size of a head: scale them by 1 / size, as sqrt(target's size) / size, "
     "or let the number of heads grow and keep their size"
 )
+NO_MULTIPLIER = "the multiplier on the input of this output layer is missing (1 / m_in)"
 START = {
-    Role.OUTPUT: "outputs grow with the width at the start: the multiplier on the input of this "
-    "output layer is missing (1 / m_in)",
+    Role.OUTPUT: f"outputs grow with the width at the start: {NO_MULTIPLIER}",
     Role.HIDDEN: "values grow with the width at the start: initial weights must fall as the root "
     "of the width that they take (m_in, not m_out)",
 }
@@ -23,10 +23,8 @@ TOO_LARGE = {
     "the ratio of the width that the weight takes (m_in, not m_out)",
     (Role.HIDDEN, Family.SGD): "steps grow with the width: the learning rate must go as m_out / "
     "m_in, and not by the other axis",
-    (Role.OUTPUT, Family.ADAM): "steps grow with the width: the multiplier on the input of this "
-    "output layer is missing (1 / m_in)",
-    (Role.OUTPUT, Family.SGD): "steps grow with the width: the multiplier on the input of this "
-    "output layer is missing (1 / m_in)",
+    (Role.OUTPUT, Family.ADAM): f"steps grow with the width: {NO_MULTIPLIER}",
+    (Role.OUTPUT, Family.SGD): f"steps grow with the width: {NO_MULTIPLIER}",
 }
 TOO_SMALL = {
     (Role.HIDDEN, Family.ADAM): "steps shrink with the width: the learning rate is divided by more "
