@@ -92,7 +92,7 @@ def _begin(
     if parametrization == "mup":
         surrogate: Surrogate = shrink(factory, width=width)
         module = surrogate.module
-        groups = surrogate.param_groups(task.optimizer, lr=configuration.lr)
+        groups = surrogate.param_groups(task.optimizer, lr=configuration.lr, weight_decay=0.0)
     else:
         module = factory(width=width)
         groups = [{"params": list(module.parameters()), "lr": configuration.lr}]

@@ -80,8 +80,8 @@ def trained(
     """
     if rules is None:
         return model.parameters()
-    defaults = inspect.signature(OPTIMIZERS[optimizer].TORCH).parameters
-    lr, decay = (settings.get(name, defaults[name].default) for name in ("lr", "weight_decay"))
+    lr = settings.get("lr", inspect.signature(OPTIMIZERS[optimizer].TORCH).parameters["lr"].default)
+    decay = settings.get("weight_decay")
     return param_groups(model, rules, optimizer, lr=lr, weight_decay=decay)
 
 

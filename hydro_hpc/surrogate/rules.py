@@ -5,17 +5,19 @@ Nothing hangs on tensors, so that compiling, sharding and copying a model loses 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from torch import nn
+from torch import nn, optim
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.kinds import Scaling
 from hydro_hpc.surrogate.table import Factors, Family, factors, family_of
 
 Rules = Mapping[str, Scaling]  # by a parameter's first name
+TORCHS: Final = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,18 +71,27 @@ def by_scale(scales: Mapping[str, Scale]) -> dict[Scale, list[str]]:
 
 
 def param_groups(
-    model: nn.Module, rules: Rules, optimizer: str, *, lr: float, weight_decay: float
+    model: nn.Module, rules: Rules, optimizer: str, *, lr: float, weight_decay: float | None = None
 ) -> list[dict[str, Any]]:
     """For an ordinary `torch.optim` optimizer of this name: parameters, frozen ones too, whose
-    factors are equal are one group. `lr` and `weight_decay` are the target's. ShrinkError if there
-    is no rule.
+    factors are equal are one group. `lr` and `weight_decay` are the target's; None is what torch's
+    optimizer takes where it is not given: 0.01 for AdamW. ShrinkError if there is no rule.
     """
     parameters = dict(model.named_parameters())
+    decay = default_decay(optimizer) if weight_decay is None else weight_decay
     return [
         {
             "params": [parameters[name] for name in names],
             "lr": lr * scale.lr,
-            "weight_decay": weight_decay * scale.weight_decay,
+            "weight_decay": decay * scale.weight_decay,
         }
         for scale, names in by_scale(scales_of(parameters, rules, optimizer)).items()
     ]
+
+
+def default_decay(optimizer: str) -> float:
+    """Torch's own, of its optimizer of this name. ShrinkError if there is no rule for that."""
+    family_of(optimizer)
+    [torchs] = [each for each in TORCHS if each.__name__.lower() == optimizer.lower()]
+    default: float = inspect.signature(torchs).parameters["weight_decay"].default
+    return default

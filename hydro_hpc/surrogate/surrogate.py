@@ -24,7 +24,9 @@ class Surrogate:
     report: Report = field(default_factory=Report)
 
     def param_groups(
-        self, optimizer: str, *, lr: float, weight_decay: float = 0.0
+        self, optimizer: str, *, lr: float, weight_decay: float | None = None
     ) -> list[dict[str, Any]]:
-        """For a torch optimizer of this name; `lr` and `weight_decay` are the target's."""
+        """For a torch optimizer of this name; `lr` and `weight_decay` are the target's, the decay
+        torch's default if none is given.
+        """
         return param_groups(self.module, self.rules, optimizer, lr=lr, weight_decay=weight_decay)

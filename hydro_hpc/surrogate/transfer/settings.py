@@ -5,7 +5,6 @@ The target trains as its owner wrote it, so all of its parameters are one group.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import numbers
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.optimizers import OPTIMIZERS, OptimizerName
+from hydro_hpc.surrogate.rules import default_decay
 from hydro_hpc.surrogate.transfer.standing import Candidate
 from hydro_hpc.surrogate.transfer.target import has_surrogate, target_epochs, target_params
 
@@ -174,8 +174,8 @@ def _torch_name(settings: TargetSettings) -> str:
 
 def _with_decay(optimizer: OptimizerName, settings: Params) -> Params:
     """Said also where the study leaves it to torch, whose AdamW decays and whose Adam does not."""
-    default = inspect.signature(OPTIMIZERS[optimizer].TORCH).parameters["weight_decay"].default
-    return {name: plain(value) for name, value in {"weight_decay": default, **settings}.items()}
+    said = {"weight_decay": default_decay(optimizer), **settings}
+    return {name: plain(value) for name, value in said.items()}
 
 
 def plain(value: Any) -> Any:

@@ -109,6 +109,18 @@ def test_parameter_groups_have_every_parameter_once_with_its_rate() -> None:
     assert sum(len(group["params"]) for group in groups) == len(names)
 
 
+@pytest.mark.parametrize(("optimizer", "decay"), [("adamw", 0.01), ("AdamW", 0.01), ("adam", 0)])
+def test_weights_decay_as_torch_does_it_unless_the_decay_is_said(
+    optimizer: str, decay: float
+) -> None:
+    """By the product with the rate, which is what a weight loses in a step."""
+    surrogate = shrink(perceptron, width=NARROW)
+    for group in surrogate.param_groups(optimizer, lr=0.5):
+        assert group["lr"] * group["weight_decay"] == pytest.approx(0.5 * decay)
+    for group in surrogate.param_groups(optimizer, lr=0.5, weight_decay=0.0):
+        assert group["weight_decay"] == 0.0
+
+
 def test_a_layer_that_came_later_has_no_rule() -> None:
     surrogate = shrink(perceptron, width=NARROW)
     surrogate.module.add_module("extra", nn.Linear(2, 2))
