@@ -11,10 +11,12 @@ from torch import nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
+from hydro_hpc.surrogate.expressions import Use
 from hydro_hpc.surrogate.layouts import TABLES, TRANSPOSED, OutIn, Place, RawUse, Uses, places_of
-from hydro_hpc.surrogate.reading import Use, use_of
+from hydro_hpc.surrogate.reading import CodeUses
 from hydro_hpc.surrogate.refusals import (
     refuse_beyond,
+    refuse_bypassed,
     refuse_empty,
     refuse_single,
     refuse_unmultiplied,
@@ -46,19 +48,22 @@ def scalings_of(
     """By first name, of every parameter. ShrinkError, with its name, if one is unclear. `uses` says
     of raw parameters how they are used; of `target` come the groups of transposed convolutions.
     """
-    uses = uses or {}
+    uses, code = uses or {}, CodeUses(model)
     named = {place.full_name for places in places_of(model).values() for place in places}
     if unknown := sorted(uses.keys() - named):
         raise ShrinkError(f"'{unknown[0]}' in uses= is no parameter of the model; correct its name")
     found: dict[str, Scaling] = {}
     for name, places in places_of(model).items():
+        parameter = model.get_parameter(name)
         each = [
             _raw(place, axes[name], uses[place.full_name])
             if place.full_name in uses
-            else scaling_of(place, axes[name], target=target)
+            else scaling_of(place, axes[name], target=target, use=code.of(parameter))
             for place in places
         ]
         found[name] = each[0] if len({*each}) == 1 else _tied(places, each)
+        if Use.CONTRACTED in code.all_of(parameter):
+            refuse_bypassed(places, found[name].kind)
     return found
 
 
@@ -76,15 +81,19 @@ def input_multipliers(model: nn.Module, rules: Mapping[str, Scaling]) -> dict[st
     return found
 
 
-def scaling_of(place: Place, axes: Axes, *, target: nn.Module | None = None) -> Scaling:
-    """What a parameter is by the module that it is of, and by that of the target."""
+def scaling_of(
+    place: Place, axes: Axes, *, target: nn.Module | None = None, use: Use = Use.UNSEEN
+) -> Scaling:
+    """What a parameter is by the module that it is of, and by that of the target; a raw one also by
+    the `use` that the code makes of it.
+    """
     if isinstance(place.module, TRANSPOSED) and place.out_in is not None:
         before = place.module if target is None else target.get_submodule(place.path)
         return _transposed(place, axes, int(getattr(before, "groups")))  # noqa: B009
-    return scaling_at(place, axes)
+    return scaling_at(place, axes, use)
 
 
-def scaling_at(place: Place, axes: Axes) -> Scaling:
+def scaling_at(place: Place, axes: Axes, use: Use = Use.UNSEEN) -> Scaling:
     """The same, of what is no transposed convolution in groups."""
     wide = [number for number, axis in enumerate(axes) if axis.is_wide]
     for number in wide:
@@ -99,7 +108,7 @@ def scaling_at(place: Place, axes: Axes) -> Scaling:
             "axis 0 alone; take it off, or keep that layer's sizes"
         )
     if place.out_in is None:
-        return _elementwise(place, axes, wide)
+        return _elementwise(place, axes, wide, use)
     refuse_beyond(place, wide)
     found = _weight(_out_in(place, wide), axes)
     if found.kind is Kind.OUTPUT:
@@ -119,21 +128,25 @@ def _weight(out_in: OutIn, axes: Axes) -> Scaling:
     return Scaling(kind=Kind.HIDDEN, m_in=into.ratio, m_out=out.ratio)
 
 
-def _elementwise(place: Place, axes: Axes, wide: list[int]) -> Scaling:
-    """Of what is added or multiplied value by value; also of raw parameters of one long axis."""
+def _elementwise(place: Place, axes: Axes, wide: list[int], use: Use) -> Scaling:
+    """Of what is added or multiplied value by value. A product with a raw parameter of several long
+    axes may be summed over by what comes after it.
+    """
     is_long = sum(axis.target > 1 for axis in axes) > 1
-    use = Use.ADDED if place.is_of_torch or place.source else use_of(place.module, place.name)
+    if place.is_of_torch or place.source:
+        use = Use.ADDED
     if use is Use.CONTRACTED and not is_long:
         raise ShrinkError(
             f"'{place.full_name}' of {place.class_name} is a factor of a product that sums over "
             "the width, where nothing can be multiplied; use nn.Linear(width, 1, bias=False)"
         )
-    if use is Use.UNSEEN or (is_long and use is not Use.ADDED):
+    if use is not Use.ADDED and (is_long or use is not Use.SCALED):
+        weight = "(axis that gives, axis that takes) if it is a weight"
         raise UnclearUseError(
             f"how '{place.full_name}' of {place.class_name} is used cannot be told from its shape "
             f"({[axis.target for axis in axes]}): give example=, a batch that shows it, or uses={{"
             f"'{place.full_name}': None}} if it is only added or multiplied value by value (as "
-            "positions are), or as (axis that gives, axis that takes) if it is a weight"
+            f"positions are), or as {weight if is_long else '(None, axis that is summed over)'}"
         )
     return _vector([axes[number] for number in wide])
 

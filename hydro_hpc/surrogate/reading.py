@@ -1,65 +1,97 @@
-"""How a module's own code uses a raw parameter, as far as that can be read from its source.
+"""How the code of a model uses its raw parameters, as far as that can be read from its source.
 
-Only plain forms are understood: a sum with something else, an element of a concatenation, an
-operand of a product of matrices, and views and local names of these. What else is done is unknown.
+Of a class all methods are read but `__init__`. A read is found through names of modules
+(`self.block.scale`), local names, loops over modules, constant and other keys of `ParameterList`
+and `ParameterDict`, and `getattr`. A parameter that no code reads is UNSEEN.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 from collections.abc import Iterator
-from enum import Enum
-from typing import Final
+from typing import Any, TypeAlias
 
 from torch import nn
 
-VIEWS: Final = {
-    *("expand", "expand_as", "repeat", "unsqueeze", "squeeze", "view", "reshape", "flatten"),
-    *("to", "type_as", "float", "half", "bfloat16", "contiguous", "permute", "transpose"),
-}
-TURNED: Final = {"T", "mT", "data"}
-FACTS: Final = {"shape", "size", "device", "dtype", "ndim", "numel", "dim", "requires_grad"}
-JOINS: Final = {"cat", "concat", "concatenate"}
-SUMS: Final = {"add"}
-PRODUCTS: Final = {"matmul", "mm", "bmm", "mv", "dot", "einsum", "linear", "baddbmm", "addmm"}
+from hydro_hpc.surrogate.expressions import Code, Expressions, Use
+
+Part: TypeAlias = nn.Module | nn.Parameter
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
+PARAMETERS = (nn.ParameterList, nn.ParameterDict)
 
 
-class Use(Enum):
-    """What becomes of a parameter."""
+class CodeUses:
+    """What the code of all modules of a model does with each of its parameters."""
 
-    ADDED = "added"
-    CONTRACTED = "contracted"
-    NONE = "none"  # its size is asked for, it is drawn
-    UNKNOWN = "unknown"
-    UNSEEN = "unseen"  # the module has code of its own, and none of it reads the parameter
+    def __init__(self, model: nn.Module) -> None:
+        self._uses: dict[int, set[Use]] = {}
+        for module in model.modules():
+            cls: type = type(module)
+            for code in codes_of(cls):
+                self._read(module, code)
+
+    def all_of(self, parameter: nn.Parameter) -> frozenset[Use]:
+        """Each thing that is done with it."""
+        return frozenset(self._uses.get(id(parameter), ()))
+
+    def of(self, parameter: nn.Parameter) -> Use:
+        """ADDED if that is all that becomes of it, SCALED if it is multiplied value by value too;
+        CONTRACTED if it is a factor anywhere.
+        """
+        found = self.all_of(parameter) - {Use.NONE}
+        if not found:
+            return Use.UNSEEN
+        if Use.CONTRACTED in found:
+            return Use.CONTRACTED
+        if found <= {Use.ADDED, Use.SCALED}:
+            return Use.SCALED if Use.SCALED in found else Use.ADDED
+        return Use.UNKNOWN
+
+    def _read(self, module: nn.Module, code: Code) -> None:
+        expressions = Expressions(code, lambda node: bool(_parameters(node, module, code)))
+        for node in code.reads:
+            read = [part for part in _parts(node, module, code) if _is_read(part)]
+            if not read:
+                continue
+            uses = set(expressions.become(node, is_list=isinstance(read[0], PARAMETERS)))
+            parameters = _flat(read)
+            if len(parameters) > 1 and Use.CONTRACTED in uses:
+                uses = uses - {Use.CONTRACTED} | {Use.UNKNOWN}  # which of them is not known
+            for parameter in parameters:
+                self._uses.setdefault(id(parameter), set()).update(uses)
 
 
-def use_of(module: nn.Module, name: str) -> Use:
-    """ADDED if that is all that becomes of it; CONTRACTED if it is a factor anywhere."""
-    methods = list(_methods(module))
-    found = {use for function in methods for use in _uses(function, name, module)}
-    if methods and not found:
-        return Use.UNSEEN
-    found.discard(Use.NONE)
-    if Use.CONTRACTED in found:
-        return Use.CONTRACTED
-    return Use.ADDED if found == {Use.ADDED} else Use.UNKNOWN
+def _is_read(part: Part) -> bool:
+    return isinstance(part, nn.Parameter | nn.ParameterList | nn.ParameterDict)
 
 
-def _methods(module: nn.Module) -> Iterator[ast.AST]:
-    """Of the classes that the user wrote, but for what they do when they are made."""
-    for cls in type(module).__mro__:
-        if cls.__module__.startswith("torch.") or cls is object:
+def _flat(parts: list[Part]) -> list[nn.Parameter]:
+    found: list[nn.Parameter] = []
+    for part in parts:
+        found += [part] if isinstance(part, nn.Parameter) else part.parameters(recurse=False)
+    return found
+
+
+@functools.cache
+def codes_of(cls: Any) -> tuple[Code, ...]:
+    """The methods of a class of modules and of those that it derives from, up to torch's own."""
+    return tuple(Code(_with_self(method)) for method in _methods(cls))
+
+
+def _methods(cls: type[nn.Module]) -> Iterator[ast.FunctionDef]:
+    for one in cls.__mro__:
+        if one.__module__.startswith("torch.") or one is object:
             continue
         try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+            tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
         except (OSError, TypeError, SyntaxError):
             continue
-        for node in ast.walk(tree):
+        for node in getattr(tree.body[0], "body", ()):
             if isinstance(node, ast.FunctionDef) and node.name != "__init__" and node.args.args:
-                yield _with_self(node)
+                yield node
 
 
 def _with_self(method: ast.FunctionDef) -> ast.FunctionDef:
@@ -71,90 +103,58 @@ def _with_self(method: ast.FunctionDef) -> ast.FunctionDef:
     return method
 
 
-def _uses(function: ast.AST, name: str, module: nn.Module) -> Iterator[Use]:
-    parents = {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
-    for node in ast.walk(function):
-        if _is_own(node, name):
-            yield from _becomes(node, parents, module, set())
+def _parameters(node: ast.AST, module: nn.Module, code: Code) -> list[Part]:
+    """Those that an expression holds anywhere."""
+    return [
+        part
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.expr)
+        for part in _parts(inner, module, code)
+        if _is_read(part)
+    ]
 
 
-def _becomes(
-    node: ast.AST, parents: dict[ast.AST, ast.AST], module: nn.Module, followed: set[str]
-) -> Iterator[Use]:
-    """What is done with the value of an expression."""
-    node, parent = _last_view(node, parents)
-    if isinstance(parent, ast.Compare | ast.Expr):
-        yield Use.NONE
-    elif isinstance(parent, ast.Attribute):
-        yield Use.NONE if parent.attr in FACTS else Use.UNKNOWN
-    elif isinstance(parent, ast.BinOp):
-        yield _operand(node, parent, module)
-    elif isinstance(parent, ast.AugAssign) and isinstance(parent.op, ast.Add):
-        yield Use.ADDED
-    elif isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Name):
-        yield from _named(parent.targets[0].id, parents, module, followed)
-    else:
-        yield _argument(parent, parents)
+def _parts(
+    node: ast.AST, module: nn.Module, code: Code, names: frozenset[str] = frozenset()
+) -> list[Part]:
+    """The modules and parameters that an expression may stand for. `names` are being looked up."""
+    if isinstance(node, ast.Name):
+        if node.id == "self":
+            return [module]
+        if node.id in names:
+            return []
+        found: list[Part] = []
+        for value, is_loop in code.bound.get(node.id, ()):
+            of_value = _parts(value, module, code, names | {node.id})
+            found += _elements(of_value, None) if is_loop else of_value
+        return found
+    if isinstance(node, ast.Attribute):
+        return _attributes(_parts(node.value, module, code, names), node.attr)
+    if isinstance(node, ast.Subscript):
+        return _elements(_parts(node.value, module, code, names), _constant(node.slice))
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr" and node.args:
+        name = _constant(node.args[1]) if len(node.args) > 1 else None
+        return _attributes(_parts(node.args[0], module, code, names), name)
+    return []
 
 
-def _last_view(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[ast.AST, ast.AST | None]:
-    """The outermost view of an expression, and what it is part of."""
-    while True:
-        parent = parents.get(node)
-        call = parents.get(parent) if parent is not None else None
-        is_part = isinstance(parent, ast.Subscript) and parent.value is node
-        attribute = parent.attr if isinstance(parent, ast.Attribute) else ""
-        if parent is not None and (is_part or attribute in TURNED):
-            node = parent
-        elif call is not None and attribute in VIEWS:
-            node = call
-        else:
-            return node, parent
+def _constant(node: ast.AST) -> str | None:
+    return str(node.value) if isinstance(node, ast.Constant) else None
 
 
-def _operand(node: ast.AST, parent: ast.BinOp, module: nn.Module) -> Use:
-    if isinstance(parent.op, ast.MatMult):
-        return Use.CONTRACTED
-    other = parent.right if parent.left is node else parent.left
-    is_sum = isinstance(parent.op, ast.Add | ast.Sub) and not _has_parameter(other, module)
-    return Use.ADDED if is_sum else Use.UNKNOWN
+def _attributes(parts: list[Part], name: str | None) -> list[Part]:
+    """Of modules, by name; of an unknown name all."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, nn.Module):
+            own = {**part._modules, **part._parameters}
+            named = own.values() if name is None else [own.get(name)]
+            found += [each for each in named if each is not None]
+    return found
 
 
-def _named(
-    name: str, parents: dict[ast.AST, ast.AST], module: nn.Module, followed: set[str]
-) -> Iterator[Use]:
-    """What becomes of a local name, wherever the function reads it."""
-    if name in followed:
-        return
-    for node in parents:
-        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):
-            yield from _becomes(node, parents, module, followed | {name})
-
-
-def _argument(parent: ast.AST | None, parents: dict[ast.AST, ast.AST]) -> Use:
-    is_element = isinstance(parent, ast.List | ast.Tuple)
-    call = parents.get(parent) if is_element and parent is not None else parent
-    if not isinstance(call, ast.Call):
-        return Use.UNKNOWN
-    function = call.func
-    name = getattr(function, "attr", getattr(function, "id", ""))
-    if name in PRODUCTS:
-        return Use.CONTRACTED
-    if name.endswith("_"):
-        return Use.NONE  # it is drawn anew, in place
-    return Use.ADDED if name in (JOINS if is_element else SUMS) else Use.UNKNOWN
-
-
-def _is_own(node: ast.AST, name: str) -> bool:
-    is_of_self = (
-        isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-    )
-    return is_of_self and getattr(node, "attr", "") == name
-
-
-def _has_parameter(node: ast.AST, module: nn.Module) -> bool:
-    """A sum of parameters may be a weight."""
-    own = [name for name, _ in module.named_parameters(recurse=False)]
-    return any(_is_own(inner, name) for inner in ast.walk(node) for name in own)
+def _elements(parts: list[Part], key: str | None) -> list[Part]:
+    """Of lists and dicts of modules or parameters; of an unknown key all."""
+    containers = [part for part in parts if isinstance(part, CONTAINERS)]
+    found = _attributes([*containers], key)
+    return found if found or key is None else _attributes([*containers], None)

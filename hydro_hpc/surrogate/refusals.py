@@ -7,6 +7,7 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.layouts import CONVOLUTIONS, RECURRENT, TABLES, TRANSPOSED, Place
+from hydro_hpc.surrogate.table import Kind
 
 
 def refuse_beyond(place: Place, wide: list[int]) -> None:
@@ -43,6 +44,23 @@ def refuse_unmultiplied(place: Place) -> None:
         raise ShrinkError(
             f"'{place.full_name}' leads from the width to a size that stays, inside of "
             f"{place.class_name}, where what it takes cannot be multiplied; let that size grow too"
+        )
+
+
+def refuse_bypassed(places: list[Place], kind: Kind) -> None:
+    """Of what is a factor of a product in the model's own code, where no layer takes the input."""
+    layers = [place for place in places if place.is_of_torch]
+    if layers and all(isinstance(place.module, TABLES) for place in places):
+        raise ShrinkError(
+            f"'{places[0].full_name}' is an embedding and a readout at once, and the readout is no "
+            "layer whose input could be multiplied: make it an nn.Linear without bias that shares "
+            "the weight"
+        )
+    if layers and kind in (Kind.OUTPUT, Kind.TIED):
+        place = next(place for place in layers if not isinstance(place.module, TABLES))
+        raise ShrinkError(
+            f"'{place.full_name}' leads out of the width, and the model's code multiplies with it "
+            f"beside its layer, whose input is what a surrogate multiplies; call '{place.path}'"
         )
 
 

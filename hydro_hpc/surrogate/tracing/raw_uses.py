@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.expressions import Use
 from hydro_hpc.surrogate.layouts import TABLES, Place, RawUse, Uses, places_of
-from hydro_hpc.surrogate.reading import Use, use_of
+from hydro_hpc.surrogate.reading import CodeUses
+from hydro_hpc.surrogate.refusals import refuse_bypassed
+from hydro_hpc.surrogate.table import Kind
 from hydro_hpc.surrogate.tracing.trace import Trace
 from hydro_hpc.surrogate.tracing.uses import How
-from hydro_hpc.surrogate.tracing.uses import Use as SeenUse
 
 
 def raw_uses(model: nn.Module, seen: Trace) -> Uses:
@@ -22,9 +24,11 @@ def raw_uses(model: nn.Module, seen: Trace) -> Uses:
 
 
 def _raw_uses(model: nn.Module, seen: Trace) -> Iterator[tuple[str, RawUse | None]]:
+    code = CodeUses(model)
     for name, places in places_of(model).items():
         uses = seen.uses.get(name, frozenset())
-        _refuse_bare_tie(places, uses)
+        if any(use.how is How.PRODUCT for use in uses) and _are_tables(places):
+            refuse_bypassed(places, Kind.INPUT)
         for place in places:
             if place.is_of_torch or place.source is not None or not uses:
                 continue
@@ -44,16 +48,9 @@ def _raw_uses(model: nn.Module, seen: Trace) -> Iterator[tuple[str, RawUse | Non
             for out, into in found:
                 if into is not None:
                     yield place.full_name, (out, into)
-            if not found and use_of(place.module, place.name) is not Use.CONTRACTED:
+            if not found and code.of(model.get_parameter(name)) is not Use.CONTRACTED:
                 yield place.full_name, None
 
 
-def _refuse_bare_tie(places: list[Place], uses: frozenset[SeenUse]) -> None:
-    """A table that is also a factor of a product, where no layer takes the product's input."""
-    is_table = all(isinstance(place.module, TABLES) for place in places)
-    if is_table and any(use.how is How.PRODUCT for use in uses):
-        raise ShrinkError(
-            f"'{places[0].full_name}' is an embedding and a readout at once, and the readout is no "
-            "layer whose input could be multiplied: make it an nn.Linear without bias that shares "
-            "the weight"
-        )
+def _are_tables(places: list[Place]) -> bool:
+    return all(isinstance(place.module, TABLES) for place in places)

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten: Final = torch.ops.aten
 SUMS: Final = (aten.sum, aten.mean)
+CARRIED: Final = frozenset({aten.add, aten.sub, aten.mul, aten.div, aten.neg})
 
 
 class How(Enum):
@@ -117,6 +118,8 @@ class UseRecorder(TorchDispatchMode):
         elif is_active:
             if func.overloadpacket is aten.mul:
                 self._note_scaled(given, made[0])
+            if func.overloadpacket in CARRIED:
+                self._carry_scaled(given, made[0])
             for tensor in given:
                 if origin := self._origin(tensor):
                     use = Use(how=How.ELEMENTWISE)
@@ -133,6 +136,14 @@ class UseRecorder(TorchDispatchMode):
                 ahead = made.ndim - tensor.ndim
                 axes = {ahead + dim: self.axis(tensor, dim) for dim in range(tensor.ndim)}
                 self._scaled[memory_of(made)] = (origin.name, axes, made)
+
+    def _carry_scaled(self, given: list[Tensor], made: Tensor) -> None:
+        """Such an activation is one still, whatever is added to it."""
+        for tensor in given:
+            if scaled := self._scaled.get(memory_of(tensor)):
+                ahead = made.ndim - tensor.ndim
+                axes = {ahead + dim: axis for dim, axis in scaled[1].items()}
+                self._scaled.setdefault(memory_of(made), (scaled[0], axes, made))
 
     def _summed(self, args: tuple[Any, ...], tensor: Tensor, made: Tensor) -> None:
         """A sum over an axis of such a parameter is a product with it."""
