@@ -14,7 +14,8 @@ from hydro_hpc.nn.multiplier import multiply_input
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.initial import rescale, sample_of, wanted_spread
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
-from hydro_hpc.surrogate.layouts import Uses
+from hydro_hpc.surrogate.layouts import Uses, places_of
+from hydro_hpc.surrogate.refusals import refuse_parametrized
 from hydro_hpc.surrogate.report import Kept, Report, Width
 from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate
@@ -77,6 +78,9 @@ def trace_of(model: nn.Module, example: Any) -> Trace:
             "the widths of a model are followed through a forward call: give what it takes as "
             "example=, such as one batch"
         )
+    for places in places_of(model).values():
+        for place in places:
+            refuse_parametrized(place)
     _refuse_computed(model)
     return trace(model, example)
 

@@ -18,6 +18,7 @@ from hydro_hpc.surrogate.refusals import (
     refuse_beyond,
     refuse_bypassed,
     refuse_empty,
+    refuse_parametrized,
     refuse_single,
     refuse_unmultiplied,
 )
@@ -55,6 +56,8 @@ def scalings_of(
     found: dict[str, Scaling] = {}
     for name, places in places_of(model).items():
         parameter = model.get_parameter(name)
+        if target is not None:
+            _refuse_computed_wide(places, target)
         each = [
             _raw(place, axes[name], uses[place.full_name])
             if place.full_name in uses
@@ -65,6 +68,16 @@ def scalings_of(
         if Use.CONTRACTED in code.all_of(parameter):
             refuse_bypassed(places, found[name].kind)
     return found
+
+
+def _refuse_computed_wide(places: list[Place], target: nn.Module) -> None:
+    """Of a parameter that stays as it is, though the weight that is computed from it does not."""
+    for place in places:
+        if place.source is not None and place.source.part is Part.UNKNOWN:
+            models = (place.module, target.get_submodule(place.path))
+            narrow, wide = (getattr(module, place.source.weight).shape for module in models)
+            if narrow != wide:
+                refuse_parametrized(place)
 
 
 def input_multipliers(model: nn.Module, rules: Mapping[str, Scaling]) -> dict[str, float]:
@@ -100,13 +113,7 @@ def scaling_at(place: Place, axes: Axes, use: Use = Use.UNSEEN) -> Scaling:
         refuse_empty(place, number, axes[number])
     if not wide:
         return Scaling(kind=Kind.FIXED)
-    source = place.source
-    if source is not None and source.part is Part.UNKNOWN:
-        raise ShrinkError(
-            f"how '{place.full_name}' makes the weight '{source.weight}' of its layer scales with "
-            "the width is not known: of parametrizations there are rules for weight norm along "
-            "axis 0 alone; take it off, or keep that layer's sizes"
-        )
+    refuse_parametrized(place)
     if place.out_in is None:
         return _elementwise(place, axes, wide, use)
     refuse_beyond(place, wide)

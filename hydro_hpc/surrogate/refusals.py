@@ -8,6 +8,7 @@ from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.layouts import CONVOLUTIONS, RECURRENT, TABLES, TRANSPOSED, Place
 from hydro_hpc.surrogate.table import Kind
+from hydro_hpc.surrogate.weight_norm import Part
 
 
 def refuse_beyond(place: Place, wide: list[int]) -> None:
@@ -28,6 +29,17 @@ def refuse_beyond(place: Place, wide: list[int]) -> None:
         raise ShrinkError(
             f"'{place.full_name}' has more rows at another width, and tokens must stay as many; "
             "let the width change the size of each row alone"
+        )
+
+
+def refuse_parametrized(place: Place) -> None:
+    """Of what a weight is computed from in a way that no rule is for."""
+    if place.source is not None and place.source.part is Part.UNKNOWN:
+        raise ShrinkError(
+            f"'{place.path}' computes its '{place.source.weight}' from '{place.full_name}', and "
+            "how that scales with the width is not known: of parametrizations there are rules for "
+            "weight norm along axis 0 alone; take it off, or, in a function of the width, keep "
+            "that layer's sizes"
         )
 
 

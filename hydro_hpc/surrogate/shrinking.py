@@ -56,7 +56,8 @@ def shrink(
 def _check_arguments(model: object, by: Any) -> None:
     if not callable(model):
         raise ShrinkError(
-            f"what is shrunk is a {type(model).__name__}: give a model, or a function with width="
+            f"what is shrunk is of type {type(model).__name__}: give a model, or a function with "
+            "width="
         )
     is_number = isinstance(by, int | float) and not isinstance(by, bool)
     if by is not None and not (is_number and 1 <= by < math.inf):

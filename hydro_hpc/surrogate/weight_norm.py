@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-PARAMETRIZED: Final = re.compile(r"parametrizations\.(?P<weight>\w+)\.original(?P<part>\d?)")
+PARAMETRIZED: Final = re.compile(r"parametrizations\.(?P<weight>\w+)\.original(?P<part>\d*)")
 HOOKED: Final = re.compile(r"(?P<weight>\w+)_(?P<part>g|v|orig)")  # of the older functions
 PER_OUTPUT: Final = 0  # the axis along which there is one gain each
 

@@ -97,8 +97,10 @@ def attention_findings(
     """Of each attention that a call on the example makes in both models, right or not. Neither
     model is changed, nor torch's random state.
     """
-    wide = {each.path: each for each in attentions(target, example)}
-    found = {each.path: each for each in attentions(narrow, example)}
+    with said_by_line(target, example):
+        wide = {each.path: each for each in attentions(target, example)}
+    with said_by_line():
+        found = {each.path: each for each in attentions(narrow, example)}
     return tuple(
         AttentionFinding(target=each, narrow=found[path])
         for path, each in wide.items()
@@ -122,7 +124,7 @@ def attentions(model: nn.Module, example: Any) -> tuple[Attention, ...]:
         if isinstance(leaf, Tensor):
             probe.states[leaf] = _State()
     # With gradients, since without them torch's own layers run in one opaque kernel.
-    with torch.random.fork_rng(), torch.enable_grad(), said_by_line(), probe.follow(own), probe:
+    with torch.random.fork_rng(), torch.enable_grad(), probe.follow(own), probe:
         called(own, given)
     return tuple(probe.found)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import logging
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,23 +41,61 @@ def _names(model: nn.Module) -> set[str]:
 
 
 @contextmanager
-def said_by_line() -> Iterator[None]:
-    """What a forward call raises while it is followed becomes one sentence with its line."""
+def said_by_line(model: nn.Module | None = None, example: Any = None) -> Iterator[None]:
+    """What a forward call raises while it is followed becomes one sentence with its line, another
+    one if a plain call of this model does not take the example. Torch's own log of it is not
+    written.
+    """
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, log.disabled = log.disabled, True
     try:
         yield
     except ShrinkError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if not f.filename.startswith(NOT_USERS)]
-        at = f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else "the model"
+        at = _line_of(error) or "the model"
         if isinstance(error, GuardOnDataDependentSymNode):
             raise ValueAskedError(
                 f"the widths cannot be followed through {at}, which goes by the values of a "
                 "tensor: give a function with an argument width= instead of a model"
             ) from error
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        if model is not None and (own := _own_error(model, example)):
+            raise ShrinkError(
+                f"example= does not fit the model, a call of which fails{_at(own)} "
+                f"({type(own).__name__}: {_said(own)}); give what one forward call takes, such as "
+                "a batch, or a tuple of its arguments"
+            ) from error
         raise ShrinkError(
-            f"the widths cannot be followed through {at}: {said}; give a function with an argument "
-            "width= instead of a model"
+            f"the widths cannot be followed through {at} ({_said(error)}); give a function with an "
+            "argument width= instead of a model"
         ) from error
+    finally:
+        log.disabled = was_disabled
+
+
+def _at(error: Exception) -> str:
+    line = _line_of(error)
+    return line and f" at {line}"
+
+
+def _line_of(error: Exception) -> str:
+    """Of the user's code; empty if the error is of the layers that it is made of."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(NOT_USERS)]
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+
+
+def _said(error: Exception) -> str:
+    """The first sentence of it."""
+    first = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return first.rstrip(".;: ") or type(error).__name__
+
+
+def _own_error(model: nn.Module, example: Any) -> Exception | None:
+    """What a plain call of a copy of the model raises, if it does."""
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            called(copy.deepcopy(model), example)
+    except Exception as error:
+        return error
+    return None

@@ -121,13 +121,17 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         for name, places in places_of(symbolic.model).items()
         if any(place.out_in is not None for place in places)
     }
-    with symbolic.in_place(), recurrent_by_parts(symbolic.model), torch.no_grad():
+    with (
+        said_by_line(symbolic.model, example),
+        symbolic.in_place(),
+        recurrent_by_parts(symbolic.model),
+        torch.no_grad(),
+    ):
         given = pytree.tree_map_only(Tensor, _static(symbolic), example)
         parameters = {n: symbolic.tensors[n] for n, _ in symbolic.model.named_parameters()}
         inputs = [x for x in pytree.tree_leaves(given) if isinstance(x, Tensor)]
         recorder = UseRecorder(parameters, inputs, weights=weights)
         with (
-            said_by_line(),
             _causality_as_said(),
             _calls(symbolic.model) as paths,
             symbolic.mode,
