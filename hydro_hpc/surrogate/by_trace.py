@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sympy
@@ -19,7 +19,7 @@ from hydro_hpc.surrogate.refusals import refuse_parametrized
 from hydro_hpc.surrogate.report import Kept, Report, Width
 from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate
-from hydro_hpc.surrogate.tracing.attention import refuse_wrong_attention
+from hydro_hpc.surrogate.tracing.attention import check_attention
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
 from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
 from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
@@ -97,22 +97,25 @@ def plan_from(
     """The same of a model that was followed before."""
     fixed = _kept_symbols(model, seen, keep)
     sizes = narrow_sizes(seen, by, fixed)
-    report = _report(seen, sizes, fixed)
+    report = _report(seen, sizes, by, fixed)
     if not sizes.shrunk:
         why = "; ".join(str(kept) for kept in report.kept) or "no layer takes what another gives"
         raise ShrinkError(f"no width of the model can shrink: {why}")
-    raw = {**raw_uses(model, seen), **(uses or {})}
+    raw = raw_uses(model, seen, said=uses)
     narrow = narrowed(model, seen, sizes)
     if by != 1:
-        refuse_wrong_attention(model, narrow, example)
+        untold = check_attention(model, narrow, example)
+        report = replace(report, warnings=(*report.warnings, *untold))
     axes = _axes(seen, sizes)
     rules = scalings_of(narrow, axes, target=model, uses=raw)
     return Plan(trace=seen, sizes=sizes, axes=axes, rules=rules, report=report)
 
 
-def uses_by_trace(model: nn.Module, example: Any) -> Uses:
-    """Of raw parameters, as one call on the example shows. ShrinkError if it cannot be followed."""
-    return raw_uses(model, followed(model, example))
+def uses_by_trace(model: nn.Module, example: Any, *, said: Uses | None = None) -> Uses:
+    """Of raw parameters, as one call on the example shows, and as is `said`. ShrinkError if it
+    cannot be followed.
+    """
+    return raw_uses(model, followed(model, example), said=said)
 
 
 def refuse_trained(model: nn.Module) -> None:
@@ -196,13 +199,14 @@ def _kept_symbols(model: nn.Module, seen: Trace, keep: Collection[str]) -> froze
     return frozenset(kept)
 
 
-def _report(seen: Trace, sizes: Sizes, fixed: frozenset[sympy.Symbol]) -> Report:
+def _report(seen: Trace, sizes: Sizes, by: float, fixed: frozenset[sympy.Symbol]) -> Report:
     shrunk, kept = [], []
-    for symbol in sorted(axes_symbols(seen) & widths(seen), key=str):
+    multiplied = {size for size in seen.head_sizes if size.is_Symbol}
+    for symbol in _in_order(seen, axes_symbols(seen) & (widths(seen) | multiplied)):
         paths = tuple(_paths(seen, symbol))
         target, size = seen.numbers[symbol], sizes.numbers[symbol]
         if symbol in sizes.shrunk:
-            shrunk.append(Width(paths=paths, target=target, size=size))
+            shrunk.append(Width(paths=paths, target=target, size=size, by=by))
         else:
             kept.append(Kept(paths=paths, size=target, why=_why(seen, symbol, fixed)))
     warnings = (*_unasked(seen, sizes), *_bottlenecks(seen, sizes))
@@ -227,8 +231,11 @@ def _unasked(seen: Trace, sizes: Sizes) -> Iterator[str]:
 
 
 def _bottlenecks(seen: Trace, sizes: Sizes) -> Iterator[str]:
-    """Widths far narrower than what layers make of them, such as ranks and latent sizes."""
-    for symbol in sorted(sizes.shrunk, key=str):
+    """Widths far narrower than what layers make of them, such as ranks and latent sizes: a line for
+    all of one size.
+    """
+    givers: dict[tuple[int, int], list[str]] = {}
+    for symbol in _in_order(seen, sizes.shrunk):
         around = [
             value(own[use.out], seen.numbers)
             for name, uses in seen.uses.items()
@@ -236,13 +243,15 @@ def _bottlenecks(seen: Trace, sizes: Sizes) -> Iterator[str]:
             if use.how is How.PRODUCT and use.into is not None and use.out is not None
             if (own := seen.sizes[name])[use.into] == symbol
         ]
-        if around and min(around) > BOTTLENECK * seen.numbers[symbol]:
-            paths = tuple(_paths(seen, symbol))
-            yield (
-                f"{Width(paths=paths, target=seen.numbers[symbol], size=sizes.numbers[symbol])} is "
-                "a bottleneck: if its size is to stay, as that of a latent space or a rank, name "
-                f"what gives it, as keep=[{_giver(seen, symbol)!r}]"
-            )
+        target = seen.numbers[symbol]
+        if around and min(around) > BOTTLENECK * target:
+            givers.setdefault((target, sizes.numbers[symbol]), []).append(_giver(seen, symbol))
+    for (target, size), names in givers.items():
+        them = f"{len(names)} bottlenecks" if len(names) > 1 else "a bottleneck"
+        yield (
+            f"{target} -> {size} is the size of {them}: if it is to stay, as that of a latent "
+            f"space or a rank, name what gives it, as keep={names}"
+        )
 
 
 def _giver(seen: Trace, symbol: sympy.Symbol) -> str:
@@ -272,10 +281,25 @@ def _literal(seen: Trace) -> Iterator[Kept]:
                     key = (int(seen.sizes[name][use.into]), seen.lines[given])
                     by_line.setdefault(key, []).append(name)
     for (size, line), paths in by_line.items():
-        yield Kept(paths=tuple(paths), size=size, why=f"{line} says it as a number")
+        why = f"{line} says it as a number: let it be said by the shape of a tensor, and not int()"
+        yield Kept(paths=tuple(paths), size=size, why=why)
+
+
+def _in_order(seen: Trace, symbols: Collection[sympy.Symbol]) -> list[sympy.Symbol]:
+    """As the model has their parameters."""
+    found = dict.fromkeys(
+        symbol
+        for own in seen.sizes.values()
+        for size in own
+        for symbol in sorted(size.free_symbols, key=str)
+    )
+    return [symbol for symbol in found if symbol in symbols]
 
 
 def _paths(seen: Trace, symbol: sympy.Symbol) -> Iterator[str]:
+    """Those of which it is an axis, then those of which it is in one."""
+    holders = [name for name, own in seen.sizes.items() if symbol in own]
+    yield from holders
     for name, own in seen.sizes.items():
-        if any(symbol in size.free_symbols for size in own):
+        if name not in holders and any(symbol in size.free_symbols for size in own):
             yield name

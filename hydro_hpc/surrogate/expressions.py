@@ -139,8 +139,12 @@ class Expressions:
             yield from self._named(parent.targets[0].id, followed)
         elif isinstance(parent, ast.List | ast.Tuple):
             call = self._parents.get(parent)
-            is_joined = isinstance(call, ast.Call) and _called(call) in JOINS
-            yield Use.ADDED if is_joined else Use.UNKNOWN
+            if not isinstance(call, ast.Call) or _called(call) not in JOINS:
+                yield Use.UNKNOWN
+            elif all(self._is_plain(each) for each in parent.elts):
+                yield from self._becomes(call, followed)  # of parameters alone
+            else:
+                yield Use.ADDED
         else:
             yield from self._argument(node, parent, followed)
 

@@ -14,6 +14,7 @@ from hydro_hpc.surrogate.building import Factory, axes_of, build, refuse_fixed_w
 from hydro_hpc.surrogate.initial import rescale, spread_factors
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
+from hydro_hpc.surrogate.report import Report
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.width import divided
 
@@ -78,16 +79,16 @@ def _from_factory(factory: Factory, width: int, example: Any, uses: Uses | None)
     builds = build(factory, width)
     axes = axes_of(builds)
     refuse_fixed_weights(builds, axes)
-    module = builds.narrow
+    module, report = builds.narrow, Report()
     if example is not None:
         from hydro_hpc.surrogate.by_trace import uses_by_trace
-        from hydro_hpc.surrogate.tracing.attention import refuse_wrong_attention
+        from hydro_hpc.surrogate.tracing.attention import check_attention
 
-        refuse_wrong_attention(builds.target, module, example)
-        uses = {**uses_by_trace(builds.target, example), **(uses or {})}
+        report = Report(warnings=check_attention(builds.target, module, example))
+        uses = uses_by_trace(builds.target, example, said=uses)
     rules = scalings_of(module, axes, target=builds.target, uses=uses)
     initial = spread_factors(builds.target, module, rules, more=builds.more)
     rescale(module, initial)
     for path, factor in input_multipliers(module, rules).items():
         multiply_input(module.get_submodule(path), factor)
-    return Surrogate(module=module, rules=rules, initial=initial)
+    return Surrogate(module=module, rules=rules, initial=initial, report=report)

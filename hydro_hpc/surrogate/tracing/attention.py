@@ -1,7 +1,8 @@
 """The factor on attention's logits, by value, at the target's width and at the surrogate's.
 
 Right is, with heads of size d, a factor that falls as 1/d from one width to the other: it stays if
-the size of heads stays. 1/sqrt(d), which is right at one width, is wrong between two.
+the size of heads stays. 1/sqrt(d), which is right at one width, is wrong between two. Queries and
+keys that are divided by their norms take a root of that each.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hydro_hpc.surrogate.tracing.calling import called, said_by_line
 
 aten: Final = torch.ops.aten
 TOLERANCE: Final = 0.01  # relative, of half precision too
+ROUNDING: Final = 0.02  # of norms, in half precision
 
 PRODUCTS: Final = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.baddbmm: 1}
 """By how many arguments come before the two factors."""
@@ -49,11 +51,14 @@ PASSED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """Logits are `factor` times a product over `head_size` values."""
+    """Logits are `factor` times a product over `head_size` values; None if that could not be told.
+    `num_normed` of the two sides are divided by their norms before.
+    """
 
     path: str  # of the innermost module in whose call it is
     head_size: int
-    factor: float
+    factor: float | None
+    num_normed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,18 +69,35 @@ class AttentionFinding:
     narrow: Attention
 
     @property
-    def expected(self) -> float:
+    def expected(self) -> float | None:
         """The surrogate's factor, if it were right."""
-        return self.target.factor * self.target.head_size / self.narrow.head_size
+        if self.target.factor is None:
+            return None
+        ratio = self.target.head_size / self.narrow.head_size
+        return self.target.factor * math.pow(ratio, 1 - self.target.num_normed / 2)
+
+    @property
+    def is_told(self) -> bool:
+        """Says whether both factors are known."""
+        are_alike = self.target.num_normed == self.narrow.num_normed
+        return are_alike and None not in (self.target.factor, self.narrow.factor)
 
     @property
     def is_right(self) -> bool:
+        """False if it is not told."""
+        if self.expected is None or self.narrow.factor is None or not self.is_told:
+            return False
         return math.isclose(self.narrow.factor, self.expected, rel_tol=TOLERANCE)
 
     @property
     def sentence(self) -> str:
         """What is wrong, where, and what to do."""
         target, narrow = self.target, self.narrow
+        if not self.is_told:
+            return (
+                f"by what the attention in '{target.path}' multiplies its logits cannot be told: "
+                "it must depend on the size of heads alone, and not on the width"
+            )
         if target.head_size == narrow.head_size:
             return (
                 f"the attention in '{target.path}' multiplies its logits by {target.factor:.4g} at "
@@ -108,11 +130,15 @@ def attention_findings(
     )
 
 
-def refuse_wrong_attention(target: nn.Module, narrow: nn.Module, example: Any) -> None:
-    """ShrinkError, with the module, if the factor on some logits is not the surrogate's to have."""
-    for finding in attention_findings(target, narrow, example):
-        if not finding.is_right:
+def check_attention(target: nn.Module, narrow: nn.Module, example: Any) -> tuple[str, ...]:
+    """What could not be told, a sentence each. ShrinkError, with the module, if the factor on some
+    logits is not the surrogate's to have.
+    """
+    findings = attention_findings(target, narrow, example)
+    for finding in findings:
+        if finding.is_told and not finding.is_right:
             raise ShrinkError(finding.sentence)
+    return tuple(finding.sentence for finding in findings if not finding.is_told)
 
 
 def attentions(model: nn.Module, example: Any) -> tuple[Attention, ...]:
@@ -132,11 +158,13 @@ def attentions(model: nn.Module, example: Any) -> tuple[Attention, ...]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
     """An activation: `factor` is by what plain numbers multiplied it since a layer gave it, None if
-    that is not known; `head_size` is over how many values two activations were multiplied for it.
+    that is not known; `head_size` is over how many values two activations were multiplied for it,
+    of which `num_normed` had been divided by their norms.
     """
 
     factor: float | None = 1.0
     head_size: int | None = None
+    num_normed: int = 0
 
 
 class _Probe(TorchDispatchMode):
@@ -173,14 +201,19 @@ class _Probe(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if any(tensor in self.states for tensor in given):
-            state = self._after(func, args, kwargs or {}, given)
+            state = self._after(func, args, kwargs or {}, given, result)
             for made in pytree.tree_leaves(result):
                 if isinstance(made, Tensor):
                     self.states[made] = state
         return result
 
     def _after(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        given: list[Tensor],
+        result: Any,
     ) -> _State:
         packet = func.overloadpacket
         if packet in PRODUCTS:
@@ -196,6 +229,8 @@ class _Probe(TorchDispatchMode):
         if packet in SOFTMAXES:
             self._end(self._of(given))
             return _State()
+        if packet in DIVIDED and _has_unit_rows(result):
+            return _State(num_normed=1)
         if packet in MULTIPLIED:
             return self._multiplied(args, given, is_divided=packet in DIVIDED)
         return self._of(given) if func.is_view or packet in PASSED else _State()
@@ -210,9 +245,12 @@ class _Probe(TorchDispatchMode):
         one, other = self.states.get(left), self.states.get(right)
         if one is None or other is None:
             return _State()
-        if one.factor is None or other.factor is None:
-            return _State(factor=None)
-        return _State(factor=one.factor * other.factor * scale, head_size=int(left.shape[-1]))
+        are_known = one.factor is not None and other.factor is not None
+        return _State(
+            factor=one.factor * other.factor * scale if are_known else None,
+            head_size=int(left.shape[-1]),
+            num_normed=one.num_normed + other.num_normed,
+        )
 
     def _multiplied(
         self, args: tuple[Any, ...], given: list[Tensor], *, is_divided: bool
@@ -230,6 +268,19 @@ class _Probe(TorchDispatchMode):
         return replace(state, factor=state.factor / number if is_divided else state.factor * number)
 
     def _end(self, state: _State) -> None:
-        if state.head_size is not None and state.factor is not None:
-            path = self._paths[-1]
-            self.found.append(Attention(path=path, head_size=state.head_size, factor=state.factor))
+        if state.head_size is not None:
+            found = Attention(
+                path=self._paths[-1],
+                head_size=state.head_size,
+                factor=state.factor,
+                num_normed=state.num_normed,
+            )
+            self.found.append(found)
+
+
+def _has_unit_rows(tensor: Tensor) -> bool:
+    """Along its last axis; its values are looked at."""
+    if tensor.ndim < 3 or tensor.shape[-1] < 2:
+        return False
+    norms = tensor.detach().float().norm(dim=-1)
+    return bool(torch.isclose(norms, torch.ones_like(norms), atol=ROUNDING).all())

@@ -59,6 +59,12 @@ def said_by_line(model: nn.Module | None = None, example: Any = None) -> Iterato
                 f"the widths cannot be followed through {at}, which goes by the values of a "
                 "tensor: give a function with an argument width= instead of a model"
             ) from error
+        if isinstance(error, TypeError) and "unhashable type: non-nested SymInt" in str(error):
+            raise ShrinkError(
+                f"the widths cannot be followed through {at}, which looks a size up in a dict or "
+                "set: compute what depends on it, or keep it in the module, or give a function "
+                "with an argument width= instead of a model"
+            ) from error
         if model is not None and (own := _own_error(model, example)):
             raise ShrinkError(
                 f"example= does not fit the model, a call of which fails{_at(own)} "

@@ -16,21 +16,23 @@ from hydro_hpc.surrogate.tracing.trace import Trace
 from hydro_hpc.surrogate.tracing.uses import How
 
 
-def raw_uses(model: nn.Module, seen: Trace) -> Uses:
-    """By full name, of parameters that are of no layer of torch's. ShrinkError if one is used in
-    ways for which there is no rule.
+def raw_uses(model: nn.Module, seen: Trace, *, said: Uses | None = None) -> Uses:
+    """By full name, of parameters that are of no layer of torch's, but for those of which it is
+    `said`. ShrinkError if one is used in ways for which there is no rule.
     """
-    return dict(_raw_uses(model, seen))
+    said = said or {}
+    return {**dict(_raw_uses(model, seen, said)), **said}
 
 
-def _raw_uses(model: nn.Module, seen: Trace) -> Iterator[tuple[str, RawUse | None]]:
+def _raw_uses(model: nn.Module, seen: Trace, said: Uses) -> Iterator[tuple[str, RawUse | None]]:
     code = CodeUses(model)
     for name, places in places_of(model).items():
         uses = seen.uses.get(name, frozenset())
         if any(use.how is How.PRODUCT for use in uses) and _are_tables(places):
             refuse_bypassed(places, Kind.INPUT)
         for place in places:
-            if place.is_of_torch or place.source is not None or not uses:
+            is_open = not place.is_of_torch and place.source is None and place.full_name not in said
+            if not is_open or not uses:
                 continue
             if any(use.how is How.COMPOSED for use in uses):
                 raise ShrinkError(
@@ -46,8 +48,13 @@ def _raw_uses(model: nn.Module, seen: Trace) -> Iterator[tuple[str, RawUse | Non
                     "their rules differ; let each product have a parameter of its own"
                 )
             for out, into in found:
-                if into is not None:
-                    yield place.full_name, (out, into)
+                if into is None and out is None:
+                    raise ShrinkError(
+                        f"'{name}' is multiplied after its axes were joined with others', so which "
+                        "of them gives and which takes is not known; say it as "
+                        f"uses={{'{place.full_name}': (axis that gives, axis that takes)}}"
+                    )
+                yield place.full_name, None if into is None else (out, into)
             if not found and code.of(model.get_parameter(name)) is not Use.CONTRACTED:
                 yield place.full_name, None
 

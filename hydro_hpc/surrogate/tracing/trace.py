@@ -17,6 +17,7 @@ from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from hydro_hpc.surrogate.layouts import places_of
+from hydro_hpc.surrogate.tracing.caches import without_caches
 from hydro_hpc.surrogate.tracing.calling import ValueAskedError, called, said_by_line
 from hydro_hpc.surrogate.tracing.recurrent import recurrent_by_parts
 from hydro_hpc.surrogate.tracing.symbols import (
@@ -123,6 +124,7 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
     }
     with (
         said_by_line(symbolic.model, example),
+        without_caches(symbolic.model),
         symbolic.in_place(),
         recurrent_by_parts(symbolic.model),
         torch.no_grad(),

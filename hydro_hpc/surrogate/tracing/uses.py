@@ -76,10 +76,11 @@ class UseRecorder(TorchDispatchMode):
         self.head_sizes: list[int | SymInt] = []
         self._seen: list[_Seen] = []
         self._origins = {
-            memory_of(tensor): Origin(name, _by_stride(tensor, range(tensor.ndim)), tensor)
+            memory_of(tensor): [Origin(name, _by_stride(tensor, range(tensor.ndim)), tensor)]
             for name, tensor in parameters.items()
         }
         self._scaled: dict[int, tuple[str, dict[int, int | None], Tensor]] = {}
+        self._multiplied: dict[int, tuple[list[Tensor], Tensor]] = {}
         self._active = {memory_of(tensor): tensor for tensor in inputs}
         self._weights = weights
 
@@ -111,23 +112,29 @@ class UseRecorder(TorchDispatchMode):
         is_active = any(self._is_active(x) for x in given)
         if read := READERS.get(func.overloadpacket):
             for tensor, use in read(self, args):
-                if origin := self._origin(tensor):
-                    self._seen.append(_Seen(origin.name, use, memory_of(made[0])))
+                self._see(tensor, use, made[0])
         elif func.overloadpacket in SUMS and memory_of(given[0]) in self._scaled:
             self._summed(args, given[0], made[0])
+        elif func.overloadpacket is aten.sum and memory_of(given[0]) in self._multiplied:
+            self._multiplied_over(args, given[0])
         elif is_active:
             if func.overloadpacket is aten.mul:
                 self._note_scaled(given, made[0])
+                self._note_multiplied(given, made[0])
             if func.overloadpacket in CARRIED:
                 self._carry_scaled(given, made[0])
             for tensor in given:
-                if origin := self._origin(tensor):
-                    use = Use(how=How.ELEMENTWISE)
-                    self._seen.append(_Seen(origin.name, use, memory_of(made[0])))
+                self._see(tensor, Use(how=How.ELEMENTWISE), made[0])
         if any(self._is_active(x) for x in given):
             self._active |= {memory_of(x): x for x in made}
         else:
             self._inherit(given, made[0])
+
+    def _see(self, tensor: Tensor, use: Use, made: Tensor) -> None:
+        """Of all parameters that the tensor is made of; the axes are those of the first."""
+        for number, origin in enumerate(self._all_origins(tensor)):
+            own = use if not number or origin.axes else replace(use, into=None, out=None)
+            self._seen.append(_Seen(origin.name, own, memory_of(made)))
 
     def _note_scaled(self, given: list[Tensor], made: Tensor) -> None:
         """Of an activation multiplied by a parameter: the parameter's axes by the result's."""
@@ -136,6 +143,19 @@ class UseRecorder(TorchDispatchMode):
                 ahead = made.ndim - tensor.ndim
                 axes = {ahead + dim: self.axis(tensor, dim) for dim in range(tensor.ndim)}
                 self._scaled[memory_of(made)] = (origin.name, axes, made)
+
+    def _note_multiplied(self, given: list[Tensor], made: Tensor) -> None:
+        """Of two activations, value by value; a square is no product of two."""
+        if len({memory_of(tensor) for tensor in given if self._is_active(tensor)}) > 1:
+            self._multiplied[memory_of(made)] = (given, made)
+
+    def _multiplied_over(self, args: tuple[Any, ...], tensor: Tensor) -> None:
+        """A sum over an axis that both have is a product of two activations."""
+        factors, _ = self._multiplied[memory_of(tensor)]
+        for dim in _summed_axes(args, tensor):
+            from_end = dim % tensor.ndim - tensor.ndim
+            if all(-from_end <= f.ndim and hint(f.shape[from_end]) > 1 for f in factors):
+                self.head_sizes.append(tensor.shape[dim])
 
     def _carry_scaled(self, given: list[Tensor], made: Tensor) -> None:
         """Such an activation is one still, whatever is added to it."""
@@ -148,8 +168,7 @@ class UseRecorder(TorchDispatchMode):
     def _summed(self, args: tuple[Any, ...], tensor: Tensor, made: Tensor) -> None:
         """A sum over an axis of such a parameter is a product with it."""
         name, axes, _ = self._scaled[memory_of(tensor)]
-        dims = args[1] if len(args) > 1 and args[1] else range(tensor.ndim)
-        for dim in [dims] if isinstance(dims, int) else dims:
+        for dim in _summed_axes(args, tensor):
             axis = axes.get(dim % tensor.ndim)
             if axis is not None:
                 use = Use(how=How.PRODUCT, into=axis)
@@ -158,18 +177,26 @@ class UseRecorder(TorchDispatchMode):
     def _inherit(self, given: list[Tensor], made: Tensor) -> None:
         """A change of a parameter is used in its place; where shapes differ, its axes are lost."""
         shape = [hint(size) for size in made.shape]
-        found = [(tensor, origin) for tensor in given if (origin := self._origin(tensor))]
-        alike = [each for each in found if [hint(size) for size in each[0].shape] == shape]
-        for tensor, origin in [*alike, *found][:1]:
-            axes = [self.axis(tensor, dim) for dim in range(tensor.ndim)] if alike else []
-            kept = Origin(origin.name, _by_stride(made, axes), made)
-            self._origins.setdefault(memory_of(made), kept)
+        alike = [tensor for tensor in given if [hint(size) for size in tensor.shape] == shape]
+        others = [tensor for tensor in given if all(tensor is not each for each in alike)]
+        found: dict[str, Origin] = {}
+        for tensor in [*alike, *others]:
+            for origin in self._all_origins(tensor):
+                own = [self._axis(origin, tensor, dim) for dim in range(tensor.ndim)]
+                is_alike = any(tensor is each for each in alike)
+                axes = _by_stride(made, own) if is_alike else {}
+                found.setdefault(origin.name, Origin(origin.name, axes, made))
+        if found:
+            self._origins.setdefault(memory_of(made), [*found.values()])
 
     def _is_active(self, tensor: Tensor) -> bool:
         return memory_of(tensor) in self._active
 
     def _origin(self, tensor: Tensor) -> Origin | None:
-        return None if self._is_active(tensor) else self._origins.get(memory_of(tensor))
+        return next(iter(self._all_origins(tensor)), None)
+
+    def _all_origins(self, tensor: Tensor) -> list[Origin]:
+        return [] if self._is_active(tensor) else self._origins.get(memory_of(tensor), [])
 
     def begin(self, tensor: Tensor) -> Iterable[tuple[Tensor, Use]]:
         """A layer takes it: if it is a parameter, such as a learned query, it is an activation."""
@@ -184,7 +211,10 @@ class UseRecorder(TorchDispatchMode):
     def axis(self, tensor: Tensor, dim: int) -> int | None:
         """Of the parameter that the tensor holds, the axis that this dimension is of."""
         origin = self._origin(tensor)
-        if origin is None or hint(tensor.shape[dim]) == 1:
+        return None if origin is None else self._axis(origin, tensor, dim)
+
+    def _axis(self, origin: Origin, tensor: Tensor, dim: int) -> int | None:
+        if hint(tensor.shape[dim]) == 1:
             return None
         return origin.axes.get(hint(tensor.stride(dim)))
 
@@ -295,6 +325,12 @@ def memory_of(tensor: Tensor) -> int:
 def hint(size: int | SymInt) -> int:
     """A symbol's own number, without an equation made of it."""
     return int(size.node.hint) if isinstance(size, SymInt) else int(size)
+
+
+def _summed_axes(args: tuple[Any, ...], tensor: Tensor) -> Iterable[int]:
+    dims = args[1] if len(args) > 1 and args[1] is not None else ()
+    dims = [dims] if isinstance(dims, int) else dims
+    return dims or range(tensor.ndim)
 
 
 def _by_stride(tensor: Tensor, axes: Iterable[int | None]) -> dict[int, int]:

@@ -188,3 +188,45 @@ def test_models_and_random_state_are_as_before() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def cosine(q: Tensor, k: Tensor, _: int) -> Tensor:
+    return attended(10 * F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT, k)
+
+
+def half_cosine(q: Tensor, k: Tensor, _: int) -> Tensor:
+    return attended(q / q.norm(dim=-1, keepdim=True) @ k.mT / k.shape[-1] ** 0.5, k)
+
+
+def cosine_by_the_width(q: Tensor, k: Tensor, width: int) -> Tensor:
+    return attended(width * F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT, k)
+
+
+def untold(q: Tensor, k: Tensor, _: int) -> Tensor:
+    return attended(q @ k.mT / q.abs().mean(-1, keepdim=True), k)
+
+
+@pytest.mark.parametrize(("logits", "num_normed"), [(cosine, 2), (half_cosine, 1)])
+def test_queries_and_keys_divided_by_their_norms_are_right_at_any_size_of_heads(
+    logits: Logits, num_normed: int
+) -> None:
+    target, narrow = (Model(width, HEADS, logits) for width in (TARGET, NARROW))
+    (finding,) = attention_findings(target, narrow, EXAMPLE)
+    assert (finding.target.num_normed, finding.is_right) == (num_normed, True)
+
+
+def test_a_cosines_factor_that_depends_on_the_width_is_wrong() -> None:
+    target, narrow = (Model(width, HEADS, cosine_by_the_width) for width in (TARGET, NARROW))
+    (finding,) = attention_findings(target, narrow, EXAMPLE)
+    assert finding.is_told
+    assert not finding.is_right
+
+
+def test_what_cannot_be_told_of_attention_is_said() -> None:
+    def build(width: int = TARGET) -> nn.Module:
+        return Within(Model(width, width // 16, untold))
+
+    said = "by what the attention in 'inner' multiplies its logits cannot be told"
+    [line] = shrink(build, width=NARROW, example=EXAMPLE).report.warnings
+    assert line.startswith(said)
+    assert said in str(shrink(build(), by=4, example=EXAMPLE).report)

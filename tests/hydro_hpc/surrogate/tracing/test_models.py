@@ -58,25 +58,3 @@ def test_following_a_model_leaves_it_as_it_was(name: str) -> None:
         after = {**vars(module), **module._buffers, **module._parameters}
         assert after.keys() == own.keys()
         assert all(after[key] is own[key] or after[key] == own[key] for key in own)
-
-
-class Autoencoder(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.width = 64
-        self.a, self.mean = torch.nn.Linear(12, 64), torch.nn.Linear(64, 8)
-        self.b, self.out = torch.nn.Linear(8, 64), torch.nn.Linear(64, 12)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.out(self.b(self.mean(self.a(x).relu())).relu())
-        return out
-
-
-def test_bottlenecks_that_shrink_and_numbers_that_stay_are_warned_of() -> None:
-    report = shrink(Autoencoder(), by=BY, example=torch.randn(4, 12)).report
-    unasked, bottleneck = report.warnings
-    assert unasked.startswith("'width' stays 64, as the call asks for no size that it is")
-    assert "8 -> 2 is a bottleneck" in bottleneck
-    assert "keep=['mean.weight']" in bottleneck
-    kept = shrink(Autoencoder(), by=BY, example=torch.randn(4, 12), keep=["mean.weight"])
-    assert kept.module.get_parameter("mean.weight").shape == (8, 16)

@@ -200,7 +200,26 @@ class Named(nn.Module):
         return {"logits": logits, "loss": F.cross_entropy(logits.flatten(0, 1), labels.flatten())}
 
 
+class Detector(nn.Module):
+    """Positions of which each is half of a row's and half of a column's."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.image, self.inner = nn.Conv2d(3, width, 4, 4), nn.Linear(width, width)
+        self.rows, self.columns = (nn.Parameter(torch.rand(9, width // 2)) for _ in range(2))
+        self.out = nn.Linear(width, 6)
+
+    def forward(self, x):
+        x = self.image(x)
+        rows, columns = x.shape[-2:]
+        across = self.columns[:columns].unsqueeze(0).repeat(rows, 1, 1)
+        down = self.rows[:rows].unsqueeze(1).repeat(1, columns, 1)
+        places = torch.cat([across, down], dim=-1).flatten(0, 1).unsqueeze(1)
+        return self.out(self.inner(places + 0.1 * x.flatten(2).permute(2, 0, 1)))
+
+
 UNUSUAL = {
+    "detector": (Detector, IMAGE),
     "super resolution": (SuperResolution, IMAGE),
     "standardised": (Standardised, IMAGE),
     "modulated": (Modulated, (ROWS, torch.randn(4, 6))),
