@@ -26,6 +26,7 @@ from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes,
 from hydro_hpc.surrogate.tracing.symbols import OF_TORCH, Attribute, attributes_of
 from hydro_hpc.surrogate.tracing.trace import Trace, followed, trace
 from hydro_hpc.surrogate.tracing.uses import How
+from hydro_hpc.surrogate.trained import refuse_trained
 
 BOTTLENECK: Final = 4  # times narrower than what is made of it; a residual block's is 4 times
 
@@ -44,8 +45,8 @@ class Plan:
         """A surrogate of this model, its draws and torch's random state; it is not changed, and
         nothing of it is kept. ShrinkError if it is not of the architecture that was followed.
         """
-        refuse_trained(model)
         _refuse_other(model, self.trace, self.sizes)
+        refuse_trained(model, self.axes)
         module = narrowed(model, self.trace, self.sizes)
         initial = {
             name: 1.0 if sample_of(parameter).is_constant else wanted_spread(self.rules[name])
@@ -116,23 +117,6 @@ def uses_by_trace(model: nn.Module, example: Any, *, said: Uses | None = None) -
     cannot be followed.
     """
     return raw_uses(model, followed(model, example), said=said)
-
-
-def refuse_trained(model: nn.Module) -> None:
-    """ShrinkError if a norm's gain says that the model has been trained: the rules are about
-    initialisation.
-    """
-    for path, module in model.named_modules():
-        gain = module._parameters.get("weight")
-        is_norm = isinstance(
-            module,
-            nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm,
-        )
-        if is_norm and gain is not None and not sample_of(gain).is_constant:
-            raise ShrinkError(
-                f"'{path}' has been trained, and the rules are about initialisation: "
-                "shrink a model as it is before its first step"
-            )
 
 
 def _refuse_computed(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.report import Report
 from hydro_hpc.surrogate.surrogate import Surrogate
+from hydro_hpc.surrogate.trained import refuse_trained
 from hydro_hpc.surrogate.width import divided
 
 
@@ -79,6 +80,8 @@ def _from_factory(factory: Factory, width: int, example: Any, uses: Uses | None)
     builds = build(factory, width)
     axes = axes_of(builds)
     refuse_fixed_weights(builds, axes)
+    if builds.again is None:  # one seed says nothing of how values are drawn
+        refuse_trained(builds.target, axes)
     module, report = builds.narrow, Report()
     if example is not None:
         from hydro_hpc.surrogate.by_trace import uses_by_trace
