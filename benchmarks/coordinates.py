@@ -21,7 +21,7 @@ from benchmarks.worker_pool import worker_pool
 from hydro_hpc.surrogate import CheckReport, check, check_ladder
 from hydro_hpc.surrogate.coordinates.checking import make_batch
 from hydro_hpc.surrogate.coordinates.rate import find_rate
-from hydro_hpc.surrogate.coordinates.training import Ladder, Recipe
+from hydro_hpc.surrogate.coordinates.recipe import Ladder, Recipe
 from tests.hydro_hpc.surrogate.coordinates.architectures import (
     CASES,
     GPT,

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from hydro_hpc.surrogate.coordinates.records import Role
-from hydro_hpc.surrogate.table import Family
 
-START: Final = 0.3  # of mean |x|, upwards: outputs fall as a root of the width, which is right
 SIZE: Final = 0.4  # of mean |x| after steps, upwards
+SIGMAS: Final = 3.0  # of noise: what is less steep than these is unclear
 CHANGE: Final = 0.5  # of mean |x_t - x_0|, upwards: what averages over a batch falls at first
 
 
@@ -25,26 +24,24 @@ class Bound:
     low: float
     high: float
 
-    def holds(self, slope: float) -> bool:
-        """NaN never does."""
-        return self.low <= slope <= self.high
+    def is_left_by(self, slope: float | None) -> bool:
+        """None and NaN never do."""
+        return slope is not None and (slope < self.low or slope > self.high)
 
 
-# Of an output's bias: a batch's gradients on it may cancel, and then its few values say nothing; no
-# axis of it grows, so that no rule is about it.
 ANY: Final = Bound(low=-math.inf, high=math.inf)
-WEIGHT: Final = (Role.INPUT, Role.HIDDEN, Role.OUTPUT)
-STEP: Final[dict[Family, dict[Role, Bound]]] = {
-    Family.ADAM: {
-        **dict.fromkeys(WEIGHT, Bound(low=-0.3, high=0.3)),
-        Role.VECTOR: Bound(low=-0.65, high=0.5),  # the rows of a batch pull at it together
-        Role.LOGITS: Bound(low=-1.5, high=0.25),
-        Role.PLAIN: ANY,
-    },
-    Family.SGD: {
-        **dict.fromkeys(WEIGHT, Bound(low=-0.4, high=0.4)),
-        Role.VECTOR: Bound(low=-0.85, high=0.9),
-        Role.LOGITS: Bound(low=-1.5, high=0.5),
-        Role.PLAIN: ANY,
-    },
+LEVEL: Final = Bound(low=-0.3, high=0.3)
+STEP: Final[dict[Role, Bound]] = {
+    **dict.fromkeys(Role, LEVEL),
+    Role.PLAIN: ANY,  # gradients over the width add up to one, unless they are random
+}
+START: Final = Bound(low=-math.inf, high=0.3)  # of mean |x|: it falls behind an output layer
+GAIN: Final[dict[Role, Bound]] = {
+    Role.INPUT: LEVEL,
+    Role.HIDDEN: LEVEL,
+    Role.OUTPUT: Bound(low=-math.inf, high=0.3),  # falls as the root of the width, which is right
+    Role.VECTOR: ANY,  # are constants mostly, as their owner chose
+    Role.LOGITS: ANY,
+    Role.FIXED: ANY,
+    Role.PLAIN: ANY,
 }

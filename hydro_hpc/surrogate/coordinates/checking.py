@@ -15,13 +15,15 @@ from hydro_hpc.nn.randomness import trial_stream
 from hydro_hpc.surrogate.building import Factory, has_width, target_width
 from hydro_hpc.surrogate.coordinates.ladders import BuiltLadder, FollowedLadder
 from hydro_hpc.surrogate.coordinates.rate import find_rate
+from hydro_hpc.surrogate.coordinates.recipe import Batch, Ladder, Recipe
 from hydro_hpc.surrogate.coordinates.records import roles_of
 from hydro_hpc.surrogate.coordinates.report import CheckReport
 from hydro_hpc.surrogate.coordinates.slopes import curves_of
-from hydro_hpc.surrogate.coordinates.training import Batch, Ladder, Recipe, record
+from hydro_hpc.surrogate.coordinates.training import record
 from hydro_hpc.surrogate.coordinates.verdict import judge
 from hydro_hpc.surrogate.coordinates.watching import first_tensor
 from hydro_hpc.surrogate.coordinates.widths import find_widths
+from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.structure import Finding, findings
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import family_of
@@ -44,13 +46,14 @@ def check(
     settings: Mapping[str, Any] | None = None,
     widths: Sequence[int] | None = None,
     keep: Collection[str] = (),
+    uses: Uses | None = None,
     seeds: int = NUM_SEEDS,
     first_seed: int = 0,
     steps: int = NUM_STEPS,
 ) -> CheckReport:
     """Says of each layer of the model's surrogates whether it behaves alike at every width, and
-    whether each parameter is set up as the table says. `model` and `keep` are as for `shrink`, or
-    `model` makes the target: then each surrogate is of draws of its own.
+    whether each parameter is set up as the table says. `model`, `keep` and `uses` are as for
+    `shrink`, or `model` makes the target: then each surrogate is of draws of its own.
 
     `example` is a small batch: a tensor, or a tuple of a model's arguments. `targets` and `loss`
     are as in training: integers are classes unless a loss is given, without targets they are
@@ -66,10 +69,10 @@ def check(
             raise ShrinkError("widths= are of a function that has width=; a model has its own")
         make = (lambda: model) if isinstance(model, nn.Module) else model
         with trial_stream(first_seed, 0):
-            ladder = followed = FollowedLadder(make, example, keep)
+            ladder = followed = FollowedLadder(make, example, keep, uses)
         widths = followed.widths
     else:
-        ladder = BuiltLadder(model, example)
+        ladder = BuiltLadder(model, example, uses)
         if widths is None:
             found = find_widths(ladder, target_width(model))
             widths = found.accepted
@@ -126,7 +129,9 @@ def check_ladder(
     roles = roles_of(forms[ordered[0]], forms[ordered[-1]])
     curves = curves_of(record for _, run in runs for record in run.records)
     return CheckReport(
-        layers=judge(curves, roles, family),
+        layers=judge(
+            curves, roles, family, unseen={name for _, run in runs for name in run.unseen}
+        ),
         optimizer=recipe.optimizer,
         lr=recipe.lr,
         widths=tuple(ordered),

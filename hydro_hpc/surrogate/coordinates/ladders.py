@@ -10,6 +10,7 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.building import Factory, target_width
 from hydro_hpc.surrogate.coordinates.widths import FEWEST, NARROWEST
+from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.narrow import Widths
 from hydro_hpc.surrogate.shrinking import shrink
 from hydro_hpc.surrogate.stored import Recipe, drawn_by, recipe_of
@@ -22,13 +23,13 @@ MOST: Final = 4
 class BuiltLadder:
     """Of a function of the width: its rules at a width are made once."""
 
-    def __init__(self, factory: Factory, example: Any) -> None:
-        self._factory, self._example = factory, example
+    def __init__(self, factory: Factory, example: Any, uses: Uses | None = None) -> None:
+        self._factory, self._example, self._uses = factory, example, uses
         self._recipes: dict[int, Recipe] = {}
 
     def __call__(self, width: int) -> Surrogate:
         if width not in self._recipes:
-            surrogate = shrink(self._factory, width=width, example=self._example)
+            surrogate = shrink(self._factory, width=width, example=self._example, uses=self._uses)
             widths = Widths(surrogate=width, target=target_width(self._factory))
             self._recipes[width] = recipe_of(surrogate, drawn_by(surrogate.module), widths)
             return surrogate
@@ -39,7 +40,11 @@ class FollowedLadder:
     """Of a model itself. `widths` are those of the size that most of its parameters have."""
 
     def __init__(
-        self, make: Callable[[], nn.Module], example: Any, keep: Collection[str] = ()
+        self,
+        make: Callable[[], nn.Module],
+        example: Any,
+        keep: Collection[str] = (),
+        uses: Uses | None = None,
     ) -> None:
         """`make` is called for each surrogate anew, so that each has draws of its own."""
         from hydro_hpc.surrogate.by_trace import plan_from, trace_of
@@ -49,7 +54,7 @@ class FollowedLadder:
         target = make()
         seen = trace_of(target, example)
         for by in RATIOS:
-            plan = plan_from(seen, target, by, example, keep=keep)
+            plan = plan_from(seen, target, by, example, keep=keep, uses=uses)
             largest = max(plan.report.widths, key=lambda width: len(width.paths))
             self._follow.setdefault(largest.size, plan.follow)
         self.widths = widest(self._follow)

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Final
 
 from hydro_hpc.errors import ShrinkError
-from hydro_hpc.surrogate.coordinates.training import Batch, Ladder, Recipe, train
+from hydro_hpc.surrogate.coordinates.recipe import Batch, Ladder, Recipe
+from hydro_hpc.surrogate.coordinates.training import train
 
 SMALLEST: Final = 2.0**-13
 LARGEST: Final = 8.0

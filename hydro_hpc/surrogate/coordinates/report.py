@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -39,10 +39,13 @@ class CheckReport:
 
     @property
     def culprits(self) -> tuple[LayerVerdict, ...]:
-        """The layers to which the most direct evidence points; other failures follow from them."""
+        """The layers to which the most direct evidence points; other failures follow from them. Of
+        values that grow between layers, where that shows first.
+        """
         failed = [verdict for verdict in self.layers if not verdict.passed]
         most_direct = min((verdict.evidence for verdict in failed), default=None)
-        return tuple(verdict for verdict in failed if verdict.evidence is most_direct)
+        found = tuple(verdict for verdict in failed if verdict.evidence is most_direct)
+        return found[:1] if most_direct is Evidence.BETWEEN else found
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -53,19 +56,15 @@ class CheckReport:
             f"{self.optimizer}, lr {self.lr:.3g}, widths {', '.join(map(str, self.widths))}, "
             f"{len(self.seeds)} seeds, {self.steps} steps; powers of the width"
         )
-        yield f"      {'layer':{longest}}  {'kind':10}   step   start    size  change"
+        yield f"      {'layer':{longest}}  {'kind':12}   gain    step   start    size  change"
         for verdict in self.layers:
             if not (verdict.passed and verdict.layer.endswith(f" {BIAS}")):
                 yield _line(verdict, longest)
         for note in self.notes:
             yield f"note: {note}"
-        if self.passed and (drifting := [v for v in self.layers if v.evidence is UNCLEAR]):
-            named = ", ".join(f"'{verdict.layer}'" for verdict in drifting)
-            yield (
-                f"note: {named} drift with the width in later steps, though no layer's own steps "
-                "do: narrow models and high rates do that too"
-            )
+        unclear = [verdict for verdict in self.layers if verdict.evidence is UNCLEAR]
         if self.passed:
+            yield from (f"note: {cause}" for cause in _causes(unclear))
             yield "passed: all layers behave alike at every width"
         for failure in self.failed:
             yield f"failed: {failure}"
@@ -73,12 +72,7 @@ class CheckReport:
     @property
     def failed(self) -> tuple[str, ...]:
         """A sentence for each fault: what is not set up as the table says, then each cause."""
-        return (*map(_not_as_the_table, self.structure), *self._causes())
-
-    def _causes(self) -> Iterator[str]:
-        for cause in dict.fromkeys(culprit.cause for culprit in self.culprits):
-            named = [f"'{culprit.layer}'" for culprit in self.culprits if culprit.cause == cause]
-            yield f"{', '.join(named)}: {cause}"
+        return (*map(_not_as_the_table, self.structure), *_causes(self.culprits))
 
     def to_json(self) -> str:
         return json.dumps(
@@ -99,6 +93,12 @@ class CheckReport:
         )
 
 
+def _causes(verdicts: Sequence[LayerVerdict]) -> Iterator[str]:
+    for cause in dict.fromkeys(verdict.cause for verdict in verdicts):
+        named = [f"'{verdict.layer}'" for verdict in verdicts if verdict.cause == cause]
+        yield f"{', '.join(named)}: {cause}"
+
+
 def _not_as_the_table(finding: Finding) -> str:
     return (
         f"'{finding.path}': its {finding.what} is {finding.found:.4g}, and the table says "
@@ -108,16 +108,15 @@ def _not_as_the_table(finding: Finding) -> str:
 
 def _line(verdict: LayerVerdict, longest: int) -> str:
     slopes = verdict.slopes
-    numbers = (slopes.step, slopes.start, slopes.size, slopes.change)
+    numbers = (slopes.gain, slopes.step, slopes.start, slopes.size, slopes.change)
     text = "  ".join(f"{'-' if x is None else f'{x:+.2f}':>6}" for x in numbers)
     mark = "FAIL" if not verdict.passed else "?   " if verdict.evidence is UNCLEAR else "ok  "
-    return f"{mark}  {verdict.layer:{longest}}  {verdict.role.value:10} {text}"
+    return f"{mark}  {verdict.layer:{longest}}  {verdict.role.value:12} {text}"
 
 
 def _as_json(verdict: LayerVerdict) -> dict[str, Any]:
     slopes = verdict.slopes
-    found = {"step": slopes.step, "start": slopes.start, "size": slopes.size}
-    found["change"] = slopes.change
+    found = {name: getattr(slopes, name) for name in ("gain", "step", "start", "size", "change")}
     return {
         "layer": verdict.layer,
         "kind": verdict.role.value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hydro_hpc.surrogate.coordinates.records import Measure, Record
@@ -12,13 +12,16 @@ from hydro_hpc.surrogate.coordinates.records import Measure, Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """The mean over seeds at each width, widths ascending, of one layer after some steps."""
+    """The mean over seeds at each width, widths ascending, of one layer after some steps. `noise`
+    is the standard error of the slope, by how values of one width differ.
+    """
 
     layer: str
     measure: Measure
     step: int
     widths: tuple[int, ...]
     means: tuple[float, ...]
+    noise: float = 0.0
 
     @property
     def is_finite(self) -> bool:
@@ -31,7 +34,7 @@ class Curve:
         """
         if not self.is_finite:
             return math.nan
-        if min(self.means) <= 0.0:
+        if len(self.means) < 2 or min(self.means) <= 0.0:
             return None
         return fit([*map(math.log2, self.widths)], [*map(math.log2, self.means)])
 
@@ -47,8 +50,36 @@ def curves_of(records: Iterable[Record]) -> list[Curve]:
 
 def _curve(layer: str, measure: Measure, step: int, by_width: Mapping[int, list[float]]) -> Curve:
     widths = tuple(sorted(by_width))
-    means = tuple(statistics.fmean(by_width[width]) for width in widths)
-    return Curve(layer=layer, measure=measure, step=step, widths=widths, means=means)
+    return Curve(
+        layer=layer,
+        measure=measure,
+        step=step,
+        widths=widths,
+        means=tuple(statistics.fmean(by_width[width]) for width in widths),
+        noise=noise_of(by_width),
+    )
+
+
+def noise_of(by_width: Mapping[int, Sequence[float]]) -> float:
+    """The standard error of the slope, with one relative spread at all widths: by how values of one
+    width differ, or how far their means are from the line, whichever says more.
+    """
+    x = [math.log(width) for width in by_width]
+    means = [statistics.fmean(values) for values in by_width.values()]
+    if len(x) < 2 or not all(0 < mean < math.inf for mean in means):
+        return 0.0
+    apart = statistics.pvariance(x) * len(x)
+    found = [0.0]
+    if min(map(len, by_width.values())) > 1:
+        pairs = zip(by_width.values(), means, strict=True)
+        each = (statistics.variance(values) / (mean**2 * len(values)) for values, mean in pairs)
+        found.append(statistics.fmean(each) / apart)
+    if len(x) > 2:
+        y = [*map(math.log, means)]
+        line = statistics.linear_regression(x, y)
+        off = (b - line.slope * a - line.intercept for a, b in zip(x, y, strict=True))
+        found.append(sum(e * e for e in off) / (len(x) - 2) / apart)
+    return math.sqrt(max(found))
 
 
 def fit(x: list[float], y: list[float]) -> float:

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 
 from hydro_hpc.errors import ShrinkError
-from hydro_hpc.surrogate.coordinates.training import Ladder
+from hydro_hpc.surrogate.coordinates.recipe import Ladder
 
 NARROWEST: Final = 16
 MOST_NARROWED: Final = 64  # times; below, all that is left of the target is noise
@@ -29,8 +29,13 @@ class Widths:
 
 
 def find_widths(ladder: Ladder, target: int) -> Widths:
-    """ShrinkError if the factory takes too few."""
-    return choose(candidates(target), lambda width: _refusal(ladder, width))
+    """ShrinkError if the factory takes too few; what refuses its own width is said as it is."""
+    try:
+        return choose(candidates(target), lambda width: _refusal(ladder, width))
+    except ShrinkError:
+        if reason := _refusal(ladder, target):
+            raise ShrinkError(reason) from None
+        raise
 
 
 def candidates(target: int) -> Iterator[int]:

@@ -126,15 +126,18 @@ class GPT(nn.Module):
         return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Case:
-    """`example` and `targets` are one tiny batch."""
+    """`example` and `targets` are one tiny batch; `is_shown` if only that says how raw parameters
+    are used.
+    """
 
     factory: Callable[..., nn.Module]
     target: int
     widths: tuple[int, ...]
     example: Tensor
     targets: Tensor
+    is_shown: bool = False
 
 
 def _drawn() -> torch.Generator:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from torch import nn
 
-from hydro_hpc.surrogate import Surrogate, shrink
-from hydro_hpc.surrogate.coordinates.training import Ladder
+from hydro_hpc.surrogate import Surrogate
+from hydro_hpc.surrogate.coordinates.ladders import BuiltLadder
+from hydro_hpc.surrogate.coordinates.recipe import Ladder
 from hydro_hpc.surrogate.kinds import Scaling
 from hydro_hpc.surrogate.rules import factors_of
 from hydro_hpc.surrogate.table import Family, Kind, family_of
@@ -35,13 +37,14 @@ class WithRates(Surrogate):
         return groups
 
 
+@functools.cache
 def right(case: Case) -> Ladder:
-    return lambda width: shrink(case.factory, width=width)
+    return BuiltLadder(case.factory, case.example if case.is_shown else None)
 
 
 def standard_parametrization(case: Case) -> Ladder:
     def build(width: int) -> Surrogate:
-        rules = shrink(case.factory, width=width).rules
+        rules = right(case)(width).rules
         return WithRates(module=case.factory(width=width), rules=rules, rate=lambda *_: 1.0)
 
     return build
@@ -70,7 +73,7 @@ def hidden_rate_divided_once_more(case: Case) -> Ladder:
 
 def no_readout_multiplier(case: Case) -> Ladder:
     def build(width: int) -> Surrogate:
-        surrogate = shrink(case.factory, width=width)
+        surrogate = right(case)(width)
         _drop_hooks(surrogate.module)
         return surrogate
 
@@ -81,7 +84,7 @@ def wrong_fan_axis(case: Case) -> Ladder:
     """The two ratios of hidden weights exchanged, in their initial values and their rates."""
 
     def build(width: int) -> Surrogate:
-        surrogate = shrink(case.factory, width=width)
+        surrogate = right(case)(width)
         rules = {name: _exchanged(scaling) for name, scaling in surrogate.rules.items()}
         for name, parameter in surrogate.module.named_parameters():
             own, other = surrogate.rules[name], rules[name]
@@ -103,7 +106,7 @@ FAULTS: Final[dict[str, Callable[[Case], Ladder]]] = {
 
 def _with_rates(case: Case, rate: Callable[[int], Rate]) -> Ladder:
     def build(width: int) -> Surrogate:
-        surrogate = shrink(case.factory, width=width)
+        surrogate = right(case)(width)
         return WithRates(module=surrogate.module, rules=surrogate.rules, rate=rate(width))
 
     return build

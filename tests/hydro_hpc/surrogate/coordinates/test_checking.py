@@ -13,20 +13,22 @@ from torch import Tensor, nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate import CheckReport, check, check_ladder
 from hydro_hpc.surrogate.coordinates.checking import make_batch
+from hydro_hpc.surrogate.coordinates.recipe import Ladder, Recipe
 from hydro_hpc.surrogate.coordinates.records import Role
-from hydro_hpc.surrogate.coordinates.training import Ladder, Recipe
 from tests.hydro_hpc.surrogate.coordinates import faults
 from tests.hydro_hpc.surrogate.coordinates.architectures import CASES, WRONG_ATTENTION, Case
+from tests.hydro_hpc.surrogate.coordinates.zoo import ZOO
 
 SEEDS: Final = range(10)
 SEEDS_EACH: Final = 2  # that a check takes the mean of
+WIDTHS_EACH: Final = 3
 RATES: Final = {"sgd": 0.2, "adam": 0.01, "adamw": 0.01}
 
 
 def checked(ladder: Ladder, case: Case, optimizer: str, seed: int, steps: int = 1) -> CheckReport:
     return check_ladder(
         ladder,
-        widths=case.widths[:4],
+        widths=case.widths[:WIDTHS_EACH],
         batch=make_batch(case.example, case.targets),
         recipe=Recipe(optimizer=optimizer, lr=RATES[optimizer], weight_decay=0.01, steps=steps)
         if optimizer == "adamw"
@@ -41,6 +43,32 @@ def test_right_surrogates_raise_no_alarm(name: str, optimizer: str) -> None:
     case = CASES[name]
     reports = [checked(faults.right(case), case, optimizer, seed) for seed in SEEDS]
     assert not [str(report) for report in reports if not report.passed]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ZOO)
+def test_right_surrogates_of_other_kinds_raise_no_alarm(name: str, optimizer: str) -> None:
+    """Among them those of which gradients of the batch say that they are wrong."""
+    case = ZOO[name]
+    reports = [checked(faults.right(case), case, optimizer, seed) for seed in range(2)]
+    assert not [str(report) for report in reports if not report.passed]
+
+
+def test_raw_parameters_have_a_verdict_by_their_own_names() -> None:
+    case = ZOO["vit"]
+    report = checked(faults.right(case), case, "adam", 0)
+    found = {verdict.layer: verdict for verdict in report.layers}
+    assert {found[name].role for name in ("cls", "places")} == {Role.VECTOR}
+    assert all(found[name].slopes.step is not None for name in ("cls", "places"))
+    assert found["(model)"].slopes.step is None
+    wrong = checked(faults.every_rate_divided(case), case, "adam", 0)
+    assert {"cls", "places"} <= {verdict.layer for verdict in wrong.culprits}
+
+
+def test_a_tied_readout_is_looked_at_beside_its_table() -> None:
+    case = ZOO["tied gpt"]
+    wrong = checked(faults.no_readout_multiplier(case), case, "sgd", 0)
+    assert [verdict.layer for verdict in wrong.culprits] == ["head"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

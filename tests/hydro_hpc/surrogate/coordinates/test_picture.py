@@ -8,7 +8,7 @@ import pytest
 from hydro_hpc.surrogate import check_ladder
 from hydro_hpc.surrogate.coordinates.checking import make_batch
 from hydro_hpc.surrogate.coordinates.picture import write_picture
-from hydro_hpc.surrogate.coordinates.training import Recipe
+from hydro_hpc.surrogate.coordinates.recipe import Recipe
 from tests.hydro_hpc.surrogate.coordinates.architectures import CASES
 from tests.hydro_hpc.surrogate.coordinates.faults import no_rate_rule
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hydro_hpc.surrogate.coordinates.response import (
-    own_change,
-    own_parameters,
-    parts_of,
-    response,
-)
+from hydro_hpc.surrogate import Surrogate, shrink
+from hydro_hpc.surrogate.coordinates.recipe import Recipe
+from hydro_hpc.surrogate.coordinates.response import response, responses
+from hydro_hpc.surrogate.coordinates.sites import Site
+from hydro_hpc.surrogate.coordinates.training import sites_of
+from hydro_hpc.surrogate.coordinates.watching import watch
 from hydro_hpc.surrogate.table import Family
 
 GRADIENT = torch.tensor([3.0, -1.0, 2.0])
@@ -18,33 +20,60 @@ GRADIENT = torch.tensor([3.0, -1.0, 2.0])
 @pytest.mark.parametrize("scale", [1e-3, 50.0])
 def test_the_size_of_the_gradient_does_not_count(scale: float) -> None:
     """A step of Adam does not depend on it, one of SGD is in proportion."""
-    g = GRADIENT * scale
-    adam = response(-g.sign(), g, Family.ADAM)
-    assert adam == pytest.approx(response(-GRADIENT.sign(), GRADIENT, Family.ADAM))
-    sgd = response(-0.1 * g, g, Family.SGD)
-    assert sgd == pytest.approx(response(-0.1 * GRADIENT, GRADIENT, Family.SGD))
+
+    def of(step: Tensor, scale: float, family: Family) -> float:
+        return response({"w": scale * GRADIENT}, {"w": step}, scale * 5.0, 3, family)
+
+    adam = of(-GRADIENT.sign(), scale, Family.ADAM)
+    assert adam == pytest.approx(of(-GRADIENT.sign(), 1.0, Family.ADAM))
+    sgd = of(-0.1 * scale * GRADIENT, scale, Family.SGD)
+    assert sgd == pytest.approx(of(-0.1 * GRADIENT, 1.0, Family.SGD))
 
 
-def test_what_no_gradient_made_does_not_count() -> None:
-    across = torch.tensor([1.0, 3.0, 0.0])
-    assert response(across, GRADIENT, Family.ADAM) == 0.0
-    assert response(torch.zeros(3), GRADIENT, Family.SGD) == 0.0
+def probed(surrogate: Surrogate, x: Tensor, recipe: Recipe) -> dict[str, list[tuple[Site, float]]]:
+    with watch(surrogate.module) as seen:
+        surrogate.module(x).square().sum().backward()
+    sites = [*sites_of(surrogate.module, seen, ((x,), {}))]
+    found: dict[str, list[tuple[Site, float]]] = {}
+    for site, value in responses(surrogate, recipe, sites, seed=0):
+        found.setdefault(site.part, []).append((site, value))
+    return found
 
 
-def test_weights_and_biases_move_by_themselves() -> None:
-    layer, x = nn.Linear(3, 3), torch.randn(5, 3)
-    before = own_parameters(layer)
-    with torch.no_grad():
-        layer.weight += 1.0
-        layer.bias += 2.0
-    parts = parts_of("a", before)
-    assert parts == {"a": {"weight"}, "a bias": {"bias"}}
-    changes = {n: own_change(layer, before, moved, ((x,), {}), 0) for n, moved in parts.items()}
-    torch.testing.assert_close(changes["a"], x.sum(1, keepdim=True).expand(5, 3))
-    torch.testing.assert_close(changes["a bias"], torch.full((5, 3), 2.0))
+def mean_of(found: dict[str, list[tuple[Site, float]]], part: str) -> float:
+    return sum(value for _, value in found[part]) / len(found[part])
 
 
-def test_running_means_stay() -> None:
-    layer = nn.BatchNorm1d(3)
-    own_change(layer, own_parameters(layer), frozenset({"weight"}), ((torch.randn(5, 3),), {}), 0)
-    assert torch.equal(layer.running_mean, torch.zeros(3))
+def one_layer(width: int = 64) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, width, bias=False), nn.Linear(width, 4))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+@pytest.mark.parametrize("lr", [0.1, 1e-9])
+def test_a_step_of_sgd_is_what_a_layers_inputs_make_of_its_rate(lr: float, decay: float) -> None:
+    """Of inputs of unit size: rate * inputs / outputs / rows; a decay and a small rate do not show,
+    and neither does how large the inputs are.
+    """
+    torch.manual_seed(0)
+    surrogate = shrink(one_layer, width=64)
+    recipe = Recipe(optimizer="sgd", lr=lr, weight_decay=decay)
+    found = probed(surrogate, 30.0 * torch.randn(16, 64), recipe)
+    assert mean_of(found, "0") == pytest.approx(lr / 16, rel=0.1)
+    assert mean_of(found, "1 bias") == pytest.approx(lr / 64, rel=0.5)
+
+
+def test_a_step_of_adam_is_as_long_as_its_rate_and_the_inputs_many() -> None:
+    torch.manual_seed(0)
+    surrogate = shrink(one_layer, width=64)
+    found = probed(surrogate, torch.randn(16, 64), Recipe(optimizer="adam", lr=0.1))
+    expected = 0.1 * 64 * math.sqrt(2 / math.pi) / math.sqrt(16)
+    assert mean_of(found, "0") == pytest.approx(expected, rel=0.1)
+
+
+def test_nothing_is_left_at_the_model() -> None:
+    torch.manual_seed(0)
+    surrogate = shrink(one_layer, width=32)
+    before = {name: value.clone() for name, value in surrogate.module.state_dict().items()}
+    probed(surrogate, torch.randn(16, 32), Recipe(optimizer="adam", lr=0.1))
+    for name, value in surrogate.module.state_dict().items():
+        assert torch.equal(value, before[name])

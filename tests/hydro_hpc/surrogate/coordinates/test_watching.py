@@ -24,17 +24,15 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
-def test_logits_and_their_gradient_are_seen_however_attention_is_written(by_hand: bool) -> None:
+def test_logits_are_seen_however_attention_is_written(by_hand: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(Attention(by_hand=by_hand))
     x = torch.randn(2, 5, 8)
     with watch(model) as seen:
-        model(x).square().sum().backward()
+        model(x)
     logits = model[0].q(x) @ model[0].k(x).transpose(-2, -1) / math.sqrt(8)
     torch.testing.assert_close(seen.outputs["0 logits"], logits.tril(), check_stride=False)
-    gradient = seen.gradients["0 logits"]
-    assert gradient.abs().sum() > 0
-    torch.testing.assert_close(gradient, gradient.tril())
+    assert seen.softmax == {"0 logits": {"0": 0, "": 0}}
 
 
 def test_attention_of_torchs_own_module_is_seen() -> None:
@@ -49,9 +47,8 @@ def test_what_a_layer_gave_is_kept_though_the_next_works_in_place() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
     x = torch.randn(3, 4)
     with watch(model) as seen:
-        model(x).sum().backward()
+        model(x)
     torch.testing.assert_close(seen.outputs["0"], model[0](x))
-    torch.testing.assert_close(seen.gradients["0"], (model[0](x) > 0).float())
 
 
 def test_nothing_is_left_at_the_model() -> None:
