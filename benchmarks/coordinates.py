@@ -30,13 +30,15 @@ from tests.hydro_hpc.surrogate.coordinates.architectures import (
     Case,
 )
 from tests.hydro_hpc.surrogate.coordinates.faults import FAULTS, right
+from tests.hydro_hpc.surrogate.coordinates.zoo import ZOO
 
 SEEDS: Final = 10  # checks of each kind
 QUICK_SEEDS: Final = 2
 SEEDS_EACH: Final = 3  # that a check takes the mean of
 STEPS: Final = 2
 OPTIMIZERS: Final = ("sgd", "adam", "adamw")
-WEIGHT_DECAY: Final = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01}
+MOMENTUM: Final = "sgd, momentum"
+WEIGHT_DECAY: Final = {"adamw": 0.01}
 
 RIGHT: Final = "none"
 GROWING_HEADS: Final = "gpt of growing heads"
@@ -84,15 +86,15 @@ def check_figures(pool: Executor, *, quick: bool) -> tuple[Figures, list[Row]]:
 
 def cells(seeds: int) -> Iterator[Cell]:
     """The published fault is one under SGD; under Adam it is no rate rule twice over."""
-    kinds = [(name, RIGHT) for name in CASES] + [(GROWING_HEADS, BY_THE_ROOT)]
+    kinds = [(name, RIGHT) for name in (*CASES, *ZOO)] + [(GROWING_HEADS, BY_THE_ROOT)]
     kinds += [(name, fault) for name in ("mlp", "resnet", "gpt") for fault in FAULTS]
     for model, fault in kinds:
-        for optimizer in OPTIMIZERS:
+        for optimizer in (*OPTIMIZERS, *([MOMENTUM] if model in ZOO else [])):
             yield Cell(model=model, fault=fault, optimizer=optimizer, seeds=seeds)
 
 
 def ladder_of(cell: Cell) -> tuple[Case, Ladder]:
-    case = WRONG_ATTENTION if cell.fault == BY_THE_ROOT else CASES[cell.model]
+    case = WRONG_ATTENTION if cell.fault == BY_THE_ROOT else {**CASES, **ZOO}[cell.model]
     make = FAULTS.get(cell.fault, right)
     return case, make(case)
 
@@ -109,8 +111,14 @@ def row_of(cell: Cell) -> Row:
     """`slopes`: the lowest and highest of each kind of layer over all checks."""
     case, ladder = ladder_of(cell)
     batch = make_batch(case.example, case.targets)
-    decay = WEIGHT_DECAY[cell.optimizer]
-    recipe = Recipe(optimizer=cell.optimizer, lr=0.0, weight_decay=decay, steps=STEPS)
+    name, _, momentum = cell.optimizer.partition(", ")
+    recipe = Recipe(
+        optimizer=name,
+        lr=0.0,
+        weight_decay=WEIGHT_DECAY.get(name, 0.0),
+        settings={"momentum": 0.9} if momentum else {},
+        steps=STEPS,
+    )
     recipe = replace(recipe, lr=find_rate(right(case), case.widths[0], 0, batch, recipe))
     began = time.perf_counter()
     reports = [
@@ -148,7 +156,7 @@ def ranges(reports: Iterable[CheckReport]) -> dict[str, list[float]]:
     for report in reports:
         for verdict in report.layers:
             slopes = verdict.slopes
-            for what in ("step", "start", "size", "change"):
+            for what in ("gain", "step", "start", "size", "change"):
                 slope: float | None = getattr(slopes, what)
                 if slope is not None and math.isfinite(slope):
                     found.setdefault(f"{verdict.role.value}, {what}", []).append(slope)

@@ -1,7 +1,8 @@
 """What the coordinate check said of a study's surrogates, kept in its folder.
 
 A study that runs here is checked before its first trial, since that takes seconds. In bubbles it is
-not: `hydro check-surrogate` does it elsewhere. A study says at its start what the check said.
+not: `hydro check-surrogate` does it elsewhere. A study whose surrogates failed does not start, but
+if it says that it is to: `Narrow(unproven=True)`.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def kept_proof(folder: StudyFolder) -> Proof | None:
 
 
 def prove(study: Study, folder: StudyFolder) -> None:
-    """Checks the surrogates if that is not done yet. StudyError if that cannot be done."""
-    if study.surrogate is not None and kept_proof(folder) is None:
+    """Checks the surrogates if they have not passed yet. StudyError if that cannot be done."""
+    proof = kept_proof(folder)
+    if study.surrogate is not None and (proof is None or proof.failed):
         try:
             keep_proof(folder, check_surrogates(study))
         except ShrinkError as error:
@@ -58,17 +60,24 @@ def prove(study: Study, folder: StudyFolder) -> None:
 
 
 def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
-    """Sentences about surrogates that were not checked, or failed."""
+    """Sentences about surrogates that were not checked, or failed and are to be used. StudyError if
+    they failed, and the study does not say that.
+    """
     if study.surrogate is None:
         return
     proof = kept_proof(folder)
     if proof is None:
         yield f"the surrogates are not checked yet: hydro check-surrogate {file} does, in seconds"
     elif proof.failed:
-        yield (
+        said = (
             "by the check the surrogates do not agree with their target, so that what they find "
             f"may not be good for it: {proof.failed[0]} (hydro check-surrogate {file} says more)"
         )
+        if not study.surrogate.unproven:
+            raise StudyError(
+                f"{said}; mend the model and check again, or insist: Narrow(unproven=True)"
+            )
+        yield said
 
 
 def check_surrogates(study: Study) -> CheckReport:

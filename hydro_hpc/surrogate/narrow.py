@@ -23,7 +23,8 @@ class Narrow:
 
     `target_epochs` and `target_batch_size` are how the target will be trained, where that is not as
     its surrogates are. `also` names hyperparameters that are searched though their best value is
-    not known to transfer, such as "weight_decay".
+    not known to transfer, such as "weight_decay". `unproven` lets trials start though the
+    coordinate check of the surrogates failed.
     """
 
     width: int | None = None
@@ -32,6 +33,7 @@ class Narrow:
     target_batch_size: int | None = None
     also: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    unproven: bool = False
 
     def __post_init__(self) -> None:
         if (self.width is None) == (self.by is None):

@@ -57,8 +57,9 @@ def main() -> int:
         folder = StudyFolder(arguments.folder, study.name)
         study.keep_rules(folder.rules)
         study.check()
+        lines = [*study.surrogate_lines(), *doubts(study, folder, arguments.study)]
         if os.environ.get("SLURM_PROCID", "0") == "0":
-            for line in [*study.surrogate_lines(), *doubts(study, folder, arguments.study)]:
+            for line in lines:
                 print(f"hydro-trial: {line}", flush=True)
         channel.send(StudyChecked(description=study.description.to_json()), rank=0)
         unit_ns = int(settings.unit_us * 1000)

@@ -111,9 +111,12 @@ class _Following(TorchFunctionMode):
             is_assigned = output is None and func is Tensor.__setitem__
             return first_tensor(local_args[0] if is_assigned else output)
 
-        found = given(lambda x: x)
-        with torch.no_grad():
-            without = given(torch.zeros_like)
+        try:
+            found = given(lambda x: x)
+            with torch.no_grad():
+                without = given(torch.zeros_like)
+        except Exception:  # of any function of the user's, on other numbers than its own
+            return
         if found is not None and without is not None:
             others = [
                 x

@@ -6,9 +6,8 @@ It is taken relative to what this optimizer makes of a gradient: a step of the A
 size of its learning rate, and one of SGD is in proportion to G, which falls as 1 / width at each
 output inside the width. Under the rules the response is the same at every width, at any rate.
 
-G is random because the batch's own says more than the rules: its rows are the more alike the less
-the outputs differ at first, which they do in wide models, and how alike they are sets how long the
-step is.
+G is random because the batch's own says more than the rules: a step sums over rows, and how alike
+their gradients are depends on the first outputs, which are larger in narrow models.
 """
 
 from __future__ import annotations

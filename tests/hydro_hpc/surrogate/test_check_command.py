@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hydro_hpc import cli
-from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, StudyError
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
 from hydro_hpc.study.proof import doubts
@@ -37,6 +37,7 @@ if __name__ == "__main__":
     study.run()
 """
 WITH = "surrogate=Narrow(width=32)"
+INSISTING = "surrogate=Narrow(width=32, unproven=True)"
 GROWS = "head.register_forward_pre_hook(lambda m, args: (args[0] * (width / 16) ** 2,))"
 
 
@@ -81,15 +82,31 @@ def test_the_studys_folder_keeps_what_came_out(tmp_path: Path) -> None:
     study, folder = load_study(Path(file)), StudyFolder(tmp_path, "s")
     assert "not checked yet" in next(doubts(study, folder, file))
     cli.main(["check-surrogate", file])
-    assert "do not agree with their target" in next(doubts(study, folder, file))
+    with pytest.raises(
+        StudyError, match=r"do not agree with their target.*Narrow\(unproven=True\)"
+    ):
+        next(doubts(study, folder, file))
+    insisting = load_study(Path(study_file(tmp_path, spoil=GROWS, surrogate=INSISTING)))
+    assert "do not agree with their target" in next(doubts(insisting, folder, file))
     cli.main(["check-surrogate", study_file(tmp_path)])
     assert not list(doubts(study, folder, file))
 
 
-def test_a_study_is_checked_before_its_first_trial(
+def test_a_study_that_fails_the_check_does_not_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = load_study(Path(study_file(tmp_path, spoil=GROWS)))
+    with pytest.raises(StudyError, match=r"'4': .* the multiplier"):
+        study.run(tmp_path)
+    assert "trial 0" not in capsys.readouterr().out
+    mended = load_study(Path(study_file(tmp_path)))
+    assert mended.run(tmp_path).completed == 1
+
+
+def test_a_study_that_insists_starts_though_the_check_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load_study(Path(study_file(tmp_path, spoil=GROWS, surrogate=INSISTING)))
     assert study.run(tmp_path).completed == 1
     assert "do not agree with their target, so that what they find may not" in (
         capsys.readouterr().out

@@ -107,7 +107,7 @@ class GPT(nn.Module):
         self,
         width: int = 64,
         *,
-        layers: int = 2,
+        layers: int = 1,
         head_size: int | None = 8,
         by_root: bool = False,
         target: int = 64,

@@ -50,8 +50,8 @@ def test_right_surrogates_raise_no_alarm(name: str, optimizer: str) -> None:
 def test_right_surrogates_of_other_kinds_raise_no_alarm(name: str, optimizer: str) -> None:
     """Among them those of which gradients of the batch say that they are wrong."""
     case = ZOO[name]
-    reports = [checked(faults.right(case), case, optimizer, seed) for seed in range(2)]
-    assert not [str(report) for report in reports if not report.passed]
+    report = checked(faults.right(case), case, optimizer, 0)
+    assert report.passed, str(report)
 
 
 def test_raw_parameters_have_a_verdict_by_their_own_names() -> None:
@@ -82,15 +82,13 @@ HIDDEN_OF: Final = {
     "mlp": {"up", "down"},
     "resnet": {"one.a", "one.b", "two.a", "two.b", "two.short.0"},
     "gpt": {
-        f"blocks.{number}.{layer}"
-        for number in range(2)
-        for layer in (*(f"attention.{name}" for name in "qkvo"), "up", "down")
+        f"blocks.0.{layer}" for layer in (*(f"attention.{name}" for name in "qkvo"), "up", "down")
     },
 }
 UNEQUAL_OF: Final = {
     "mlp": {"up", "down"},
     "resnet": {"one.a", "one.b", "two.a", "two.b"},
-    "gpt": {f"blocks.{number}.{layer}" for number in range(2) for layer in ("up", "down")},
+    "gpt": {"blocks.0.up", "blocks.0.down"},
 }
 INPUT_OF: Final = {"mlp": "first", "resnet": "stem", "gpt": "tokens"}
 
@@ -166,10 +164,7 @@ def first_of(found: dict[str, str], layers: set[str]) -> str:
 def test_attention_scaled_by_the_root_of_a_growing_head_is_found(optimizer: str, seed: int) -> None:
     report = checked(faults.right(WRONG_ATTENTION), WRONG_ATTENTION, optimizer, seed)
     assert {verdict.role for verdict in report.culprits} == {Role.LOGITS}
-    assert {verdict.layer for verdict in report.culprits} == {
-        "blocks.0.attention logits",
-        "blocks.1.attention logits",
-    }
+    assert {verdict.layer for verdict in report.culprits} == {"blocks.0.attention logits"}
     assert "1 / size" in report.culprits[0].cause
 
 
