@@ -27,12 +27,13 @@ class WithRates(Surrogate):
     rate: Rate
 
     def param_groups(
-        self, optimizer: str, *, lr: float, weight_decay: float = 0.0
+        self, optimizer: str, *, lr: float, weight_decay: float | None = None
     ) -> list[dict[str, Any]]:
+        decay = weight_decay or 0.0
         groups = []
         for name, parameter in self.module.named_parameters():
             rate = self.rate(self.rules[name], family_of(optimizer))
-            settings = {"lr": lr * rate, "weight_decay": weight_decay / rate}
+            settings = {"lr": lr * rate, "weight_decay": decay / rate}
             groups.append({"params": [parameter], **settings})
         return groups
 
