@@ -110,6 +110,14 @@ class StudyFolder:
             ) from None
 
 
+def spoiled(folder: StudyFolder) -> str:
+    """What is said of a journal that Optuna cannot read."""
+    return (
+        f"{folder.journal} cannot be read: a line in it is no JSON; mend the line, or move the "
+        "folder away to start the study afresh"
+    )
+
+
 def _drop_torn_line(journal: Path) -> None:
     """Cuts off a last line that a killed process left unfinished: Optuna cannot read past it."""
     if not journal.exists():

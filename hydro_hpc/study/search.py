@@ -18,8 +18,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from hydro_hpc.errors import StudyError
 from hydro_hpc.study.description import SearchName, StudyDescription
-from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.folder import StudyFolder, spoiled
 from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Params, Uniform
 from hydro_hpc.study.trial import Outcome, Trial, trial_seed
 
@@ -67,13 +68,17 @@ class Search:
         folder.open(description)
         self._description = description
         self._folder = folder
-        self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(folder.journal))),
-            study_name=description.name,
-            direction=description.direction,
-            pruner=_pruner(description),
-            load_if_exists=True,
-        )
+        try:
+            self._study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(folder.journal))),
+                study_name=description.name,
+                direction=description.direction,
+                pruner=_pruner(description),
+                load_if_exists=True,
+            )
+        except ValueError:  # of JSON
+            folder.close()
+            raise StudyError(spoiled(folder)) from None
         self._interrupted = deque(t.number for t in self._in_work())
         self._live: dict[int, optuna.trial.Trial] = {}  # asked for by this process
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED
+from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, StudyError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -31,11 +31,19 @@ def _check(arguments: argparse.Namespace) -> int:
     from hydro_hpc.study.proof import check_surrogates, keep_proof
 
     study = load_study(arguments.study)
+    folder = StudyFolder(arguments.study.absolute().parent, study.name)
+    folder.check_identity(study.description)
     report = check_surrogates(study)
-    keep_proof(StudyFolder(arguments.study.absolute().parent, study.name), report)
-    print(report.to_json() if arguments.json else report)
+    keep_proof(folder, report)
+    print(report.to_json() if arguments.json else report, flush=True)
     if arguments.plot:
         from hydro_hpc.surrogate.coordinates.picture import write_picture
 
-        write_picture(report, arguments.plot)
+        try:
+            write_picture(report, arguments.plot)
+        except OSError as error:
+            raise StudyError(
+                f"{arguments.plot} cannot be written ({error.strerror}); give another file "
+                "with --plot"
+            ) from None
     return EXIT_DONE if report.passed else EXIT_FAILED

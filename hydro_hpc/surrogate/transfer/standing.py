@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.description import StudyDescription
+from hydro_hpc.study.folder import spoiled
 from hydro_hpc.study.trial import trial_seed
 
 if TYPE_CHECKING:
@@ -38,24 +39,28 @@ class Standing:
     ended: int
     in_work: int
     failed: int
+    why_failed: str  # the last of these
     candidates: tuple[Candidate, ...]
     is_running: bool  # a process has the study in work
 
 
 def read_standing(folder: StudyFolder, description: StudyDescription) -> Standing:
     """StudyError if the study has not run here, or the folder holds another one."""
-    if not folder.description.exists() or not folder.journal.exists():
-        raise StudyError(
-            f"study {description.name} has not run yet: {folder.path} is not there; run it first"
-        )
+    for path in (folder.path, folder.description, folder.journal):
+        if not path.exists():
+            raise StudyError(
+                f"study {description.name} has not run yet: {path} is not there; run it first"
+            )
     folder.check_identity(description)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     is_running = _is_held(folder)  # first: a study that ends meanwhile is read once more
-    storage = JournalStorage(JournalFileBackend(str(folder.journal)))
     try:
+        storage = JournalStorage(JournalFileBackend(str(folder.journal)))
         study = optuna.load_study(study_name=description.name, storage=storage)
     except KeyError:  # the file is there, its first line is not
         trials = []
+    except ValueError:  # of JSON
+        raise StudyError(spoiled(folder)) from None
     else:
         trials = study.get_trials(deepcopy=False)
     return _standing(trials, description, is_running)
@@ -75,11 +80,13 @@ def _standing(
         for trial in trials
         if trial.state == TrialState.COMPLETE and trial.value is not None
     ]
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     return Standing(
         planned=description.trials,
         ended=sum(trial.state.is_finished() for trial in trials),
         in_work=sum(trial.state == TrialState.RUNNING for trial in trials),
-        failed=sum(trial.state == TrialState.FAIL for trial in trials),
+        failed=len(failed),
+        why_failed=failed[-1].user_attrs.get("reason", "no reason given") if failed else "",
         candidates=tuple(sorted(candidates, key=lambda c: (sign * c.value, c.number))),
         is_running=is_running,
     )
@@ -92,7 +99,7 @@ def require_candidate(name: str, standing: Standing) -> None:
     if standing.ended and standing.failed == standing.ended:
         raise StudyError(
             f"study {name}: all {standing.ended} trials that ended have failed, so there is "
-            "nothing to transfer; its folder's trials/ says why"
+            f"nothing to transfer; the last one because {standing.why_failed}"
         )
     raise StudyError(
         f"study {name} has no finished trial yet ({standing.in_work} in work); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -168,6 +169,8 @@ class OnTarget:
                 "batch_size": self._record.batch_size,
             }
         is_last = training.epochs_done >= self._record.epochs
+        if is_last and not math.isfinite(values[-1]):
+            raise TrialFailedError(f"its value is {values[-1]}")
         self._record = replace(
             self._record, values=values, state="complete" if is_last else "in work"
         )

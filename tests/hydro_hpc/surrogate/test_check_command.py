@@ -111,3 +111,29 @@ def test_a_study_that_insists_starts_though_the_check_failed(
     assert "do not agree with their target, so that what they find may not" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(("name", "why"), [("no/check.png", "No such file"), (".", "Is a direc")])
+def test_a_picture_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, why: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    code = cli.main(["check-surrogate", study_file(tmp_path), "--plot", str(tmp_path / name)])
+    said = capsys.readouterr()
+    assert code == EXIT_USAGE
+    assert "passed: " in said.out
+    assert said.err.startswith(f"hydro: {tmp_path / name} cannot be written ({why}")
+    assert said.err.count("\n") == 1
+
+
+def test_what_was_said_of_another_study_in_its_folder_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_study(study_file(tmp_path)).run(tmp_path)
+    proof = tmp_path / "s.hydro/proof.json"
+    before = proof.read_bytes()
+    other = study_file(tmp_path, surrogate="surrogate=Narrow(width=16)", spoil=GROWS)
+    code = cli.main(["check-surrogate", other])
+    assert code == EXIT_USAGE
+    assert "holds a study of another settings; give this one ano" in capsys.readouterr().err
+    assert proof.read_bytes() == before

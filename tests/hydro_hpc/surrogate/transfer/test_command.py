@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from hydro_hpc import cli
+from hydro_hpc.errors import StudyError
 from hydro_hpc.study import alone
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
@@ -158,6 +160,26 @@ def test_a_study_that_has_not_run_is_one_sentence(
     folder = tmp_path / "tiny.hydro"
     assert problem == (f"hydro: study tiny has not run yet: {folder} is not there; run it first\n")
     assert not folder.exists()
+    folder.mkdir()  # as `hydro check-surrogate` does
+    code, _, problem = transfer(run_study(run=0), capsys, *options)
+    assert (code, problem.count("\n")) == (2, 1)
+    assert f"has not run yet: {folder / 'study.json'} is not there" in problem
+
+
+@pytest.mark.parametrize("options", [[], ["--verify", "1"]])
+def test_a_spoiled_journal_is_one_sentence(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str]
+) -> None:
+    path = run_study()
+    journal = tmp_path / "tiny.hydro/journal.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:5], "no JSON\n", *lines[6:]]))
+    code, _, problem = transfer(path, capsys, *options)
+    assert (code, problem.count("\n")) == (2, 1)
+    sentence = f"{journal} cannot be read: a line in it is no JSON; mend the line, or move the fol"
+    assert problem.startswith(f"hydro: {sentence}")
+    with pytest.raises(StudyError, match=re.escape(sentence)):
+        load_study(path).run(tmp_path)
 
 
 @pytest.mark.parametrize("options", [[], ["--verify", "1"]])
@@ -169,7 +191,7 @@ def test_a_study_without_a_trial_that_did_not_fail_is_one_sentence(
     assert code == 2
     assert problem == (
         "hydro: study tiny: all 6 trials that ended have failed, so there is nothing to "
-        "transfer; its folder's trials/ says why\n"
+        "transfer; the last one because its loss was not finite in epoch 0\n"
     )
 
 

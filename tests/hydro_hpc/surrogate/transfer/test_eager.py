@@ -16,6 +16,7 @@ def standing(*best: int, ended: int = 8, is_running: bool = True) -> Standing:
         ended=ended,
         in_work=1,
         failed=0,
+        why_failed="",
         candidates=tuple(candidate(number) for number in best),
         is_running=is_running,
     )

@@ -22,7 +22,13 @@ BEST, SECOND = (
     for number, value in ((3, 0.25), (5, 0.5))
 )
 STANDING = Standing(
-    planned=9, ended=3, in_work=4, failed=0, candidates=(BEST, SECOND), is_running=True
+    planned=9,
+    ended=3,
+    in_work=4,
+    failed=0,
+    why_failed="",
+    candidates=(BEST, SECOND),
+    is_running=True,
 )
 RECORD = Record(number=3, epochs=2, batch_size=32, values=(0.75,))
 

@@ -180,6 +180,14 @@ def test_a_target_that_fails_is_left_with_its_reason(run_study: RunStudy) -> Non
     assert chosen(step.standing, failed, study.direction) is None
 
 
+def test_a_target_without_a_value_at_its_end_has_failed(run_study: RunStudy) -> None:
+    study, folder = open_study(run_study())
+    study.metric_function = lambda outputs, targets: float("nan")  # noqa: ARG005
+    *_, step = verify(study, folder, count=1, wait=never)
+    assert step.record is not None
+    assert (step.record.state, step.record.reason) == ("failed", "its value is nan")
+
+
 def test_two_verifications_of_one_study_are_refused(run_study: RunStudy) -> None:
     study, folder = open_study(run_study())
     other = Records(folder.targets)
