@@ -93,5 +93,4 @@ def default_decay(optimizer: str) -> float:
     """Torch's own, of its optimizer of this name. ShrinkError if there is no rule for that."""
     family_of(optimizer)
     [torchs] = [each for each in TORCHS if each.__name__.lower() == optimizer.lower()]
-    default: float = inspect.signature(torchs).parameters["weight_decay"].default
-    return default
+    return float(inspect.signature(torchs).parameters["weight_decay"].default)

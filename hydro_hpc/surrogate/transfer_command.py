@@ -45,6 +45,7 @@ def add_commands(subparsers: Subparsers) -> None:
 def _transfer(arguments: argparse.Namespace) -> int:
     from hydro_hpc.study.folder import StudyFolder
     from hydro_hpc.study.loading import load_study
+    from hydro_hpc.study.proof import doubts
     from hydro_hpc.surrogate.transfer.settings import as_json, left_out
     from hydro_hpc.surrogate.transfer.status_lines import StatusLines
 
@@ -80,7 +81,11 @@ def _transfer(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(as_json(settings), end="")
         return EXIT_DONE
-    for sentence in left_out(settings):
+    for sentence in [
+        *study.cautions,
+        *doubts(study, folder, arguments.study),
+        *left_out(settings),
+    ]:
         print(sentence)
     print(f"written to {out}: settings.json, settings.py, deepspeed.json")
     return EXIT_DONE

@@ -75,8 +75,10 @@ class StatusLines:
     def _of_end(self, progress: Progress) -> str:
         standing = progress.standing
         best = standing.candidates[0]
+        is_left = standing.ended < standing.planned and not standing.is_running
         text = (
-            f"study {self._study.name}: {standing.ended} of {standing.planned} trials have ended; "
+            f"study {self._study.name}: {standing.ended} of {standing.planned} trials have ended"
+            f"{', and it is not running' if is_left else ''}; "
             f"best is trial {best.number}: {best.value:.6g} {best.params}"
         )
         found = chosen(standing, progress.records, self._study.direction)

@@ -21,6 +21,7 @@ from hydro_hpc.study.loading import load_study
 from hydro_hpc.study.trial import TrialFailedError
 from hydro_hpc.surrogate.transfer.standing import Candidate, read_standing
 from tests.hydro_hpc.surrogate.transfer.conftest import RunStudy
+from tests.hydro_hpc.trial.test_solo_surrogates import write_narrow_study
 
 FILES = ("settings.json", "settings.py", "deepspeed.json")
 
@@ -80,6 +81,25 @@ def test_verifies_and_says_so(
     assert f"best on the target is trial {best.number}: {best.value:.6g}\n" in said
     assert json.loads((out / "settings.json").read_text())["target_value"] == best.value
     assert "on the target." in (out / "settings.py").read_text().splitlines()[0]
+
+
+def test_says_what_surrogates_do_not_vouch_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = write_narrow_study(tmp_path, trials=2)
+    load_study(path).run(tmp_path)
+    _, said, _ = transfer(path, capsys)
+    best, horizon, written = said.splitlines()
+    assert best.startswith("study tiny: 2 of 2 trials have ended; best is trial ")
+    assert "another horizon, 3 epochs and the target for 90:" in horizon
+    assert written.startswith("written to ")
+    (tmp_path / "tiny.hydro/proof.json").unlink()
+    _, said, _ = transfer(path, capsys)
+    assert said.splitlines()[2] == (
+        f"the surrogates are not checked yet: hydro check-surrogate {path} does, in seconds"
+    )
+    settings = json.loads((tmp_path / "tiny.hydro/transfer/settings.json").read_text())
+    assert (settings["epochs"], settings["is_surrogate"]) == (90, True)
 
 
 def test_who_interrupts_a_verification_loses_nothing(

@@ -119,7 +119,7 @@ def test_deepspeed_makes_torchs_optimizer_with_the_decay_that_was_tuned(
     )
     candidate = Candidate(number=3, value=0.25, params={"lr": 0.02}, seed=7)
     found = settings_of(study, candidate, None)
-    text = as_deepspeed(found)
+    text, module = as_deepspeed(found), run(as_module(found))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", "1")
         engine = object.__new__(engines.DeepSpeedEngine)
@@ -127,13 +127,14 @@ def test_deepspeed_makes_torchs_optimizer_with_the_decay_that_was_tuned(
         engine.client_optimizer = None
         engine._config = config.DeepSpeedConfig(json.loads(text))
         made = engine._configure_basic_optimizer(list(nn.Linear(2, 2).parameters()))
-    expected = run(as_module(found))["make_optimizer"](nn.Linear(2, 2))
+        of_groups = engine._configure_basic_optimizer(module["param_groups"](nn.Linear(2, 2)))
+    expected = module["make_optimizer"](nn.Linear(2, 2))
     assert (
         type(made)
         is type(expected)
         is study.make_optimizer(nn.Linear(2, 2), {"lr": 0.02}).__class__
     )
-    for one in (made, expected):
+    for one in (made, of_groups, expected):
         [group] = one.param_groups
         assert (group["lr"], group["weight_decay"]) == (0.02, given.get("weight_decay", decay))
     assert json.loads(text)["optimizer"]["params"]["weight_decay"] == group["weight_decay"]

@@ -98,6 +98,8 @@ def test_says_where_a_target_trains_and_how_long_its_epochs_take(line: Callable[
 def test_says_at_its_end_what_is_transferred(line: Callable[..., str]) -> None:
     head = "study tiny: 3 of 9 trials have ended; best is trial 3: 0.25 {'lr': 0.1}"
     assert line() == head
+    left = line(standing=replace(STANDING, is_running=False))
+    assert left == head.replace("have ended;", "have ended, and it is not running;")
     done = Record(number=5, epochs=2, batch_size=32, values=(0.75, 0.125), state="complete")
     assert line(records={5: done}) == f"{head}\nbest on the target is trial 5: 0.125"
     failed = replace(RECORD, state="failed")
