@@ -43,15 +43,17 @@ class Records:
     """Of one study's folder. StudyError if another process verifies it."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._lock = FileLock(directory / "lock", timeout=0)
         try:
+            directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
             raise StudyError(
                 f"{directory} is in use by another hydro transfer; wait until it has ended"
             ) from None
+        except OSError as error:
+            raise StudyError(_unwritable(directory, error)) from None
 
     def close(self) -> None:
         self._lock.release()
@@ -74,7 +76,15 @@ class Records:
         return StudyError(_unusable(self._directory / f"{number}.pt"))
 
     def keep(self, record: Record, state: dict[str, Any] | None) -> None:
-        """The state first: on the way, it is what a training goes on from."""
+        """The state first: on the way, it is what a training goes on from. StudyError if there is
+        no room for it.
+        """
+        try:
+            self._keep(record, state)
+        except (OSError, RuntimeError) as error:  # the latter is torch's
+            raise StudyError(_unwritable(self._directory, error)) from None
+
+    def _keep(self, record: Record, state: dict[str, Any] | None) -> None:
         stored = self._directory / f"{record.number}.pt"
         if state is not None:
             torch.save(state, stored.with_suffix(".new"))
@@ -106,6 +116,14 @@ def _read(path: Path) -> Record:
         raise StudyError(
             f"{path} cannot be read; remove it, and its trial is verified again"
         ) from None
+
+
+def _unwritable(directory: Path, error: Exception) -> str:
+    why = error.strerror if isinstance(error, OSError) else next(iter(str(error).splitlines()), "")
+    return (
+        f"{directory} cannot be written ({why}); what was kept in it before stands: make room, or "
+        "copy the study with its folder to where you may write"
+    )
 
 
 def _unusable(path: Path) -> str:

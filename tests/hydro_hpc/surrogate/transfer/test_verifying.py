@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from hydro_hpc.errors import StudyError
@@ -194,6 +195,31 @@ def test_two_verifications_of_one_study_are_refused(run_study: RunStudy) -> None
     with pytest.raises(StudyError, match="is in use by another hydro transfer"):
         next(verify(study, folder, count=1, wait=never))
     other.close()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    run_study: RunStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, folder = open_study(run_study())
+    folder.targets.write_text("")
+    with pytest.raises(
+        StudyError, match=r"targets cannot be written \(File exists\); what was kep"
+    ):
+        next(verify(study, folder, count=1, wait=never))
+    folder.targets.unlink()
+    first = verify(study, folder, count=1, wait=never)
+    next(first)
+    next(first)
+
+    def is_full(*_: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", is_full)
+        with pytest.raises(StudyError, match=r"targets cannot be written \(PytorchStreamWriter"):
+            next(first)  # and the candidate has not failed
+    steps = trained(list(verify(study, folder, count=1, wait=never)))
+    assert [epoch for _, epoch in steps] == [2, 3]
 
 
 def test_a_spoiled_record_is_one_sentence(run_study: RunStudy) -> None:
