@@ -28,6 +28,10 @@ class GPT(nn.Module):
         return logits
 
 
+def small(width: int = 64) -> GPT:
+    return GPT(width, heads=width // 16)
+
+
 def loss_fn(outputs: Tensor, y: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs.flatten(0, 1), y.flatten())
 
@@ -43,7 +47,7 @@ def context() -> dict[str, Any]:
 def test_the_documented_code_runs(
     context: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    by_width, by_ratio, by_hand = re.findall(
+    by_width, by_ratio, checked, by_hand = re.findall(
         r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
     )
     exec(by_width, context)
@@ -52,6 +56,9 @@ def test_the_documented_code_runs(
     exec(by_ratio.replace("by=8", "by=2"), context)
     assert context["surrogate"].module.attention.num_heads == 1
     assert "128 -> 64" in capsys.readouterr().out
+    context |= {"gpt": small, "next_tokens": context["x"].roll(-1, dims=1)}
+    exec(checked, context)
+    assert {verdict.layer for verdict in context["report"].layers} >= {"tokens", "attention", "out"}
     exec(by_hand, context)
     rules = context["surrogates"][0].rules
     assert (rules["mix"].kind.value, rules["shift"].kind.value) == ("hidden weight", "vector")
