@@ -16,13 +16,14 @@ pytestmark = pytest.mark.processes
 
 
 def run(code: str) -> str:
-    """Runs code in a process of its own and returns what it prints."""
+    """Runs code in a process and a session of its own, since a session has one weight."""
     return subprocess.run(
         [sys.executable, "-c", f"import os\nfrom hydro_hpc.devices import cpu_core\n{code}"],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
+        start_new_session=True,
     ).stdout.strip()
 
 
