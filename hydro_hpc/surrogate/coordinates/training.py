@@ -114,6 +114,8 @@ class _Probing:
             for name, parameter in model.named_parameters()
             if parameter.grad is not None and bool(parameter.grad.any())
         }
+        if self.forms and self._learning <= self._moved:
+            return
         torch.default_generator.manual_seed(self._seed)
         every = sites_of(model, now, self._batch.call)
         sites = [site for site in every if not self._moved.issuperset(site.names)]
