@@ -21,6 +21,15 @@ def checked(model: Any, optimizer: str = "adam", **more: Any) -> CheckReport:
     return check(model, example=ROWS, optimizer=optimizer, lr=0.01, seeds=1, steps=2, **more)
 
 
+class Norm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
 class Raw(nn.Module):
     """Weights in products, a gain, a factor for all, and a vector that is summed over."""
 
@@ -28,14 +37,13 @@ class Raw(nn.Module):
         super().__init__()
         self.into = nn.Parameter(torch.randn(20, width) / math.sqrt(20))
         self.between = nn.Parameter(torch.randn(width, width) / math.sqrt(width))
-        self.gain, self.factor = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(()))
+        self.norm, self.factor = Norm(width), nn.Parameter(torch.ones(()))
         self.query = nn.Parameter(torch.randn(width) / width)
         self.act, self.head = nn.PReLU(), nn.Linear(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(x @ self.into)
-        x = x + self.factor * torch.einsum("bi,oi->bo", x, self.between)
-        x = self.gain * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+        x = self.norm(x + self.factor * torch.einsum("bi,oi->bo", x, self.between))
         found: Tensor = self.head(x) + (x * self.query).sum(-1, keepdim=True)
         return found
 
@@ -44,7 +52,7 @@ class Raw(nn.Module):
 def test_raw_parameters_are_judged_where_they_meet_the_inputs(optimizer: str) -> None:
     report = checked(Raw, optimizer)
     roles = {verdict.layer: verdict.role for verdict in report.layers}
-    expected = {"into": Role.INPUT, "between": Role.HIDDEN, "gain": Role.VECTOR}
+    expected = {"into": Role.INPUT, "between": Role.HIDDEN, "norm.gain": Role.VECTOR}
     assert roles | expected | {"query": Role.OUTPUT, "factor": Role.PLAIN} == roles
     assert report.passed, str(report)
 
