@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -30,9 +31,15 @@ def test_the_size_of_the_gradient_does_not_count(scale: float) -> None:
     assert sgd == pytest.approx(of(-0.1 * GRADIENT, 1.0, Family.SGD))
 
 
-def probed(surrogate: Surrogate, x: Tensor, recipe: Recipe) -> dict[str, list[tuple[Site, float]]]:
+def probed(
+    surrogate: Surrogate,
+    x: Tensor,
+    recipe: Recipe,
+    loss: Callable[[Tensor], Tensor] = lambda outputs: outputs.square().sum(),
+) -> dict[str, list[tuple[Site, float]]]:
+    surrogate.module.zero_grad()
     with watch(surrogate.module) as seen:
-        surrogate.module(x).square().sum().backward()
+        loss(surrogate.module(x)).backward()
     sites = [*sites_of(surrogate.module, seen, ((x,), {}))]
     found: dict[str, list[tuple[Site, float]]] = {}
     for site, value in responses(surrogate, recipe, sites, seed=0):
@@ -68,6 +75,19 @@ def test_a_step_of_adam_is_as_long_as_its_rate_and_the_inputs_many() -> None:
     found = probed(surrogate, torch.randn(16, 64), Recipe(optimizer="adam", lr=0.1))
     expected = 0.1 * 64 * math.sqrt(2 / math.pi) / math.sqrt(16)
     assert mean_of(found, "0") == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_how_alike_the_gradients_of_rows_are_does_not_count(optimizer: str) -> None:
+    """Which changes with the width, as a narrow model's outputs differ more at first."""
+    torch.manual_seed(0)
+    surrogate, x = shrink(one_layer, width=64), torch.randn(16, 64).abs()
+    signs = torch.tensor([1.0, -1.0]).repeat(8)[:, None]
+    recipe = Recipe(optimizer=optimizer, lr=0.1)
+    alike = probed(surrogate, x, recipe, lambda outputs: outputs.sum())
+    unlike = probed(surrogate, x, recipe, lambda outputs: (outputs * signs).sum())
+    for part in ("0", "1", "1 bias"):
+        assert mean_of(alike, part) == pytest.approx(mean_of(unlike, part), rel=1e-3)
 
 
 def test_nothing_is_left_at_the_model() -> None:
