@@ -295,10 +295,12 @@ class Expressions:
             elif _called(parent) in PRODUCTS and not is_sure:
                 yield Use.UNKNOWN
         elif isinstance(parent, ast.BinOp):
-            if not isinstance(parent.op, ast.MatMult):
+            other = parent.right if parent.left is node else parent.left
+            is_residual = isinstance(parent.op, ast.Add | ast.Sub) and not self._is_plain(other)
+            if isinstance(parent.op, ast.MatMult):
+                yield from () if is_sure else (Use.UNKNOWN,)
+            elif not is_residual:
                 yield from self._summed(parent, is_sure=is_sure)
-            elif not is_sure:
-                yield Use.UNKNOWN
         elif isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Name):
             yield from self._summed_later(parent.targets[0].id, parent, is_sure=is_sure)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 from typing import Final
 
 import sympy
@@ -18,6 +18,7 @@ from hydro_hpc.surrogate.tracing.trace import Trace
 from hydro_hpc.surrogate.tracing.uses import How
 
 LEAST: Final = 2  # a width of 1 has no spread
+MANY: Final = 4  # names of counts, of which not all combinations are tried
 NEVER_FEWER: Final = frozenset({"groups", "num_groups"})
 """Attributes that widths round to, and that do not shrink with them."""
 
@@ -50,7 +51,9 @@ def narrow_sizes(trace: Trace, by: float, fixed: Collection[sympy.Symbol] = froz
     stays = {*fixed, *trace.head_sizes}
     numbers = dict(trace.numbers)
     shrunk: set[sympy.Symbol] = set()
-    for symbols in components(widths(trace) - stays, equations):
+    products = {size for own in trace.sizes.values() for size in own if size.is_Mul}
+    factors = [size.free_symbols - stays for size in products]
+    for symbols in components(widths(trace) - stays, equations, factors):
         own = [e for e in equations if e.free_symbols & symbols]
         found = _nearest(trace, symbols - stays, own, by)
         if found is not None:
@@ -99,12 +102,16 @@ def _symbols(sizes: Iterable[sympy.Expr]) -> set[sympy.Symbol]:
 
 
 def components(
-    wide: Iterable[sympy.Symbol], equations: Sequence[sympy.Expr]
+    wide: Iterable[sympy.Symbol],
+    equations: Sequence[sympy.Expr],
+    factors: Iterable[set[sympy.Symbol]] = (),
 ) -> Iterator[set[sympy.Symbol]]:
-    """Symbols that equations or a common size join, those without a wide one left out."""
+    """Symbols that equations or a common size, of which they are factors, join, those without a
+    wide one left out.
+    """
     left = sorted(wide, key=str)
     done: set[sympy.Symbol] = set()
-    joined = [set(e.free_symbols) for e in equations]
+    joined = [*(set(e.free_symbols) for e in equations), *factors]
     for start in left:
         if start in done:
             continue
@@ -122,12 +129,16 @@ def _nearest(
 ) -> _Found | None:
     """None if they can only stay."""
     axes = symbols & (axes_symbols(trace) | _depthwise(trace))
-    found = [
-        each
-        for attributes in _choices(trace, symbols - axes)
-        if (each := _with(trace.numbers, axes, attributes, equations, by)) is not None
-    ]
-    return min(found, key=lambda each: (each.miss, each.num_attributes), default=None)
+    choices = _choices(trace, symbols - axes)
+    for only in (True, False):  # the ratio itself, which mostly fits, before all others
+        found = [
+            each
+            for attributes in choices
+            if (each := _with(trace.numbers, axes, attributes, equations, by, only=only))
+        ]
+        if found:
+            return min(found, key=lambda each: (each.miss, each.num_attributes))
+    return None
 
 
 def _depthwise(trace: Trace) -> set[sympy.Symbol]:
@@ -144,17 +155,22 @@ def _depthwise(trace: Trace) -> set[sympy.Symbol]:
 
 
 def _choices(trace: Trace, others: set[sympy.Symbol]) -> list[frozenset[sympy.Symbol]]:
-    """Which counts that are no layer's axis may shrink too, such as of heads: none, those of
-    attributes of one name, all of these; those that are an axis of other parameters and buffers.
+    """Which counts that are no layer's axis may shrink too, such as of heads: those of attributes
+    of some names, fewer before more; those that are an axis of other parameters and buffers.
     """
     by_name: dict[str, set[sympy.Symbol]] = {}
     for attribute, size in trace.attributes:
         if size in others and attribute.key not in NEVER_FEWER:
             by_name.setdefault(attribute.key, set()).add(size)
-    named = [frozenset(each) for each in by_name.values()]
+    named = [*by_name.values()]
+    counts = range(len(named) + 1) if len(named) <= MANY else (0, 1, len(named) - 1, len(named))
+    some = [
+        frozenset[sympy.Symbol]().union(*chosen)
+        for count in counts
+        for chosen in combinations(named, count)
+    ]
     rest = frozenset(_whole(trace) & others)
-    joined = frozenset().union(*named)
-    return list(dict.fromkeys([frozenset(), *named, joined, rest, joined | rest]))
+    return list(dict.fromkeys([*some, rest, some[-1] | rest]))
 
 
 def _with(
@@ -163,12 +179,14 @@ def _with(
     attributes: frozenset[sympy.Symbol],
     equations: Sequence[sympy.Expr],
     by: float,
+    *,
+    only: bool,
 ) -> _Found | None:
-    """The nearest ratio at which these shrink and the equations hold."""
+    """The nearest ratio at which these shrink and the equations hold; `only` the one asked for."""
     if not (scaled := wide | attributes):
         return None
     smallest = min(numbers[symbol] for symbol in scaled)
-    ratios = {1 / by, *(j / smallest for j in range(1, smallest))}
+    ratios = {1 / by, *(() if only else (j / smallest for j in range(1, smallest)))}
     for ratio in sorted(ratios, key=lambda r: (abs(math.log(r * by)), r)):
         proposed = {symbol: max(1, round(numbers[symbol] * ratio)) for symbol in scaled}
         if ratio < 1 and all(proposed[symbol] >= LEAST for symbol in wide):

@@ -12,6 +12,7 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
@@ -136,6 +137,7 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         with (
             _causality_as_said(),
             _calls(symbolic.model) as paths,
+            enable_python_dispatcher(),  # of torch's functions that are written twice, with symbols
             symbolic.mode,
             recorder,
         ):

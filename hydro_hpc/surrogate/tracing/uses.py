@@ -13,12 +13,19 @@ from typing import Any, Final
 
 import torch
 from torch import SymInt, Tensor
+from torch._decomp import decomposition_table
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten: Final = torch.ops.aten
 SUMS: Final = (aten.sum, aten.mean)
-CARRIED: Final = frozenset({aten.add, aten.sub, aten.mul, aten.div, aten.neg})
+WITHOUT_SYMBOLS: Final = ("aten.constant_pad_nd.", "aten.upsample_")
+BY_PARTS: Final = {
+    operator: parts
+    for operator, parts in decomposition_table.items()
+    if str(operator).startswith(WITHOUT_SYMBOLS)
+}
+"""Kernels that ask for the numbers of sizes; their parts do not."""
 
 
 class How(Enum):
@@ -60,9 +67,7 @@ class _Seen:
 
 
 class UseRecorder(TorchDispatchMode):
-    """Entered around a forward call with fake tensors. `head_sizes` are the sizes over which two
-    activations were multiplied, as they stand in shapes.
-    """
+    """Entered around a forward call with fake tensors."""
 
     def __init__(
         self,
@@ -73,22 +78,36 @@ class UseRecorder(TorchDispatchMode):
     ) -> None:
         """`weights` are the parameters that layers multiply with what they are given."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.head_sizes: list[int | SymInt] = []
+        self._head_sizes: list[int | SymInt] = []
         self._seen: list[_Seen] = []
         self._origins = {
             memory_of(tensor): [Origin(name, _by_stride(tensor, range(tensor.ndim)), tensor)]
             for name, tensor in parameters.items()
         }
-        self._scaled: dict[int, tuple[str, dict[int, int | None], Tensor]] = {}
-        self._multiplied: dict[int, tuple[list[Tensor], Tensor]] = {}
+        self._scaled: dict[int, Origin] = {}
+        self._multiplied: dict[int, tuple[frozenset[int], Tensor]] = {}
+        self._used_besides: set[int] = set()  # of these: what a sum is not all that becomes of
+        self._seen_of_sums: list[tuple[int, _Seen]] = []
+        self._sizes_of_sums: list[tuple[int, int | SymInt]] = []
         self._active = {memory_of(tensor): tensor for tensor in inputs}
         self._weights = weights
+
+    @property
+    def head_sizes(self) -> list[int | SymInt]:
+        """The sizes over which two activations were multiplied, as they stand in shapes."""
+        sums = [size for memory, size in self._sizes_of_sums if memory not in self._used_besides]
+        return [*self._head_sizes, *sums]
+
+    def over(self, size: int | SymInt) -> None:
+        """Two activations are multiplied over it."""
+        self._head_sizes.append(size)
 
     def uses(self, outputs: Any) -> dict[str, set[Use]]:
         """By parameter, after the call that returned these."""
         last = {memory_of(x) for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)}
         found: dict[str, set[Use]] = {}
-        for seen in self._seen:
+        sums = [seen for memory, seen in self._seen_of_sums if memory not in self._used_besides]
+        for seen in [*self._seen, *sums]:
             use = seen.use
             if seen.result in last:
                 use = replace(use, gives_output=True)
@@ -99,7 +118,7 @@ class UseRecorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
-        result = func(*args, **(kwargs or {}))
+        result = BY_PARTS.get(func, func)(*args, **(kwargs or {}))
         given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         made = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
         if made:
@@ -113,16 +132,17 @@ class UseRecorder(TorchDispatchMode):
         if read := READERS.get(func.overloadpacket):
             for tensor, use in read(self, args):
                 self._see(tensor, use, made[0])
+            self._note_used(given)
         elif func.overloadpacket in SUMS and memory_of(given[0]) in self._scaled:
             self._summed(args, given[0], made[0])
         elif func.overloadpacket is aten.sum and memory_of(given[0]) in self._multiplied:
             self._multiplied_over(args, given[0])
         elif is_active:
+            if not func.is_view:
+                self._note_used(given)
             if func.overloadpacket is aten.mul:
                 self._note_scaled(given, made[0])
                 self._note_multiplied(given, made[0])
-            if func.overloadpacket in CARRIED:
-                self._carry_scaled(given, made[0])
             for tensor in given:
                 self._see(tensor, Use(how=How.ELEMENTWISE), made[0])
         if any(self._is_active(x) for x in given):
@@ -136,43 +156,53 @@ class UseRecorder(TorchDispatchMode):
             own = use if not number or origin.axes else replace(use, into=None, out=None)
             self._seen.append(_Seen(origin.name, own, memory_of(made)))
 
+    def _note_used(self, given: list[Tensor]) -> None:
+        memories = {memory_of(tensor) for tensor in given}
+        self._used_besides |= memories & (self._scaled.keys() | self._multiplied.keys())
+
     def _note_scaled(self, given: list[Tensor], made: Tensor) -> None:
-        """Of an activation multiplied by a parameter: the parameter's axes by the result's."""
+        """Of an activation multiplied by a parameter: the parameter's axes in the result."""
         for tensor in given:
             if origin := self._origin(tensor):
-                ahead = made.ndim - tensor.ndim
-                axes = {ahead + dim: self.axis(tensor, dim) for dim in range(tensor.ndim)}
-                self._scaled[memory_of(made)] = (origin.name, axes, made)
+                ahead: list[int | None] = [None] * (made.ndim - tensor.ndim)
+                axes = [*ahead, *(self.axis(tensor, dim) for dim in range(tensor.ndim))]
+                kept = Origin(origin.name, _by_stride(made, axes), made)
+                self._scaled[memory_of(made)] = kept
 
     def _note_multiplied(self, given: list[Tensor], made: Tensor) -> None:
         """Of two activations, value by value; a square is no product of two."""
         if len({memory_of(tensor) for tensor in given if self._is_active(tensor)}) > 1:
-            self._multiplied[memory_of(made)] = (given, made)
+            ahead = [made.ndim - tensor.ndim for tensor in given]
+            axes = [
+                dim
+                for dim in range(made.ndim)
+                if all(
+                    dim >= n and hint(x.shape[dim - n]) > 1
+                    for n, x in zip(ahead, given, strict=True)
+                )
+            ]
+            strides = frozenset(hint(made.stride(dim)) for dim in axes)
+            self._multiplied[memory_of(made)] = (strides, made)
 
     def _multiplied_over(self, args: tuple[Any, ...], tensor: Tensor) -> None:
         """A sum over an axis that both have is a product of two activations."""
-        factors, _ = self._multiplied[memory_of(tensor)]
+        memory = memory_of(tensor)
+        strides, _ = self._multiplied[memory]
         for dim in _summed_axes(args, tensor):
-            from_end = dim % tensor.ndim - tensor.ndim
-            if all(-from_end <= f.ndim and hint(f.shape[from_end]) > 1 for f in factors):
-                self.head_sizes.append(tensor.shape[dim])
-
-    def _carry_scaled(self, given: list[Tensor], made: Tensor) -> None:
-        """Such an activation is one still, whatever is added to it."""
-        for tensor in given:
-            if scaled := self._scaled.get(memory_of(tensor)):
-                ahead = made.ndim - tensor.ndim
-                axes = {ahead + dim: axis for dim, axis in scaled[1].items()}
-                self._scaled.setdefault(memory_of(made), (scaled[0], axes, made))
+            if hint(tensor.stride(dim)) in strides:
+                self._sizes_of_sums.append((memory, tensor.shape[dim]))
 
     def _summed(self, args: tuple[Any, ...], tensor: Tensor, made: Tensor) -> None:
-        """A sum over an axis of such a parameter is a product with it."""
-        name, axes, _ = self._scaled[memory_of(tensor)]
+        """A sum over an axis of such a parameter is a product with it, if that is all that becomes
+        of it: norms of what comes after sum too.
+        """
+        memory = memory_of(tensor)
+        origin = self._scaled[memory]
         for dim in _summed_axes(args, tensor):
-            axis = axes.get(dim % tensor.ndim)
-            if axis is not None:
+            axis = origin.axes.get(hint(tensor.stride(dim)))
+            if axis is not None and hint(tensor.shape[dim]) > 1:
                 use = Use(how=How.PRODUCT, into=axis)
-                self._seen.append(_Seen(name, use, memory_of(made)))
+                self._seen_of_sums.append((memory, _Seen(origin.name, use, memory_of(made))))
 
     def _inherit(self, given: list[Tensor], made: Tensor) -> None:
         """A change of a parameter is used in its place; where shapes differ, its axes are lost."""
@@ -230,7 +260,7 @@ class UseRecorder(TorchDispatchMode):
                     yield from self.begin(tensor)
         active = self._is_active(left), self._is_active(right)
         if all(active):
-            self.head_sizes.append(left.shape[taken[0]])
+            self._head_sizes.append(left.shape[taken[0]])
         for tensor, into, out, is_multiplied in (
             (left, taken[0], given[0], active[1]),
             (right, taken[1], given[1], active[0]),
@@ -293,7 +323,7 @@ def _select(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, 
 
 
 def _attention(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, Use]]:
-    seen.head_sizes.append(args[0].shape[-1])
+    seen.over(args[0].shape[-1])
     return ()
 
 

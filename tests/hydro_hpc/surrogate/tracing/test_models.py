@@ -11,11 +11,19 @@ import pytest
 import torch
 
 from hydro_hpc.surrogate import Surrogate, shrink
+from hydro_hpc.surrogate.table import Kind
 from hydro_hpc.surrogate.tracing.calling import called
 from tests.hydro_hpc.surrogate.tracing.unusual_models import MODELS
 
 WIDTH, BY = 64, 4
-RAW = ("raw", "standardised", "vit", "experts", "latents")  # whose parameters are of no layer
+RAW = (
+    "raw",
+    "standardised",
+    "vit",
+    "experts",
+    "latents",
+    "scaled",
+)  # whose parameters are of no layer
 
 
 @functools.cache
@@ -58,3 +66,8 @@ def test_following_a_model_leaves_it_as_it_was(name: str) -> None:
         after = {**vars(module), **module._buffers, **module._parameters}
         assert after.keys() == own.keys()
         assert all(after[key] is own[key] or after[key] == own[key] for key in own)
+
+
+def test_gains_whose_results_are_averaged_are_no_readouts() -> None:
+    kinds = {shrunk("scaled").rules[name].kind for name in ("gain", "shift", "scale")}
+    assert kinds == {Kind.VECTOR}

@@ -218,7 +218,82 @@ class Detector(nn.Module):
         return self.out(self.inner(places + 0.1 * x.flatten(2).permute(2, 0, 1)))
 
 
+class Grouped(nn.Module):
+    """Fewer heads of keys and values than of queries, each of them repeated."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.heads, self.shared, self.size = width // 8, width // 16, 8
+        self.repeats = self.heads // self.shared
+        self.tokens = nn.Embedding(30, width)
+        self.q, self.k = nn.Linear(width, width), nn.Linear(width, self.shared * 8)
+        self.o, self.out = nn.Linear(width, width), nn.Linear(width, 30)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens)
+        b, t, _ = x.shape
+        q = self.q(x).view(b, t, self.heads, self.size).transpose(1, 2)
+        k = self.k(x).view(b, t, self.shared, self.size).transpose(1, 2)
+        k = k[:, :, None].expand(b, self.shared, self.repeats, t, self.size)
+        k = k.reshape(b, self.heads, t, self.size)
+        y = F.scaled_dot_product_attention(q, k, k).transpose(1, 2)
+        return self.out(self.o(y.contiguous().view(b, t, -1)))
+
+
+class Biased(nn.Module):
+    """Heads whose count and whole size are kept beside their own, which is said twice."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.heads, self.size, self.inner = width // 8, 8, width // 8 * 8
+        self.tokens = nn.Embedding(30, width)
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.out = nn.Linear(width, 30)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens)
+        parts = (f(x) for f in (self.q, self.k, self.v))
+        q, k, v = (z.view(len(x), -1, self.heads, self.size).transpose(1, 2) for z in parts)
+        y = torch.matmul(torch.matmul(q, k.transpose(3, 2)).softmax(-1), v)
+        return self.out(self.o(y.transpose(1, 2).contiguous().view(len(x), -1, self.inner)))
+
+
+class Upsampled(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 2 * width, 3)
+        self.c, self.out = nn.Conv2d(3 * width, width, 3), nn.Conv2d(width, 2, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        y = F.pad(F.max_pool2d(self.b(x), 2), [0, 1, 0, 1])
+        y = F.interpolate(y, scale_factor=2, mode="bilinear")
+        return self.out(self.c(torch.cat([x, y], 1)))
+
+
+class Scaled(nn.Module):
+    """Gains whose result is normed, turned and averaged."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 3, groups=width)
+        self.gain, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.scale, self.out = nn.Parameter(torch.full((width,), 0.1)), nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = self.gain[:, None, None] * (x - x.mean(1, keepdim=True))
+        x = x / x.mean(1, keepdim=True).abs().add(1.0) + self.shift[:, None, None]
+        return self.out(
+            (self.scale * self.b(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).mean((2, 3))
+        )
+
+
 UNUSUAL = {
+    "grouped": (Grouped, TOKENS),
+    "biased": (Biased, TOKENS),
+    "upsampled": (Upsampled, IMAGE),
+    "scaled": (Scaled, IMAGE),
     "detector": (Detector, IMAGE),
     "super resolution": (SuperResolution, IMAGE),
     "standardised": (Standardised, IMAGE),
