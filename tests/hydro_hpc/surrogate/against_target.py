@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from hydro_hpc.nn.multiplier import InputMultiplier
 from hydro_hpc.surrogate import Surrogate, shrink
@@ -29,10 +30,17 @@ def multipliers(surrogate: Surrogate) -> dict[str, float]:
     }
 
 
-def spread(build: Callable[[], nn.Module], name: str, draws: int = 20) -> float:
-    return float(values(build, draws)[name].double().square().mean().sqrt())
-
-
 def change(factory: Factory, name: str, draws: int = 20) -> float:
-    narrow = spread(lambda: shrink(factory, width=NARROW).module, name, draws)
-    return narrow / spread(factory, name, draws)
+    """The spread of a parameter in surrogates over that in targets."""
+    narrow, target = drawn(factory, draws)
+    return root_mean_square(narrow[name]) / root_mean_square(target[name])
+
+
+@functools.cache
+def drawn(factory: Factory, draws: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of surrogates and of targets, drawn once for all parameters."""
+    return values(lambda: shrink(factory, width=NARROW).module, draws), values(factory, draws)
+
+
+def root_mean_square(sample: Tensor) -> float:
+    return float(sample.double().square().mean().sqrt())

@@ -5,19 +5,21 @@ Each test holds what mup does beside what we do, so that it fails when either ch
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import mup
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.multiplier import InputMultiplier
 from hydro_hpc.surrogate import Surrogate, shrink
 from hydro_hpc.surrogate.kinds import Scaling
 from hydro_hpc.surrogate.table import Kind
+from tests.hydro_hpc.surrogate.against_target import root_mean_square
 from tests.hydro_hpc.surrogate.oracle_models import (
     NARROW,
     TARGET,
@@ -41,17 +43,23 @@ def ours_of(build: Callable[[int], nn.Module]) -> Surrogate:
     return shrink(lambda width=TARGET: build(width), width=NARROW)
 
 
-def spread(build: Callable[[], nn.Module], name: str, draws: int = 40) -> float:
-    return float(values(build, draws)[name].double().square().mean().sqrt())
+def spread(build: Callable[[], nn.Module], name: str, draws: int) -> float:
+    return root_mean_square(values(build, draws)[name])
+
+
+@functools.cache
+def drawn(build: Callable[[int], nn.Module], draws: int = 40) -> tuple[dict[str, Tensor], ...]:
+    """Of mup's narrow models, of ours and of targets, drawn once for all parameters."""
+    return tuple(
+        values(model, draws)
+        for model in (lambda: of_mup(build), lambda: ours_of(build).module, lambda: build(TARGET))
+    )
 
 
 def change(build: Callable[[int], nn.Module], name: str) -> tuple[float, float]:
     """The spreads of mup's narrow model and of ours, against the target's."""
-    target = spread(lambda: build(TARGET), name)
-    return (
-        spread(lambda: of_mup(build), name) / target,
-        spread(lambda: ours_of(build).module, name) / target,
-    )
+    theirs, mine, target = (root_mean_square(of_one[name]) for of_one in drawn(build))
+    return theirs / target, mine / target
 
 
 def rate(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> float:
