@@ -160,7 +160,7 @@ class Study:
     def _make_surrogates(self, narrow: object) -> Surrogates:
         if not isinstance(narrow, Narrow):
             kind = type(narrow).__name__
-            raise StudyError(f"surrogate is a {kind}; give hydro_hpc.surrogate.Narrow(by=8)")
+            raise StudyError(f"surrogate= is of type {kind}; give hydro_hpc.surrogate.Narrow(by=8)")
         refuse_what_does_not_transfer(narrow, self.searched, [*self.searched, *self.constants])
         searched = {n: d for n, d in self.searched.items() if n in self.split.model}
         optimizer = self.optimizer_name

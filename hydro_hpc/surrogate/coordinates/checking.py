@@ -149,14 +149,57 @@ def make_batch(
     args = example if isinstance(example, tuple) else (example,)
     if targets is None:
         return Batch(call=(args, {}), loss=_distance_to_noise)
-    if loss is not None:
-        return Batch(call=(args, {}), loss=lambda outputs: loss(outputs, targets))
+    _refuse_no_function(loss)
+    of_outputs = loss or _loss_for(targets)
+    return Batch(call=(args, {}), loss=lambda outputs: _fitting(of_outputs, outputs, targets))
+
+
+def _refuse_no_function(loss: object) -> None:
+    if loss is not None and not callable(loss):
+        kind = type(loss).__name__
+        raise ShrinkError(f"loss= is of type {kind}: give a function of outputs and targets")
+
+
+def _loss_for(targets: Any) -> LossOfOutputs:
+    if not isinstance(targets, Tensor):
+        kind = type(targets).__name__
+        raise ShrinkError(f"targets= is of type {kind}: give a tensor, or a loss= that takes it")
     if targets.is_floating_point():
-        return Batch(call=(args, {}), loss=lambda outputs: functional.mse_loss(outputs, targets))
-    return Batch(
-        call=(args, {}),
-        loss=lambda outputs: functional.cross_entropy(outputs.flatten(0, -2), targets.flatten()),
+        return _mean_square
+    return lambda outputs, classes: functional.cross_entropy(
+        outputs.flatten(0, -2), classes.flatten()
     )
+
+
+def _mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
+    if outputs.shape != targets.shape:
+        raise ValueError(f"outputs are {[*outputs.shape]}, targets {[*targets.shape]}")
+    return functional.mse_loss(outputs, targets)
+
+
+def _fitting(loss: LossOfOutputs, outputs: Any, targets: Any) -> Tensor:
+    """The loss. ShrinkError if the targets are not of these outputs, or it is no number."""
+    try:
+        found = loss(outputs, targets)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        said = str(error).strip().partition("\n")[0].rstrip(".") or "no reason given"
+        raise ShrinkError(
+            f"targets= do not fit what the model returns, as the loss fails on them "
+            f"({type(error).__name__}: {said}); give the targets of example=, or the loss= that "
+            "takes them"
+        ) from error
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        raise ShrinkError(
+            "loss= gives no single number of the outputs and targets: let it return their mean loss"
+        )
+    return found
 
 
 def _distance_to_noise(outputs: Any) -> Tensor:

@@ -194,7 +194,7 @@ def test_what_transfers_is_searched_without_a_word(study: MakeStudy, space: dict
         ({"space": SPACE | {"width": 16}}, "the space has 'width'"),
         ({"model": lambda: Wide(), "space": SPACE}, "no argument width="),
         ({"model": lambda width: Wide(width)}, "needs 'width'"),
-        ({"surrogate": {"width": 64}}, "surrogate is a dict"),
+        ({"surrogate": {"width": 64}}, "surrogate= is of type dict"),
     ],
 )
 def test_a_study_that_cannot_have_surrogates_is_refused(
