@@ -184,8 +184,10 @@ def refuse_fixed_weights(builds: Builds, axes: Mapping[str, Axes]) -> None:
     target = dict(builds.target.named_parameters())
     for name, places in places_of(builds.target).items():
         is_weight = target[name].requires_grad or places[0].out_in is not None
-        is_wide = any(axis.is_wide for axis in axes[name])
-        if name in again and is_weight and is_wide and _is_fixed(target[name], again[name]):
+        wide = [number for number, axis in enumerate(axes[name]) if axis.is_wide]
+        is_pattern = any(_is_one_along(number, target[name]) for number in wide)
+        is_open = name in again and is_weight and bool(wide) and not is_pattern
+        if is_open and _is_fixed(target[name], again[name]):
             raise ShrinkError(
                 f"the model starts from fixed weights: '{name}' has the same values under two "
                 "seeds, and the rules of surrogates are about how weights are drawn; let the "
@@ -196,3 +198,8 @@ def refuse_fixed_weights(builds: Builds, axes: Mapping[str, Axes]) -> None:
 def _is_fixed(one: Tensor, other: Tensor) -> bool:
     values = one.detach()
     return torch.equal(values, other.detach()) and values.unique().numel() > FEW_VALUES
+
+
+def _is_one_along(axis: int, values: Tensor) -> bool:
+    """As of a state-space model's decays: the same for each unit."""
+    return bool((values.detach() == values.detach().narrow(axis, 0, 1)).all())

@@ -30,6 +30,7 @@ class Patterned(nn.Module):
         nn.init.eye_(self.same.weight)
         nn.init.zeros_(self.cell.bias_ih_l0)
         nn.init.ones_(self.cell.bias_ih_l0[width : 2 * width])
+        self.decays = nn.Parameter(torch.arange(1.0, 9.0).log().repeat(width, 1))
         sines = torch.outer(torch.arange(9.0), 0.1 ** torch.linspace(0, 4, width)).sin()
         self.sines = nn.Parameter(sines, requires_grad=False)
         self.bank = nn.Conv2d(3, 4, 3)
@@ -38,13 +39,13 @@ class Patterned(nn.Module):
             self.bank.weight.copy_(torch.linspace(-1, 1, 108).view(4, 3, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.sines
+        return x + self.sines + self.decays.sum(1)
 
 
 def test_patterns_and_frozen_tables_are_no_fixed_weights() -> None:
-    rules = shrink(Patterned, width=NARROW).rules
+    rules = shrink(Patterned, width=NARROW, uses={"decays": None}).rules
     assert (rules["sines"], rules["bank.weight"]) == (VECTOR, FIXED)
-    identity = shrink(Patterned, width=NARROW).module.same.weight  # type: ignore[union-attr]
+    identity = shrink(Patterned, width=NARROW, uses={"decays": None}).module.same.weight  # type: ignore[union-attr]
     assert torch.equal(identity.detach(), torch.eye(NARROW))  # type: ignore[union-attr]
 
 
