@@ -129,15 +129,17 @@ def _nearest(
 ) -> _Found | None:
     """None if they can only stay."""
     axes = symbols & (axes_symbols(trace) | _depthwise(trace))
-    choices = _choices(trace, symbols - axes)
+    counts = {size for _, size in trace.attributes if size.is_Symbol} - widths(trace)
+    some = [(each, _choices(trace, symbols - each)) for each in (axes, axes - counts)]
     for only in (True, False):  # the ratio itself, which mostly fits, before all others
-        found = [
-            each
-            for attributes in choices
-            if (each := _with(trace.numbers, axes, attributes, equations, by, only=only))
-        ]
-        if found:
-            return min(found, key=lambda each: (each.miss, each.num_attributes))
+        for wide, choices in some:
+            found = [
+                each
+                for attributes in choices
+                if (each := _with(trace.numbers, wide, attributes, equations, by, only=only))
+            ]
+            if found:
+                return min(found, key=lambda each: (each.miss, each.num_attributes))
     return None
 
 

@@ -16,14 +16,8 @@ from hydro_hpc.surrogate.tracing.calling import called
 from tests.hydro_hpc.surrogate.tracing.unusual_models import MODELS
 
 WIDTH, BY = 64, 4
-RAW = (
-    "raw",
-    "standardised",
-    "vit",
-    "experts",
-    "latents",
-    "scaled",
-)  # whose parameters are of no layer
+RAW = ("raw", "standardised", "vit", "experts", "latents", "scaled", "graph")
+"""Whose parameters are of no layer."""
 
 
 @functools.cache

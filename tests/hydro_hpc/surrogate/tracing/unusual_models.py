@@ -289,7 +289,23 @@ class Scaled(nn.Module):
         )
 
 
+class Graph(nn.Module):
+    """Attention by a vector for each of as many heads at any width."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.heads, self.into = 4, nn.Linear(12, width, bias=False)
+        self.source, self.sink = (nn.Parameter(torch.randn(1, 4, width // 4)) for _ in range(2))
+        self.out = nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.into(x).view(x.shape[0], self.heads, -1)
+        logits = (x * self.source).sum(-1)[:, None] + (x * self.sink).sum(-1)[None]
+        return self.out(torch.einsum("ijh,jhd->ihd", logits.softmax(1), x).flatten(1))
+
+
 UNUSUAL = {
+    "graph": (Graph, ROWS),
     "grouped": (Grouped, TOKENS),
     "biased": (Biased, TOKENS),
     "upsampled": (Upsampled, IMAGE),
