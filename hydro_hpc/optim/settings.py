@@ -20,7 +20,7 @@ from hydro_hpc.optim.arguments import require_bundle, require_slot
 from hydro_hpc.optim.groups import ParameterGroup, partition
 from hydro_hpc.optim.hyperparameters import check_flags, check_range, over_slots
 from hydro_hpc.optim.scales import scaled, split_by_scale
-from hydro_hpc.surrogate.rules import Rules, Scale
+from hydro_hpc.surrogate.rules import Rules, Scale, refuse_unlike
 
 Change = tuple[int, int, Mapping[str, Any]]  # slot, group, settings
 PARAMETERS: Final = "params"  # of a torch optimizer's group
@@ -58,6 +58,7 @@ class SlotSettings(ABC):
         if rules is not None:
             optimizer = self.TORCH.__name__
             self._groups, self._scales = split_by_scale(self._groups, rules, optimizer)
+            refuse_unlike(bundle.state.slot_models[0], rules)
         for group in self._groups:
             self._require_known(group.settings)
         hyper = self._per_group(settings)

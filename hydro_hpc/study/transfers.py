@@ -17,6 +17,12 @@ ANYWHERE: Final = re.compile(
     "|cut_?mix|augment|regulari[sz]"
 )
 WORDS: Final = frozenset({"drop", "l1", "l2", "noise", "smoothing", "wd"})
+# By what gradients are compared with: how large they are depends on the width.
+OF_GRADIENTS: Final = {
+    "clip_norm": "cuts gradients by their size",
+    "clip_value": "cuts gradients by their size",
+    "eps": "is added to the size of gradients",
+}
 L2: Final = frozenset({"adam", "rmsprop", "adagrad"})  # take weight decay as part of the gradient
 
 
@@ -70,6 +76,12 @@ def cautions(
             "batch_size is searched on surrogates: which one is best depends on how long and on "
             "how much data is trained, so it transfers only to a target that is trained alike"
         )
+    for name, what in OF_GRADIENTS.items():
+        if name in searched or (name != "eps" and name in constants):
+            yield (
+                f"{name} {what}, which is larger in narrow models, so the target's best is another;"
+                " choose it on the target"
+            )
     for name in narrow.also:
         yield f"{name} is searched on surrogates as you insist; no rule says that it transfers"
     if optimizer in L2 and "weight_decay" not in searched and constants.get("weight_decay"):

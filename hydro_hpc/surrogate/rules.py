@@ -6,14 +6,17 @@ Nothing hangs on tensors, so that compiling, sharding and copying a model loses 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from hydro_hpc.errors import ShrinkError
-from hydro_hpc.surrogate.kinds import Scaling
+from hydro_hpc.nn.multiplier import input_multipliers as own_multipliers
+from hydro_hpc.surrogate.kinds import Scaling, input_multipliers
 from hydro_hpc.surrogate.table import Factors, Family, factors, family_of
 
 Rules = Mapping[str, Scaling]  # by a parameter's first name
@@ -46,6 +49,10 @@ def scales_of(names: Iterable[str], rules: Rules, optimizer: str) -> dict[str, S
     ShrinkError if the optimizer has no rule, or the rules are of another model.
     """
     family = family_of(optimizer)
+    if not isinstance(rules, Mapping):
+        raise ShrinkError(
+            f"rules= is of type {type(rules).__name__}; give the rules of a surrogate, by name"
+        )
     present = list(names)
     for name in present:
         if name not in rules:
@@ -60,6 +67,20 @@ def scales_of(names: Iterable[str], rules: Rules, optimizer: str) -> dict[str, S
         )
     found = {name: factors_of(rules[name], family) for name in present}
     return {name: Scale(lr=f.lr, weight_decay=f.weight_decay) for name, f in found.items()}
+
+
+def refuse_unlike(model: nn.Module, rules: Rules) -> None:
+    """ShrinkError if a layer does not have the multiplier of these rules: then they are of another
+    width, or the model is narrow and no surrogate.
+    """
+    expected = input_multipliers(model, rules)
+    for path, module in model.named_modules():
+        found = math.prod(own_multipliers(module))
+        if not math.isclose(found, expected.get(path, 1.0)):
+            raise ShrinkError(
+                f"the input of '{path}' is multiplied by {found:.4g}, and by these rules it is "
+                f"{expected.get(path, 1.0):.4g}; give the rules of the surrogate that is trained"
+            )
 
 
 def by_scale(scales: Mapping[str, Scale]) -> dict[Scale, list[str]]:
@@ -77,6 +98,9 @@ def param_groups(
     factors are equal are one group. `lr` and `weight_decay` are the target's; None is what torch's
     optimizer takes where it is not given: 0.01 for AdamW. ShrinkError if there is no rule.
     """
+    _check_number("lr", lr)
+    if weight_decay is not None:
+        _check_number("weight_decay", weight_decay)
     parameters = dict(model.named_parameters())
     decay = default_decay(optimizer) if weight_decay is None else weight_decay
     return [
@@ -94,3 +118,9 @@ def default_decay(optimizer: str) -> float:
     family_of(optimizer)
     [torchs] = [each for each in TORCHS if each.__name__.lower() == optimizer.lower()]
     return float(inspect.signature(torchs).parameters["weight_decay"].default)
+
+
+def _check_number(name: str, value: Any) -> None:
+    is_number = isinstance(value, Real | Tensor) and not isinstance(value, bool)
+    if not is_number or not 0 <= float(value) < math.inf:
+        raise ShrinkError(f"{name}={value!r} is no number of 0 or more; give the target's {name}")

@@ -112,11 +112,11 @@ def factors(kind: Kind, family: Family, *, m_in: float = 1.0, m_out: float = 1.0
 
 def family_of(optimizer: str) -> Family:
     """ShrinkError if there is no rule for this optimizer."""
-    family = FAMILIES.get(optimizer.lower())
+    family = FAMILIES.get(optimizer.lower()) if isinstance(optimizer, str) else None
     if family is None:
         known = ", ".join(FAMILIES)
         raise ShrinkError(
-            f"how the steps of '{optimizer}' scale with the width is not known: a surrogate's "
+            f"how the steps of {optimizer!r} scale with the width is not known: a surrogate's "
             f"optimizer is one of {known}"
         )
     return family

@@ -139,7 +139,9 @@ def as_module(settings: TargetSettings) -> str:
 
 
 def as_deepspeed(settings: TargetSettings) -> str:
-    """A DeepSpeed configuration. DeepSpeed does not clip by value: see `left_out`."""
+    """A DeepSpeed configuration. DeepSpeed does not clip by value (see `left_out`), and clips the
+    norm to 1 unless it is told not to, by 0.
+    """
     parameters: dict[str, Any] = dict(settings.arguments)
     if settings.optimizer in ("adam", "adamw"):
         # torch's own, which was tuned; and its "Adam" would decay weights as AdamW does.
@@ -147,10 +149,9 @@ def as_deepspeed(settings: TargetSettings) -> str:
         parameters["adam_w_mode"] = settings.optimizer == "adamw"
     config: dict[str, Any] = {
         "train_batch_size": settings.batch_size,
+        "gradient_clipping": settings.clip_limit if settings.clip_name == "clip_norm" else 0.0,
         "optimizer": {"type": _torch_name(settings), "params": parameters},
     }
-    if settings.clip_name == "clip_norm":
-        config["gradient_clipping"] = settings.clip_limit
     return json.dumps(config, indent=1) + "\n"
 
 

@@ -290,6 +290,21 @@ def test_rules_of_another_model_are_refused() -> None:
         slots.SGD(bundle, rules=rules)
 
 
+@pytest.mark.parametrize(
+    "model", [lambda: shrink(Net, width=2 * NARROW).module, lambda: Net(NARROW)], ids=["2x", "bare"]
+)
+def test_rules_of_another_width_are_refused(model: Callable[[], nn.Module]) -> None:
+    rules = shrink(Net, width=NARROW).rules
+    bundle = bind([model().double() for _ in range(SLOTS)], example=torch.rand(5, 6).double())
+    with pytest.raises(ShrinkError, match=r"input of 'head' is multiplied by .* rules it is 2\.6"):
+        slots.SGD(bundle, rules=rules)
+
+
+def test_rules_are_a_dict_by_name() -> None:
+    with pytest.raises(ShrinkError, match="rules= is of type int"):
+        slots.SGD(bundle_of(surrogates()), rules=5)  # type: ignore[arg-type]
+
+
 def test_an_optimizer_without_a_rule_is_refused() -> None:
     class Lion(slots.SGD):
         TORCH = optim.Adadelta

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,23 @@ def test_weights_decay_as_torch_does_it_unless_the_decay_is_said(
         assert group["lr"] * group["weight_decay"] == pytest.approx(0.5 * decay)
     for group in surrogate.param_groups(optimizer, lr=0.5, weight_decay=0.0):
         assert group["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "sentence"),
+    [
+        ("adam", {"lr": -1.0}, "lr=-1.0 is no number of 0 or more"),
+        ("adam", {"lr": math.nan}, "lr=nan is no number"),
+        ("adam", {"lr": "a"}, "lr='a' is no number"),
+        ("adam", {"lr": 1.0, "weight_decay": True}, "weight_decay=True is no number"),
+        (None, {"lr": 1.0}, "how the steps of None scale with the width is not known"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    optimizer: Any, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ShrinkError, match=sentence):
+        shrink(perceptron, width=NARROW).param_groups(optimizer, **settings)
 
 
 def test_a_layer_that_came_later_has_no_rule() -> None:

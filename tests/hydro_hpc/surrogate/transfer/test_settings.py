@@ -138,6 +138,7 @@ def test_deepspeed_makes_torchs_optimizer_with_the_decay_that_was_tuned(
         [group] = one.param_groups
         assert (group["lr"], group["weight_decay"]) == (0.02, given.get("weight_decay", decay))
     assert json.loads(text)["optimizer"]["params"]["weight_decay"] == group["weight_decay"]
+    assert engine.gradient_clipping() == 0.0
 
 
 def test_numbers_and_their_tuples_are_pythons_own() -> None:
@@ -163,6 +164,6 @@ def test_what_has_no_text_is_said() -> None:
     by_value, by_class = left_out(found)
     assert by_value.startswith("deepspeed.json does not clip: DeepSpeed has no setting for ")
     assert by_class == "settings.py leaves out layer: a type has no text"
-    assert "gradient_clipping" not in json.loads(as_deepspeed(found))
+    assert json.loads(as_deepspeed(found))["gradient_clipping"] == 0.0  # its default is 1
     assert json.loads(as_json(found))["model"] == {"layer": repr(nn.Linear)}
     assert run(as_module(found))["MODEL"] == {}
