@@ -173,7 +173,7 @@ def _bytes(tensor: Any) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurrogateCost:
     """`said` is what the study says of its surrogates, in sentences; `narrowed` what shrinks in
-    them and what stays, where the model's code does not say it.
+    them and what stays.
     """
 
     said: list[str]
@@ -189,7 +189,7 @@ class SurrogateCost:
         rows |= {one.shrink: f"  S = {one.shrink}: none: {one.reason}" for one in self.refused}
         return [
             *self.said,
-            *(["widths, as followed through a forward call:"] if self.narrowed else []),
+            *(["widths, in the target and in a surrogate:"] if self.narrowed else []),
             *(f"  {line}" for line in self.narrowed),
             f"a step of {self.batch_size} rows on one thread, and the memory of a trial:",
             f"  target, {_size(target)}: {_said(target)}",

@@ -257,9 +257,7 @@ class Study:
         return self._surrogates is None or self._surrogates.knows(self._model_arguments(params))
 
     def narrowed(self, params: Params) -> list[str]:
-        """Lines about what shrinks in a trial's surrogate and what stays, where the widths of the
-        model are followed.
-        """
+        """Lines about what shrinks in a trial's surrogate and what stays; empty without one."""
         if self._surrogates is None:
             return []
         return self._surrogates.said(self._model_arguments(params))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from hydro_hpc.study.space import Distribution, LogUniform, Params, Uniform
 from hydro_hpc.surrogate import Surrogate, shrink
 from hydro_hpc.surrogate.kinds import UnclearUseError
 from hydro_hpc.surrogate.narrow import Ratio, Widths
+from hydro_hpc.surrogate.report import NOT_CALLED, Report
 from hydro_hpc.surrogate.stored import Recipe, drawn_by, recipe_of
 from hydro_hpc.surrogate.width import WIDTH
 
@@ -60,7 +61,7 @@ class Narrowing(Protocol):
         """Its weights are a function of the arguments and the seed."""
 
     def said(self, arguments: Params) -> list[str]:
-        """Lines about what shrinks and what stays, where the model's code does not say it."""
+        """Lines about what shrinks and what stays, and what to know of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class AtWidth:
     arguments: Arguments
     widths: Widths
     example: Callable[[], Tensor]
+    reports: dict[str, Report] = field(default_factory=dict)  # by the key of arguments
 
     def make(self, arguments: Params) -> Recipe:
         factory = functools.partial(self.model, **self.arguments.typical(arguments))
@@ -83,7 +85,27 @@ class AtWidth:
         except UnclearUseError:
             with trial_stream(0, 0):
                 surrogate = shrink(factory, width=width, example=self.example())
+            report = surrogate.report
+        else:
+            report = self._looked_at(surrogate, factory)
+        self.reports[self.arguments.key(arguments)] = report
         return recipe_of(surrogate, drawn_by(self._drawn(arguments)), self.widths)
+
+    def _looked_at(self, surrogate: Surrogate, target: Callable[[], nn.Module]) -> Report:
+        """By one call of it and one of its target."""
+        from hydro_hpc.surrogate.tracing.looking import FailedCallError, look_at
+
+        report = surrogate.report
+        if not report.widths:
+            return report
+        example = self.example()
+        with trial_stream(0, 0):
+            model = require_module(target())
+        try:
+            said = look_at(model, surrogate.module, surrogate.rules, example)
+        except FailedCallError as error:
+            said = (f"{NOT_CALLED}: {error}",)
+        return replace(report, warnings=said)
 
     def difference(self, before: Recipe, arguments: Params) -> str:
         if before.narrowness != self.widths:
@@ -95,8 +117,10 @@ class AtWidth:
             return recipe.apply(self._narrow(arguments))
 
     def said(self, arguments: Params) -> list[str]:
-        del arguments
-        return []
+        key = self.arguments.key(arguments)
+        if key not in self.reports:  # the rules were found in the study's folder
+            self.make(arguments)
+        return str(self.reports[key]).splitlines()
 
     def _drawn(self, arguments: Params) -> nn.Module:
         with trial_stream(0, 0):

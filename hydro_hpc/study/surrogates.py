@@ -80,7 +80,7 @@ class Surrogates:
         return self._recipes[key]
 
     def said(self, arguments: Params) -> list[str]:
-        """Lines about what shrinks and what stays; none of a model that is built at a width."""
+        """Lines about what shrinks and what stays, and what to know of it."""
         self.recipe(arguments)
         return self._narrowing.said(arguments)
 

@@ -19,7 +19,7 @@ from hydro_hpc.surrogate.refusals import refuse_parametrized
 from hydro_hpc.surrogate.report import Kept, Report, Width
 from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate
-from hydro_hpc.surrogate.tracing.attention import check_attention
+from hydro_hpc.surrogate.tracing.looking import look_at
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
 from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
 from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
@@ -106,11 +106,11 @@ def plan_from(
         raise ShrinkError(f"no width of the model can shrink: {why}")
     raw = raw_uses(model, seen, said=uses)
     narrow = narrowed(model, seen, sizes)
-    if by != 1:
-        untold = check_attention(model, narrow, example)
-        report = replace(report, warnings=(*report.warnings, *untold))
     axes = _axes(seen, sizes)
     rules = scalings_of(narrow, axes, target=model, uses=raw)
+    if by != 1:
+        said = look_at(model, narrow, rules, example)
+        report = replace(report, warnings=(*report.warnings, *said))
     return Plan(trace=seen, sizes=sizes, axes=axes, rules=rules, report=report)
 
 

@@ -62,6 +62,7 @@ class Code:
     """A method in which the module is called `self`."""
 
     def __init__(self, method: ast.FunctionDef) -> None:
+        self.name = method.name
         self.parents: dict[ast.AST, ast.AST] = {
             child: node for node in ast.walk(method) for child in ast.iter_child_nodes(node)
         }
@@ -71,6 +72,14 @@ class Code:
             if (isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Load))
             or (isinstance(node, ast.Call) and _called(node) == "getattr")
         ]
+        self.forwarded = [
+            node.func.value
+            for node in ast.walk(method)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "forward"
+        ]
+        """What `forward` is called of."""
         self.arguments = {each.arg for each in ast.walk(method) if isinstance(each, ast.arg)}
         self.bound: dict[str, list[tuple[ast.expr, bool]]] = {}
         """By local name, what it is given, and whether that is looped over."""

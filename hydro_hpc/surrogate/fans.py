@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from hydro_hpc.surrogate.layouts import RECURRENT, TABLES, Place, places_of
+from hydro_hpc.surrogate.layouts import RECURRENT, TABLES, Place, Uses, places_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +21,12 @@ class Fans:
     default: int
 
 
-def fans_of(model: nn.Module) -> dict[str, Fans]:
-    """By first name, of every parameter at its first place."""
-    return {name: _fans_at(places[0]) for name, places in places_of(model).items()}
+def fans_of(model: nn.Module, uses: Uses | None = None) -> dict[str, Fans]:
+    """By first name, of every parameter at its first place; `uses` are those of raw ones."""
+    return {name: _fans_at(places[0], uses or {}) for name, places in places_of(model).items()}
 
 
-def _fans_at(place: Place) -> Fans:
+def _fans_at(place: Place, uses: Uses) -> Fans:
     own = dict(place.module.named_parameters(remove_duplicate=False))
     weight: Tensor = own[place.name]
     layout = place.out_in
@@ -36,6 +36,10 @@ def _fans_at(place: Place) -> Fans:
         weight, layout = other, beside.out_in
     if not weight.numel():
         return Fans(into=1, out=1, default=0)
+    use = uses.get(place.full_name)
+    if layout is None and use is not None and use[0] is not None and weight.ndim > 1:
+        given, taken = weight.size(use[0]), weight.size(use[1])
+        return Fans(into=taken, out=given, default=0)
     if layout is None or weight.ndim < 2:
         return Fans(into=weight.numel(), out=weight.numel(), default=0)
     out, into = layout

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hydro_hpc.surrogate.fans import Fans, fans_of
 from hydro_hpc.surrogate.kinds import Scaling
+from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.table import TABLE
 
 SIGMAS: Final = 3.0  # of noise: a spread further than that from every law follows its owner's own
@@ -69,15 +70,16 @@ def spread_factors(
     scalings: Mapping[str, Scaling],
     *,
     more: Iterable[Pair] = (),
+    uses: Uses | None = None,
 ) -> dict[str, float]:
     """By what to multiply each parameter that the narrow factory draws, so that it spreads as the
     rules say against the target's; exactly 1 at the target's width, and for constants. Of `more`
-    draws as many are taken as are needed.
+    draws as many are taken as are needed. `uses` are those of raw parameters.
     """
     names = [name for name, _ in narrow.named_parameters()]
     if _have_same_sizes(target, narrow):
         return dict.fromkeys(names, 1.0)
-    wide_fans, fans = fans_of(target), fans_of(narrow)
+    wide_fans, fans = fans_of(target, uses), fans_of(narrow, uses)
     known = {name: laws(wide_fans[name], fans[name]) for name in names}
     draws = iter(more)
     spreads = _joined({}, (target, narrow))

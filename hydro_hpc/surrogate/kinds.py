@@ -20,6 +20,7 @@ from hydro_hpc.surrogate.refusals import (
     refuse_empty,
     refuse_parametrized,
     refuse_single,
+    refuse_uncalled,
     refuse_unmultiplied,
 )
 from hydro_hpc.surrogate.table import TABLE, Kind
@@ -65,8 +66,13 @@ def scalings_of(
             for place in places
         ]
         found[name] = each[0] if len({*each}) == 1 else _tied(places, each)
-        if Use.CONTRACTED in code.all_of(parameter):
+        if Use.CONTRACTED in code.beside(parameter):
             refuse_bypassed(places, found[name].kind)
+        for place in places:
+            is_multiplied = found[name].kind in (Kind.OUTPUT, Kind.TIED)
+            is_layer = place.is_of_torch and not isinstance(place.module, TABLES)
+            if is_multiplied and is_layer and code.calls_forward_of(place.module):
+                refuse_uncalled(place.path)
     return found
 
 
@@ -84,14 +90,21 @@ def input_multipliers(model: nn.Module, rules: Mapping[str, Scaling]) -> dict[st
     """By module path, what the first input of a layer is multiplied with; those with 1 are not in
     it.
     """
-    found: dict[str, float] = {}
-    for name, places in places_of(model).items():
-        scaling = rules[name]
-        factor = TABLE[scaling.kind].in_mult.of(scaling.m_in, scaling.m_out)
-        if factor != 1.0:
-            readouts = (place for place in places if not isinstance(place.module, TABLES))
-            found |= {place.path: factor for place in readouts}
-    return found
+    layers = multiplied_layers(model, rules)
+    return {path: _input_factor(rules[name]) for name, paths in layers.items() for path in paths}
+
+
+def multiplied_layers(model: nn.Module, rules: Mapping[str, Scaling]) -> dict[str, list[str]]:
+    """The paths of layers whose first input is multiplied, by the name of the weight for which."""
+    return {
+        name: [place.path for place in places if not isinstance(place.module, TABLES)]
+        for name, places in places_of(model).items()
+        if _input_factor(rules[name]) != 1.0
+    }
+
+
+def _input_factor(scaling: Scaling) -> float:
+    return TABLE[scaling.kind].in_mult.of(scaling.m_in, scaling.m_out)
 
 
 def scaling_of(

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from hydro_hpc.surrogate.expressions import Code, Expressions, Use
+from hydro_hpc.surrogate.layouts import Place
 
 Part: TypeAlias = nn.Module | nn.Parameter
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
@@ -28,20 +29,26 @@ class CodeUses:
 
     def __init__(self, model: nn.Module) -> None:
         self._uses: dict[int, set[Use]] = {}
+        self._beside: dict[int, set[Use]] = {}
+        self._forwarded: set[int] = set()
         for module in model.modules():
             cls: type = type(module)
             for code in codes_of(cls):
                 self._read(module, code)
 
-    def all_of(self, parameter: nn.Parameter) -> frozenset[Use]:
-        """Each thing that is done with it."""
-        return frozenset(self._uses.get(id(parameter), ()))
+    def beside(self, parameter: nn.Parameter) -> frozenset[Use]:
+        """Each thing that is done with it, but by what runs when a module that has it is called."""
+        return frozenset(self._beside.get(id(parameter), ()))
+
+    def calls_forward_of(self, module: nn.Module) -> bool:
+        """Says whether the code calls its `forward` and not the module."""
+        return id(module) in self._forwarded
 
     def of(self, parameter: nn.Parameter) -> Use:
         """ADDED if that is all that becomes of it, SCALED if it is multiplied value by value too;
         CONTRACTED if it is a factor anywhere.
         """
-        found = self.all_of(parameter) - {Use.NONE}
+        found = {*self._uses.get(id(parameter), ())} - {Use.NONE}
         if not found:
             return Use.UNSEEN
         if Use.CONTRACTED in found:
@@ -51,6 +58,10 @@ class CodeUses:
         return Use.UNKNOWN
 
     def _read(self, module: nn.Module, code: Code) -> None:
+        for node in code.forwarded:
+            self._forwarded |= {id(part) for part in _parts(node, module, code)}
+        cls: type = type(module)
+        is_run = code.name in run_by_a_call(cls)
         expressions = Expressions(code, lambda node: bool(_parameters(node, module, code)))
         for node in code.reads:
             read = [part for part in _parts(node, module, code) if _is_read(part)]
@@ -62,6 +73,16 @@ class CodeUses:
                 uses = uses - {Use.CONTRACTED} | {Use.UNKNOWN}  # which of them is not known
             for parameter in parameters:
                 self._uses.setdefault(id(parameter), set()).update(uses)
+                if not (is_run and _is_of_layer(module, parameter)):
+                    self._beside.setdefault(id(parameter), set()).update(uses)
+
+
+def _is_of_layer(module: nn.Module, parameter: nn.Parameter) -> bool:
+    """Says whether it is a layer of torch's whose own parameter this is."""
+    return any(
+        own is parameter and Place(path="", module=module, name=name).is_of_torch
+        for name, own in module.named_parameters(recurse=False)
+    )
 
 
 def _is_read(part: Part) -> bool:
@@ -79,6 +100,18 @@ def _flat(parts: list[Part]) -> list[nn.Parameter]:
 def codes_of(cls: Any) -> tuple[Code, ...]:
     """The methods of a class of modules and of those that it derives from, up to torch's own."""
     return tuple(Code(_with_self(method)) for method in _methods(cls))
+
+
+@functools.cache
+def run_by_a_call(cls: Any) -> frozenset[str]:
+    """The methods that calling a module of this class runs: `forward` and what it names."""
+    found, new = set[str](), {"forward"}
+    while new:
+        found |= new
+        read = {node for code in codes_of(cls) if code.name in new for node in code.reads}
+        named = {node.attr for node in read if isinstance(node, ast.Attribute)}
+        new = {code.name for code in codes_of(cls) if code.name in named} - found
+    return frozenset(found)
 
 
 def _methods(cls: type[nn.Module]) -> Iterator[ast.FunctionDef]:

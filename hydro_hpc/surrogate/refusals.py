@@ -76,6 +76,16 @@ def refuse_bypassed(places: list[Place], kind: Kind) -> None:
         )
 
 
+def refuse_uncalled(path: str) -> None:
+    """Of a layer whose input is multiplied, by a hook that runs where the layer is called."""
+    is_name = all(part.isidentifier() for part in path.split("."))
+    raise ShrinkError(
+        f"'{path}' leads out of the width, and a surrogate multiplies what it takes where it is "
+        "called, but the model uses its weight or its forward() without a call: call it as "
+        f"{f'self.{path}' if is_name else 'layer'}(x)"
+    )
+
+
 def refuse_empty(place: Place, number: int, axis: Axis) -> None:
     if not axis.size or not axis.target:
         raise ShrinkError(

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
+
+from hydro_hpc.surrogate.axes import Axes
+
+NOT_CALLED: Final = (
+    "factors on attention's logits, products of activations and whether readouts are called were "
+    "not looked at, since the model was not called"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +55,16 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join(str(line) for line in (*self.widths, *self.kept, *self.warnings))
+
+
+def widths_of(axes: Mapping[str, Axes], by: float) -> tuple[Width, ...]:
+    """Of parameters' axes by name: those of one size in the target and in the surrogate are one."""
+    paths: dict[tuple[int, int], dict[str, None]] = {}
+    for name, own in axes.items():
+        for axis in own:
+            if axis.size != axis.target:
+                paths.setdefault((axis.target, axis.size), {})[name] = None
+    return tuple(
+        Width(paths=tuple(names), target=target, size=size, by=by)
+        for (target, size), names in paths.items()
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,8 @@ from hydro_hpc.surrogate.building import Factory, axes_of, build, refuse_fixed_w
 from hydro_hpc.surrogate.initial import rescale, spread_factors
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
-from hydro_hpc.surrogate.report import Report
+from hydro_hpc.surrogate.report import NOT_CALLED, Report, widths_of
+from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.trained import refuse_trained
 from hydro_hpc.surrogate.width import divided
@@ -52,7 +54,8 @@ def shrink(
         return plan_of(model, by, example, keep=keep, uses=uses).follow(model)
     if keep:
         raise ShrinkError("keep= is of a model whose widths are followed; a function has width=")
-    return _from_factory(model, _width(model, width, by), example, uses)
+    at = _width(model, width, by)
+    return _from_factory(model, at, by or target_width(model) / at, example, uses)
 
 
 def _check_arguments(model: object, by: Any) -> None:
@@ -75,23 +78,33 @@ def _width(factory: Factory, width: int | None, by: float | None) -> int:
     return divided(target_width(factory), by)
 
 
-def _from_factory(factory: Factory, width: int, example: Any, uses: Uses | None) -> Surrogate:
+def _from_factory(
+    factory: Factory, width: int, by: float, example: Any, uses: Uses | None
+) -> Surrogate:
     """The model that `factory(width=width)` builds; `factory()` is the target."""
     builds = build(factory, width)
     axes = axes_of(builds)
     refuse_fixed_weights(builds, axes)
     if builds.again is None:  # one seed says nothing of how values are drawn
         refuse_trained(builds.target, axes)
-    module, report = builds.narrow, Report()
+    module, report = builds.narrow, Report(widths=widths_of(axes, by))
     if example is not None:
         from hydro_hpc.surrogate.by_trace import uses_by_trace
-        from hydro_hpc.surrogate.tracing.attention import check_attention
 
-        report = Report(warnings=check_attention(builds.target, module, example))
         uses = uses_by_trace(builds.target, example, said=uses)
     rules = scalings_of(module, axes, target=builds.target, uses=uses)
-    initial = spread_factors(builds.target, module, rules, more=builds.more)
+    if report.widths:
+        report = replace(report, warnings=_said(builds.target, module, rules, example))
+    initial = spread_factors(builds.target, module, rules, more=builds.more, uses=uses)
     rescale(module, initial)
     for path, factor in input_multipliers(module, rules).items():
         multiply_input(module.get_submodule(path), factor)
     return Surrogate(module=module, rules=rules, initial=initial, report=report)
+
+
+def _said(target: nn.Module, narrow: nn.Module, rules: Rules, example: Any) -> tuple[str, ...]:
+    if example is None:
+        return (f"{NOT_CALLED}: give example=, such as one batch",)
+    from hydro_hpc.surrogate.tracing.looking import look_at
+
+    return look_at(target, narrow, rules, example)

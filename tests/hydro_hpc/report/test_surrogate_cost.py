@@ -16,11 +16,13 @@ def test_says_what_surrogates_train_and_cost(
 ) -> None:
     study = write_narrow_study(tmp_path)
     assert cli.main(["explain", str(study)]) == 0
-    what, caution, head, target, *narrow = capsys.readouterr().out.splitlines()
+    what, caution, widths, own, head, target, *narrow = capsys.readouterr().out.splitlines()
     assert what.startswith(
         "trials train surrogates of width 16 of 64 for 3 epochs in batches of 32"
     )
     assert "another horizon" in caution
+    assert widths == "widths, in the target and in a surrogate:"
+    assert own == "  layers.0.weight and 4 more: 64 -> 16"
     assert head == "a step of 32 rows on one thread, and the memory of a trial:"
     assert target.startswith("  target, width 64: ")
     assert [line.split(":")[0] for line in narrow] == [
@@ -75,7 +77,7 @@ def test_says_which_widths_were_followed(
         "trials train surrogates of 1/4 of the target's widths (layers.0 kept) for"
     )
     assert what.endswith("; the target's horizon is the same")
-    assert head == "widths, as followed through a forward call:"
+    assert head == "widths, in the target and in a surrogate:"
     assert inner == "  layers.2.weight and 2 more: 32 -> 8"
     assert named == "  layers.0.weight and 2 more: 16 stays, as asked"
     assert target.startswith("  target, 754 parameters: ")

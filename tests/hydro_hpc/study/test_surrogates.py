@@ -356,3 +356,61 @@ def test_a_model_without_rules_is_one_sentence(study: MakeStudy) -> None:
 
     with pytest.raises(StudyError, match=r"no surrogate of the study's model: .* one width only"):
         study(model=layered).check()
+
+
+def test_a_study_says_what_shrinks(study: MakeStudy) -> None:
+    assert study().narrowed({"lr": 0.1}) == ["layers.0.weight and 4 more: 32 -> 8"]
+
+
+class Pairs(Wide):
+    """The product of two activations over the width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layers[:2](x)
+        return self.layers[2](h) + (h * self.layers[0](x)).sum(-1, keepdim=True)  # type: ignore[no-any-return]
+
+
+class Beside(Wide):
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:2]:
+            x = layer(x)
+        weight, bias = [*self.layers.parameters()][-2:]
+        return nn.functional.linear(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [(Pairs, "multiplies two activations over 32 values"), (Beside, "'layers.2' leads out of")],
+)
+def test_what_a_batch_shows_is_refused(
+    study: MakeStudy, model: type[nn.Module], sentence: str
+) -> None:
+    with pytest.raises(StudyError, match=sentence):
+        study(model=model).build_model({"lr": 0.1}, 0)
+
+
+class Failing(Wide):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError(f"not on {x.device}")
+
+
+def test_a_model_that_cannot_be_called_here_is_said_not_to_be_looked_at(study: MakeStudy) -> None:
+    made = study(model=Failing)
+    made.build_model({"lr": 0.1}, 0)
+    assert made.narrowed({"lr": 0.1})[1].startswith("factors on attention's logits")
+    assert "not on cpu" in made.narrowed({"lr": 0.1})[1]
+
+
+def test_a_shapes_surrogate_and_target_are_called_once(study: MakeStudy) -> None:
+    called: list[int] = []
+
+    class Counted(Wide):
+        def forward(self, x: Tensor) -> Tensor:
+            called.append(self.layers[0].out_features)  # type: ignore[arg-type]
+            return super().forward(x)
+
+    made = study(model=Counted, space=SPACE | {"slope": uniform(0.0, 0.3)})
+    for seed in range(3):
+        made.build_model({"lr": 0.1, "slope": seed / 10}, seed)
+    made.narrowed({"lr": 0.1, "slope": 0.1})
+    assert called == [TARGET, WIDTH]

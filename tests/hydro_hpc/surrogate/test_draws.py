@@ -133,3 +133,25 @@ def test_the_surrogates_draws_are_the_users_and_no_more_are_taken() -> None:
         states.append((random.random(), np.random.random()))
     assert biases[0] == biases[1]
     assert states[0] == states[1]
+
+
+class Root(nn.Module):
+    """A layer of one's own, drawn by its fan-in."""
+
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, into) / into**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t()
+
+
+def own_layers(width: int = TARGET) -> nn.Module:
+    return nn.Sequential(Root(8, width), Root(width, 2 * width), nn.Linear(2 * width, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spreads_of_ones_own_layers_have_no_noise(seed: int) -> None:
+    torch.manual_seed(seed)
+    uses = {"0.weight": (0, 1), "1.weight": (0, 1)}
+    assert shrink(own_layers, width=NARROW, uses=uses).initial["1.weight"] == 1.0

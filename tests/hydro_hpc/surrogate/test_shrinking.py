@@ -205,3 +205,17 @@ def test_what_has_no_rule_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(ShrinkError, match=sentence):
         shrink(factory, width=NARROW)
+
+
+def test_the_report_lists_widths_and_what_was_not_looked_at() -> None:
+    lines = str(shrink(perceptron, width=NARROW).report).splitlines()
+    assert lines[0] == "0.weight and 2 more: 64 -> 16"
+    assert lines[1] == "2.weight and 4 more: 136 -> 40, by 3.4 where 4 was asked for"
+    assert lines[2].endswith("since the model was not called: give example=, such as one batch")
+    assert len(lines) == 3
+    called = shrink(perceptron, by=4, example=torch.randn(2, 20)).report
+    assert str(called).splitlines() == lines[:2]
+
+
+def test_at_the_targets_width_there_is_nothing_to_report() -> None:
+    assert str(shrink(perceptron, width=TARGET).report) == ""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate import shrink
-from hydro_hpc.surrogate.tracing.attention import Attention, attention_findings, attentions
+from hydro_hpc.surrogate.tracing.attention import attention_findings, attentions
+from hydro_hpc.surrogate.tracing.probe import Product
 
 TARGET, NARROW, HEADS = 64, 16, 4
 Logits = Callable[[Tensor, Tensor, int], Tensor]  # of [batch, heads, time, size], and the width
@@ -119,7 +120,7 @@ EXAMPLE = torch.randn(2, 5, 8)
 @pytest.mark.parametrize("logits", FORMS)
 def test_the_factor_is_found_by_value_in_any_form(logits: Logits) -> None:
     found = attentions(Within(Model(TARGET, HEADS, logits)), EXAMPLE)
-    assert [(each.path, each.head_size) for each in found] == [("inner", TARGET // HEADS)]
+    assert [(each.path, each.size) for each in found] == [("inner", TARGET // HEADS)]
     assert found[0].factor == pytest.approx((TARGET // HEADS) ** -0.5, rel=1e-5)
 
 
@@ -127,7 +128,7 @@ def test_torchs_own_layers_are_seen() -> None:
     layer = nn.TransformerEncoderLayer(TARGET, HEADS, 32, batch_first=True)
     for model in (layer, layer.eval()):
         found = attentions(model, torch.randn(2, 5, TARGET))
-        assert found == (Attention(path="self_attn", head_size=16, factor=0.25),)
+        assert found == (Product(path="self_attn", size=16, factor=0.25),)
 
 
 def test_what_is_no_attention_is_not_found() -> None:

@@ -1,0 +1,73 @@
+"""What a call of the target and one of its surrogate show beside the rules of parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.kinds import Scaling, multiplied_layers
+from hydro_hpc.surrogate.refusals import refuse_uncalled
+from hydro_hpc.surrogate.tracing.attention import findings_of
+from hydro_hpc.surrogate.tracing.calling import said_by_line
+from hydro_hpc.surrogate.tracing.probe import Scale, Seen, seen_in
+from hydro_hpc.surrogate.tracing.products import TOLERANCE, ProductFinding, paired
+
+
+class FailedCallError(ShrinkError):
+    """A model cannot be called on the example."""
+
+
+def look_at(
+    target: nn.Module, narrow: nn.Module, rules: Mapping[str, Scaling], example: Any
+) -> tuple[str, ...]:
+    """What could not be told and what may be wrong, a sentence each. ShrinkError, with the module,
+    if a layer whose input is multiplied is not called, or the factor of a product of activations is
+    not the surrogate's to have. Neither model is changed, nor torch's random state.
+    """
+    layers = multiplied_layers(narrow, rules)
+    wide = _called(target, example, {}, is_target=True)
+    small = _called(narrow, example, layers, is_target=False)
+    for name in small.beside:
+        refuse_uncalled(layers[name][0])
+    attention = findings_of(wide, small)
+    products = [
+        ProductFinding(target=one, narrow=other)
+        for one, other in paired(wide.products, small.products)
+        if one.size != other.size
+    ]
+    for finding in (*attention, *products):
+        if finding.is_told and not finding.is_right:
+            raise ShrinkError(finding.sentence)
+    untold = (finding.sentence for finding in (*attention, *products) if not finding.is_told)
+    scales = _differing(wide.scales, small.scales)
+    return (*dict.fromkeys(untold), *dict.fromkeys(scales))
+
+
+def _called(
+    model: nn.Module, example: Any, watched: Mapping[str, Sequence[str]], *, is_target: bool
+) -> Seen:
+    try:
+        with said_by_line(*((model, example) if is_target else ())):
+            return seen_in(model, example, watched=watched)
+    except ShrinkError as error:
+        raise FailedCallError(str(error)) from error
+
+
+def _differing(wide: Sequence[Scale], narrow: Sequence[Scale]) -> Iterator[str]:
+    for giver in dict.fromkeys(scale.giver for scale in wide):
+        own = [scale.factor for scale in wide if scale.giver == giver]
+        others = [scale.factor for scale in narrow if scale.giver == giver]
+        if len(own) != len(others):
+            continue  # the widths' calls are not alike
+        for factor, other in zip(own, others, strict=True):
+            if not math.isclose(factor, other, rel_tol=TOLERANCE):
+                what = f"what '{giver}' gives" if giver else "an activation in its own forward"
+                yield (
+                    f"the model multiplies {what} by {factor:.4g} at the target's width and by "
+                    f"{other:.4g} at the surrogate's, and the rules want the same: compute it from "
+                    "the target's width"
+                )
