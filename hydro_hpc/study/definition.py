@@ -262,6 +262,10 @@ class Study:
             return []
         return self._surrogates.said(self._model_arguments(params))
 
+    def surrogate_warnings(self) -> list[str]:
+        """Lines about the surrogates whose rules this process has made."""
+        return [] if self._surrogates is None else self._surrogates.warned()
+
     def keep_rules(self, directory: Path) -> None:
         """Keeps the rules of surrogates in this folder. Raises StudyError if those that are in it
         are of another model.

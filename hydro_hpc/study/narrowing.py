@@ -63,6 +63,9 @@ class Narrowing(Protocol):
     def said(self, arguments: Params) -> list[str]:
         """Lines about what shrinks and what stays, and what to know of it."""
 
+    def warned(self) -> list[str]:
+        """What to know of the surrogates whose rules this process has made."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtWidth:
@@ -122,6 +125,9 @@ class AtWidth:
             self.make(arguments)
         return str(self.reports[key]).splitlines()
 
+    def warned(self) -> list[str]:
+        return _warnings(self.reports.values())
+
     def _drawn(self, arguments: Params) -> nn.Module:
         with trial_stream(0, 0):
             return self._narrow(self.arguments.typical(arguments))
@@ -166,6 +172,9 @@ class Followed:
     def said(self, arguments: Params) -> list[str]:
         return str(self._plan(arguments).report).splitlines()
 
+    def warned(self) -> list[str]:
+        return _warnings(plan.report for plan in self._plans.values())
+
     def _plan(self, arguments: Params) -> Plan:
         from hydro_hpc.surrogate.by_trace import plan_of  # sympy, which no other study needs
 
@@ -196,6 +205,10 @@ def require_module(model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model is a {type(model).__name__}, not an nn.Module")
     return model
+
+
+def _warnings(reports: Iterable[Report]) -> list[str]:
+    return [*dict.fromkeys(line for report in reports for line in report.warnings)]
 
 
 def _quoted(name: str) -> str:

@@ -28,7 +28,8 @@ def run_study(study: Study, directory: Path) -> Results:
     try:
         study.keep_rules(folder.rules)
         prove(study, folder)
-        for line in [*study.surrogate_lines(), *doubts(study, folder, "STUDY")]:
+        said = [*study.surrogate_lines(), *study.surrogate_warnings()]
+        for line in [*said, *doubts(study, folder, "STUDY")]:
             print(f"study {study.name}: {line}", flush=True)
         while (trial := search.ask()) is not None:
             _run_trial(study, search, folder, trial)

@@ -84,6 +84,10 @@ class Surrogates:
         self.recipe(arguments)
         return self._narrowing.said(arguments)
 
+    def warned(self) -> list[str]:
+        """What to know of the surrogates whose rules this process has made."""
+        return self._narrowing.warned()
+
     def keep(self, directory: Path) -> None:
         """Keeps the rules there from now on. Raises StudyError if those that are there already are
         of another model than those that this process has made.

@@ -57,7 +57,8 @@ def main() -> int:
         folder = StudyFolder(arguments.folder, study.name)
         study.keep_rules(folder.rules)
         study.check()
-        lines = [*study.surrogate_lines(), *doubts(study, folder, arguments.study)]
+        lines = [*study.surrogate_lines(), *study.surrogate_warnings()]
+        lines += doubts(study, folder, arguments.study)
         if os.environ.get("SLURM_PROCID", "0") == "0":
             for line in lines:
                 print(f"hydro-trial: {line}", flush=True)

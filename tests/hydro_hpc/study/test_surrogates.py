@@ -414,3 +414,21 @@ def test_a_shapes_surrogate_and_target_are_called_once(study: MakeStudy) -> None
         made.build_model({"lr": 0.1, "slope": seed / 10}, seed)
     made.narrowed({"lr": 0.1, "slope": 0.1})
     assert called == [TARGET, WIDTH]
+
+
+class Rooted(Wide):
+    """Multiplies by the root of its width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layers[0](x)
+        return self.layers[1:](h * h.shape[-1] ** 0.5)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("surrogate", [Narrow(width=WIDTH), Narrow(by=4)])
+def test_a_run_warns_of_factors_of_the_width(
+    study: MakeStudy, surrogate: Narrow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study(model=Rooted, surrogate=surrogate, trials=1).run(tmp_path)
+    _, warned, *_ = capsys.readouterr().out.splitlines()
+    said = "study small: the model multiplies what 'layers.0' gives by 5.657 at the target's"
+    assert warned.startswith(said)
