@@ -54,8 +54,7 @@ def shrink(
         return plan_of(model, by, example, keep=keep, uses=uses).follow(model)
     if keep:
         raise ShrinkError("keep= is of a model whose widths are followed; a function has width=")
-    at = _width(model, width, by)
-    return _from_factory(model, at, by or target_width(model) / at, example, uses)
+    return _from_factory(model, _width(model, width, by), by, example, uses)
 
 
 def _check_arguments(model: object, by: Any) -> None:
@@ -79,7 +78,7 @@ def _width(factory: Factory, width: int | None, by: float | None) -> int:
 
 
 def _from_factory(
-    factory: Factory, width: int, by: float, example: Any, uses: Uses | None
+    factory: Factory, width: int, by: float | None, example: Any, uses: Uses | None
 ) -> Surrogate:
     """The model that `factory(width=width)` builds; `factory()` is the target."""
     builds = build(factory, width)
@@ -87,7 +86,8 @@ def _from_factory(
     refuse_fixed_weights(builds, axes)
     if builds.again is None:  # one seed says nothing of how values are drawn
         refuse_trained(builds.target, axes)
-    module, report = builds.narrow, Report(widths=widths_of(axes, by))
+    asked = target_width(factory) / width if by is None else by
+    module, report = builds.narrow, Report(widths=widths_of(axes, asked))
     if example is not None:
         from hydro_hpc.surrogate.by_trace import uses_by_trace
 

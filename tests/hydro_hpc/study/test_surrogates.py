@@ -424,7 +424,9 @@ class Rooted(Wide):
         return self.layers[1:](h * h.shape[-1] ** 0.5)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("surrogate", [Narrow(width=WIDTH), Narrow(by=4)])
+@pytest.mark.parametrize(
+    "surrogate", [Narrow(width=WIDTH, unproven=True), Narrow(by=4, unproven=True)]
+)
 def test_a_run_warns_of_factors_of_the_width(
     study: MakeStudy, surrogate: Narrow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
