@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from difflib import get_close_matches
+from typing import Any
 
 import sympy
-from torch import Tensor, nn
+from torch import nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.multiplier import multiply_input
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.initial import rescale, sample_of, wanted_spread
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
-from hydro_hpc.surrogate.layouts import Uses, places_of
-from hydro_hpc.surrogate.refusals import refuse_parametrized
-from hydro_hpc.surrogate.report import Kept, Report, Width
+from hydro_hpc.surrogate.layouts import Uses
+from hydro_hpc.surrogate.report import Report
 from hydro_hpc.surrogate.rules import Rules
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.tracing.looking import look_at
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
 from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
-from hydro_hpc.surrogate.tracing.sizes import Sizes, axes_symbols, narrow_sizes, value, widths
-from hydro_hpc.surrogate.tracing.symbols import OF_TORCH, Attribute, attributes_of
+from hydro_hpc.surrogate.tracing.reporting import report_of
+from hydro_hpc.surrogate.tracing.sizes import Sizes, narrow_sizes, value
+from hydro_hpc.surrogate.tracing.symbols import Attribute, attributes_of
 from hydro_hpc.surrogate.tracing.trace import Trace, followed, trace
-from hydro_hpc.surrogate.tracing.uses import How
+from hydro_hpc.surrogate.tracing.unfollowed import refuse_unfollowed
 from hydro_hpc.surrogate.trained import refuse_trained
-
-BOTTLENECK: Final = (
-    6  # times narrower than what is made of it, as the blocks of mobile networks are
-)
+from hydro_hpc.surrogate.width import LEAST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +69,9 @@ def plan_of(
     """ShrinkError if the model cannot be followed, or nothing of it can shrink."""
     if not by >= 1:
         raise ShrinkError(f"by={by!r} makes no narrower model: it must be 1 or more")
-    return plan_from(trace_of(model, example), model, by, example, keep=keep, uses=uses)
+    plan = plan_from(trace_of(model, example), model, by, example, keep=keep, uses=uses)
+    _refuse_too_narrow(plan.report, by)
+    return plan
 
 
 def trace_of(model: nn.Module, example: Any) -> Trace:
@@ -81,10 +81,7 @@ def trace_of(model: nn.Module, example: Any) -> Trace:
             "the widths of a model are followed through a forward call: give what it takes as "
             "example=, such as one batch"
         )
-    for places in places_of(model).values():
-        for place in places:
-            refuse_parametrized(place)
-    _refuse_computed(model)
+    refuse_unfollowed(model)
     return trace(model, example)
 
 
@@ -100,8 +97,8 @@ def plan_from(
     """The same of a model that was followed before."""
     fixed = _kept_symbols(model, seen, keep)
     sizes = narrow_sizes(seen, by, fixed)
-    report = _report(seen, sizes, by, fixed)
-    if not sizes.shrunk:
+    report = report_of(seen, sizes, by, fixed)
+    if not report.widths:
         why = "; ".join(str(kept) for kept in report.kept) or "no layer takes what another gives"
         raise ShrinkError(f"no width of the model can shrink: {why}")
     raw = raw_uses(model, seen, said=uses)
@@ -121,15 +118,16 @@ def uses_by_trace(model: nn.Module, example: Any, *, said: Uses | None = None) -
     return raw_uses(model, followed(model, example), said=said)
 
 
-def _refuse_computed(model: nn.Module) -> None:
-    """ShrinkError if a module keeps what it computed, which cannot be copied."""
-    for path, module in model.named_modules():
-        for name, kept in vars(module).items():
-            if isinstance(kept, Tensor) and kept.grad_fn is not None:
-                raise ShrinkError(
-                    f"'{path}' keeps '{name}', a tensor that it computed (as by the old "
-                    "torch.nn.utils.weight_norm): use torch.nn.utils.parametrizations"
-                )
+def _refuse_too_narrow(report: Report, by: float) -> None:
+    """ShrinkError if the ratio is none that even the largest width has."""
+    largest = max(report.widths, key=lambda width: width.target)
+    left = largest.target / by
+    if round(left) < LEAST:
+        raise ShrinkError(
+            f"by={by:g} leaves {left:.3g} of the model's largest width, the {largest.target} of "
+            f"'{largest.paths[0]}', and one unit learns nothing as its target does; divide by "
+            f"{largest.target // LEAST} or less"
+        )
 
 
 def _refuse_other(model: nn.Module, seen: Trace, sizes: Sizes) -> None:
@@ -177,7 +175,11 @@ def _kept_symbols(model: nn.Module, seen: Trace, keep: Collection[str]) -> froze
     for path in keep:
         names = [n for n in seen.sizes if n == path or (path in known and n.startswith(f"{path}."))]
         if not names:
-            raise ShrinkError(f"keep: '{path}' is no module with parameters, and no parameter")
+            near = get_close_matches(path, _nameable(known, seen.sizes), 1, 0.0)
+            raise ShrinkError(
+                f"keep= names '{path}', which is no module with parameters, and no parameter: give "
+                f"names of the model's own, such as {near[0]!r}"
+            )
         for name in names:
             for use in seen.uses.get(name, ()):
                 if use.out is not None:
@@ -185,107 +187,7 @@ def _kept_symbols(model: nn.Module, seen: Trace, keep: Collection[str]) -> froze
     return frozenset(kept)
 
 
-def _report(seen: Trace, sizes: Sizes, by: float, fixed: frozenset[sympy.Symbol]) -> Report:
-    shrunk, kept = [], []
-    multiplied = {size for size in seen.head_sizes if size.is_Symbol}
-    for symbol in _in_order(seen, axes_symbols(seen) & (widths(seen) | multiplied)):
-        paths = tuple(_paths(seen, symbol))
-        target, size = seen.numbers[symbol], sizes.numbers[symbol]
-        if symbol in sizes.shrunk:
-            shrunk.append(Width(paths=paths, target=target, size=size, by=by))
-        else:
-            kept.append(Kept(paths=paths, size=target, why=_why(seen, symbol, fixed)))
-    warnings = (*_unasked(seen, sizes), *_bottlenecks(seen, sizes))
-    return Report(widths=tuple(shrunk), kept=(*kept, *_literal(seen)), warnings=warnings)
-
-
-def _unasked(seen: Trace, sizes: Sizes) -> Iterator[str]:
-    """Attributes that have a width's number, and that the call did not ask for."""
-    asked = set[sympy.Symbol]().union(
-        *(size.free_symbols for own in seen.sizes.values() for size in own),
-        *(equation.free_symbols for equation in seen.equations),
-    )
-    numbers = {seen.numbers[symbol] for symbol in sizes.shrunk}
-    for attribute, size in seen.attributes:
-        is_open = attribute.key not in OF_TORCH and not size.is_number
-        if is_open and attribute.value in numbers and not size.free_symbols & asked:
-            name = f"{attribute.path}.{attribute.key}".lstrip(".")
-            yield (
-                f"'{name}' stays {attribute.value}, as the call asks for no size that it is; if "
-                "other calls do, give a function with an argument width="
-            )
-
-
-def _bottlenecks(seen: Trace, sizes: Sizes) -> Iterator[str]:
-    """Widths far narrower than what layers make of them, such as ranks and latent sizes: a line for
-    all of one size.
-    """
-    givers: dict[tuple[int, int], list[str]] = {}
-    for symbol in _in_order(seen, sizes.shrunk):
-        around = [
-            value(own[use.out], seen.numbers)
-            for name, uses in seen.uses.items()
-            for use in uses
-            if use.how is How.PRODUCT and use.into is not None and use.out is not None
-            if (own := seen.sizes[name])[use.into] == symbol
-        ]
-        target = seen.numbers[symbol]
-        if around and min(around) > BOTTLENECK * target:
-            givers.setdefault((target, sizes.numbers[symbol]), []).append(_giver(seen, symbol))
-    for (target, size), names in givers.items():
-        them = f"{len(names)} bottlenecks" if len(names) > 1 else "a bottleneck"
-        yield (
-            f"{target} -> {size} is the size of {them}: if it is to stay, as that of a latent "
-            f"space or a rank, name what gives it, as keep={names}"
-        )
-
-
-def _giver(seen: Trace, symbol: sympy.Symbol) -> str:
-    for name, uses in seen.uses.items():
-        if any(use.out is not None and seen.sizes[name][use.out] == symbol for use in uses):
-            return name
-    return next(_paths(seen, symbol))
-
-
-def _why(seen: Trace, symbol: sympy.Symbol, fixed: frozenset[sympy.Symbol]) -> str:
-    if symbol in fixed:
-        return "as asked"
-    if symbol in seen.head_sizes:
-        return "since activations are multiplied over it, as over the size of heads"
-    return "no smaller size goes through the model"
-
-
-def _literal(seen: Trace) -> Iterator[Kept]:
-    """Sizes of what layers take that the code says as numbers."""
-    by_line: dict[tuple[int, str], list[str]] = {}
-    for name, uses in seen.uses.items():
-        for use in uses:
-            if use.how is How.PRODUCT and use.into is not None:
-                given = seen.given[name][use.into]
-                is_input = seen.sizes[name][use.into] in seen.inputs
-                if not is_input and given in seen.lines and seen.sizes[name][use.into].is_number:
-                    key = (int(seen.sizes[name][use.into]), seen.lines[given])
-                    by_line.setdefault(key, []).append(name)
-    for (size, line), paths in by_line.items():
-        why = f"{line} says it as a number: let it be said by the shape of a tensor, and not int()"
-        yield Kept(paths=tuple(paths), size=size, why=why)
-
-
-def _in_order(seen: Trace, symbols: Collection[sympy.Symbol]) -> list[sympy.Symbol]:
-    """As the model has their parameters."""
-    found = dict.fromkeys(
-        symbol
-        for own in seen.sizes.values()
-        for size in own
-        for symbol in sorted(size.free_symbols, key=str)
-    )
-    return [symbol for symbol in found if symbol in symbols]
-
-
-def _paths(seen: Trace, symbol: sympy.Symbol) -> Iterator[str]:
-    """Those of which it is an axis, then those of which it is in one."""
-    holders = [name for name, own in seen.sizes.items() if symbol in own]
-    yield from holders
-    for name, own in seen.sizes.items():
-        if name not in holders and any(symbol in size.free_symbols for size in own):
-            yield name
+def _nameable(modules: Collection[str], tensors: Collection[str]) -> list[str]:
+    """In order; of modules those with parameters or buffers."""
+    own = (n for n in modules if n and any(each.startswith(f"{n}.") for each in tensors))
+    return sorted({*own, *tensors})

@@ -11,6 +11,7 @@ from torch import nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.multiplier import multiply_input
+from hydro_hpc.surrogate.arguments import check_keep, check_uses
 from hydro_hpc.surrogate.building import Factory, axes_of, build, refuse_fixed_weights, target_width
 from hydro_hpc.surrogate.initial import rescale, spread_factors
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
@@ -43,7 +44,7 @@ def shrink(
     says it. Initial values come of torch's random state. ShrinkError if the widths cannot be told,
     or a parameter has no rule.
     """
-    _check_arguments(model, by)
+    _check_arguments(model, by, keep, uses)
     if isinstance(model, nn.Module):
         if width is not None or by is None:
             raise ShrinkError(
@@ -57,7 +58,7 @@ def shrink(
     return _from_factory(model, _width(model, width, by), by, example, uses)
 
 
-def _check_arguments(model: object, by: Any) -> None:
+def _check_arguments(model: object, by: Any, keep: object, uses: object) -> None:
     if not callable(model):
         raise ShrinkError(
             f"what is shrunk is of type {type(model).__name__}: give a model, or a function with "
@@ -66,6 +67,8 @@ def _check_arguments(model: object, by: Any) -> None:
     is_number = isinstance(by, int | float) and not isinstance(by, bool)
     if by is not None and not (is_number and 1 <= by < math.inf):
         raise ShrinkError(f"by={by!r} makes no narrower model: it must be a number of 1 or more")
+    check_keep(keep)
+    check_uses(uses)
 
 
 def _width(factory: Factory, width: int | None, by: float | None) -> int:

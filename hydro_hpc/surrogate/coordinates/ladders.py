@@ -8,6 +8,7 @@ from typing import Any, Final
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.arguments import check_keep, check_uses
 from hydro_hpc.surrogate.building import Factory, target_width
 from hydro_hpc.surrogate.coordinates.widths import FEWEST, NARROWEST
 from hydro_hpc.surrogate.layouts import Uses
@@ -49,6 +50,8 @@ class FollowedLadder:
         """`make` is called for each surrogate anew, so that each has draws of its own."""
         from hydro_hpc.surrogate.by_trace import plan_from, trace_of
 
+        check_keep(keep)
+        check_uses(uses)
         self._make_target = make
         self._follow: dict[int, Callable[[nn.Module], Surrogate]] = {}
         target = make()

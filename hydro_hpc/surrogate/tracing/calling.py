@@ -93,6 +93,8 @@ def _line_of(error: Exception) -> str:
 
 def _said(error: Exception) -> str:
     """The first sentence of it."""
+    if "INTERNAL ASSERT FAILED" in str(error):
+        return "an operation of torch's that has no shapes of symbols"
     first = str(error).strip().partition("\n")[0].partition(". ")[0]
     return first.rstrip(".;: ") or type(error).__name__
 

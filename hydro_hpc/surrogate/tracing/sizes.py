@@ -1,7 +1,8 @@
 """The sizes of a narrow model: which symbols shrink, and to what, so that all equations hold.
 
 Pure. Symbols that share an equation shrink together, by the ratio nearest to the one asked for that
-their equations allow; the size of heads stays, their number shrinks.
+their equations allow; the size of heads stays, their number shrinks. Of other sizes that are one
+axis together the leading one alone shrinks, or the next if only that one has the ratio.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 import sympy
 
+from hydro_hpc.surrogate.tracing.symbols import Size
 from hydro_hpc.surrogate.tracing.trace import Trace
 from hydro_hpc.surrogate.tracing.uses import How
 
@@ -128,19 +130,101 @@ def _nearest(
     trace: Trace, symbols: set[sympy.Symbol], equations: Sequence[sympy.Expr], by: float
 ) -> _Found | None:
     """None if they can only stay."""
+    stays = [*_alternatives(trace, symbols)]
+    for only in (True, False):  # the ratio itself, which mostly fits, before all others
+        for number, stay in enumerate(stays):
+            found = _nearest_of(trace, symbols - stay, equations, by, only=only)
+            if found and (not number or _are_enough(trace, found.numbers)):
+                return found
+    return None
+
+
+def _are_enough(trace: Trace, numbers: Numbers) -> bool:
+    """Says whether of each axis of layers is left what a width has at least, of counts too."""
+    return all(numbers[each] >= LEAST for each in axes_symbols(trace) & numbers.keys())
+
+
+def _nearest_of(
+    trace: Trace,
+    symbols: set[sympy.Symbol],
+    equations: Sequence[sympy.Expr],
+    by: float,
+    *,
+    only: bool,
+) -> _Found | None:
     axes = symbols & (axes_symbols(trace) | _depthwise(trace))
     counts = {size for _, size in trace.attributes if size.is_Symbol} - widths(trace)
-    some = [(each, _choices(trace, symbols - each)) for each in (axes, axes - counts)]
-    for only in (True, False):  # the ratio itself, which mostly fits, before all others
-        for wide, choices in some:
-            found = [
-                each
-                for attributes in choices
-                if (each := _with(trace.numbers, wide, attributes, equations, by, only=only))
-            ]
-            if found:
-                return min(found, key=lambda each: (each.miss, each.num_attributes))
+    for wide in (axes, axes - counts):
+        found = [
+            each
+            for attributes in _choices(trace, symbols - wide)
+            if (each := _with(trace.numbers, wide, attributes, equations, by, only=only))
+        ]
+        if found:
+            return min(found, key=lambda each: (each.miss, each.num_attributes))
     return None
+
+
+def _alternatives(trace: Trace, symbols: set[sympy.Symbol]) -> Iterator[set[sympy.Symbol]]:
+    """What stays of sizes that are one axis together, where but one of them may shrink."""
+    products = [*_products(trace, symbols)]
+    for number in range(max(map(len, products), default=1)):
+        stay: set[sympy.Symbol] = set()
+        for own in products:
+            stay |= set().union(*own) - own[min(number, len(own) - 1)]
+        yield stay
+
+
+def _products(trace: Trace, symbols: set[sympy.Symbol]) -> Iterator[list[frozenset[sympy.Symbol]]]:
+    """Of several sizes that are one axis together, the symbols of each, in the order in which
+    activations have them; counts that no layer takes or gives come last.
+    """
+    symbols = symbols - counts_of_groups(trace)
+    place = {size: number for number, size in enumerate(dict.fromkeys(chain(*trace.factors)))}
+    counts = _whole(trace) - _used(trace)
+    same = _same(trace)
+    sizes = chain.from_iterable(trace.sizes.values())
+    for product in dict.fromkeys([*trace.factors, *map(factors_of, sizes)]):
+        ordered = sorted(product, key=lambda size: (place.get(size, len(place)), str(size)))
+        found = [each for size in ordered if (each := same.get(size, frozenset({size})) & symbols)]
+        if len(found) > 1:
+            yield sorted(found, key=lambda each: bool(each & counts))
+
+
+def _used(trace: Trace) -> set[Size]:
+    """Sizes that some layer takes or gives."""
+    return {
+        trace.sizes[name][axis]
+        for name, uses in trace.uses.items()
+        for use in uses
+        for axis in (use.into, use.out)
+        if axis is not None
+    }
+
+
+def _same(trace: Trace) -> dict[Size, frozenset[sympy.Symbol]]:
+    """Symbols by what else they are equal to, such as a width over a count of heads."""
+    same: dict[Size, frozenset[sympy.Symbol]] = {}
+    for equation in trace.equations:
+        for one, other in (equation.args, equation.args[::-1]):
+            if one.is_Symbol and not other.is_Symbol:
+                same[other] = same.get(other, frozenset()) | {one}
+    return same
+
+
+def factors_of(size: Size) -> tuple[sympy.Symbol, ...]:
+    """The symbols that it is a product of, if there are several."""
+    found = tuple(each for each in size.args if each.is_Symbol) if size.is_Mul else ()
+    return found if len(found) > 1 else ()
+
+
+def counts_of_groups(trace: Trace) -> set[sympy.Symbol]:
+    """Which stay as many."""
+    return {
+        size
+        for attribute, size in trace.attributes
+        if attribute.key in NEVER_FEWER and size.is_Symbol
+    }
 
 
 def _depthwise(trace: Trace) -> set[sympy.Symbol]:
@@ -188,6 +272,8 @@ def _with(
     if not (scaled := wide | attributes):
         return None
     smallest = min(numbers[symbol] for symbol in scaled)
+    if only and not round(smallest / by):
+        return None
     ratios = {1 / by, *(() if only else (j / smallest for j in range(1, smallest)))}
     for ratio in sorted(ratios, key=lambda r: (abs(math.log(r * by)), r)):
         proposed = {symbol: max(1, round(numbers[symbol] * ratio)) for symbol in scaled}

@@ -18,6 +18,7 @@ from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from hydro_hpc.surrogate.layouts import places_of
+from hydro_hpc.surrogate.tracing.bilinear import bilinear_by_parts
 from hydro_hpc.surrogate.tracing.caches import without_caches
 from hydro_hpc.surrogate.tracing.calling import ValueAskedError, called, said_by_line
 from hydro_hpc.surrogate.tracing.recurrent import recurrent_by_parts
@@ -39,8 +40,8 @@ class Trace:
     what the symbols stand for. `equations` hold at these and are to hold at others. `head_sizes`
     are those over which activations are multiplied, `outputs` those of what the model returns.
     `given` are the sizes as symbols of their own, and `lines` say of one that turned out to be a
-    number where that was asked. `called`: the paths of modules. `inputs`: sizes in the example.
-    `attributes` have no holders.
+    number where that was asked. `called`: the paths of modules. `factors`: sizes, in order, that
+    were one axis of an activation. `attributes` have no holders.
     """
 
     sizes: Mapping[str, tuple[Size, ...]]
@@ -53,7 +54,7 @@ class Trace:
     lines: Mapping[Size, str]
     given: Mapping[str, tuple[Size, ...]]
     called: frozenset[str]
-    inputs: frozenset[Size]
+    factors: tuple[tuple[Size, ...], ...]
 
 
 def followed(model: nn.Module, example: Any) -> Trace:
@@ -128,6 +129,7 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         without_caches(symbolic.model),
         symbolic.in_place(),
         recurrent_by_parts(symbolic.model),
+        bilinear_by_parts(symbolic.model),
         torch.no_grad(),
     ):
         given = pytree.tree_map_only(Tensor, _static(symbolic), example)
@@ -160,7 +162,11 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         lines=_lines(environment),
         given=symbolic.sizes,
         called=frozenset(paths),
-        inputs=frozenset(expression(size) for x in inputs for size in x.shape),
+        factors=tuple(
+            dict.fromkeys(
+                tuple(settled(expression(size)) for size in each) for each in recorder.factors
+            )
+        ),
     )
 
 

@@ -17,8 +17,11 @@ from torch._decomp import decomposition_table
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hydro_hpc.surrogate.tracing.factors import factors_between
+
 aten: Final = torch.ops.aten
 SUMS: Final = (aten.sum, aten.mean)
+VIEWS: Final = (aten.view, aten._unsafe_view, aten._reshape_alias)
 WITHOUT_SYMBOLS: Final = ("aten.constant_pad_nd.", "aten.upsample_")
 BY_PARTS: Final = {
     operator: parts
@@ -38,13 +41,15 @@ class How(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
     """`into` and `out` are axes of the parameter, where it has such. `gives_output`: what comes of
-    it is what the model returns, but for views.
+    it is what the model returns, but for views. `takes_example`: what it multiplies is of the
+    example alone, and of no parameter.
     """
 
     how: How
     into: int | None = None
     out: int | None = None
     gives_output: bool = False
+    takes_example: bool = False
     is_convolution: bool = False
 
 
@@ -90,7 +95,9 @@ class UseRecorder(TorchDispatchMode):
         self._seen_of_sums: list[tuple[int, _Seen]] = []
         self._sizes_of_sums: list[tuple[int, int | SymInt]] = []
         self._active = {memory_of(tensor): tensor for tensor in inputs}
+        self._of_example = {*self._active}
         self._weights = weights
+        self.factors: list[tuple[int | SymInt, ...]] = []  # sizes of activations, as one axis
 
     @property
     def head_sizes(self) -> list[int | SymInt]:
@@ -146,6 +153,9 @@ class UseRecorder(TorchDispatchMode):
             for tensor in given:
                 self._see(tensor, Use(how=How.ELEMENTWISE), made[0])
         if any(self._is_active(x) for x in given):
+            if func.overloadpacket in VIEWS:
+                self.factors += factors_between(given[0].shape, made[0].shape, hint)
+            self._note_example(given, made)
             self._active |= {memory_of(x): x for x in made}
         else:
             self._inherit(given, made[0])
@@ -155,6 +165,14 @@ class UseRecorder(TorchDispatchMode):
         for number, origin in enumerate(self._all_origins(tensor)):
             own = use if not number or origin.axes else replace(use, into=None, out=None)
             self._seen.append(_Seen(origin.name, own, memory_of(made)))
+
+    def _note_example(self, given: list[Tensor], made: list[Tensor]) -> None:
+        memories = {memory_of(tensor) for tensor in made}
+        others = [tensor for tensor in given if memory_of(tensor) not in self._of_example]
+        if any(self._is_active(x) or self._origin(x) is not None for x in others):
+            self._of_example -= memories
+        else:
+            self._of_example |= memories
 
     def _note_used(self, given: list[Tensor]) -> None:
         memories = {memory_of(tensor) for tensor in given}
@@ -234,6 +252,9 @@ class UseRecorder(TorchDispatchMode):
             yield tensor, Use(how=How.ELEMENTWISE)
             self._active[memory_of(tensor)] = tensor
 
+    def is_of_example(self, tensor: Tensor) -> bool:
+        return memory_of(tensor) in self._of_example
+
     def _is_weight(self, tensor: Tensor) -> bool:
         origin = self._origin(tensor)
         return origin is not None and origin.name in self._weights
@@ -261,13 +282,15 @@ class UseRecorder(TorchDispatchMode):
         active = self._is_active(left), self._is_active(right)
         if all(active):
             self._head_sizes.append(left.shape[taken[0]])
-        for tensor, into, out, is_multiplied in (
-            (left, taken[0], given[0], active[1]),
-            (right, taken[1], given[1], active[0]),
+        for tensor, other, into, out, is_multiplied in (
+            (left, right, taken[0], given[0], active[1]),
+            (right, left, taken[1], given[1], active[0]),
         ):
             if is_multiplied:
                 gives = None if out is None else self.axis(tensor, out)
-                yield tensor, Use(how=How.PRODUCT, into=self.axis(tensor, into), out=gives)
+                is_first = self.is_of_example(other)
+                use = Use(how=How.PRODUCT, into=self.axis(tensor, into), out=gives)
+                yield tensor, replace(use, takes_example=is_first)
             else:
                 yield tensor, Use(how=How.COMPOSED)
 
@@ -301,7 +324,8 @@ def _convolution(seen: UseRecorder, args: tuple[Any, ...]) -> Iterable[tuple[Ten
     weight, bias, is_transposed = args[1], args[2], args[6]
     into, out = (0, 1) if is_transposed else (1, 0)
     axes = seen.axis(weight, into), seen.axis(weight, out)
-    yield weight, Use(how=How.PRODUCT, into=axes[0], out=axes[1], is_convolution=True)
+    use = Use(how=How.PRODUCT, into=axes[0], out=axes[1], is_convolution=True)
+    yield weight, replace(use, takes_example=seen.is_of_example(args[0]))
     yield from seen.begin(args[0])
     if bias is not None:
         yield bias, Use(how=How.ELEMENTWISE)

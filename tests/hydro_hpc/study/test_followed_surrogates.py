@@ -134,7 +134,7 @@ def test_what_is_named_is_kept(study: MakeStudy) -> None:
     made = study(surrogate=Narrow(by=4, keep=("into",)))
     model = made.build_model({"lr": 0.1}, 0)
     assert model.get_submodule("hidden").weight.shape == (8, 48)
-    with pytest.raises(StudyError, match=r"no surrogate .* keep: 'inta' is no module"):
+    with pytest.raises(StudyError, match=r"no surrogate .* keep= names 'inta', which is no module"):
         study(surrogate=Narrow(by=4, keep=("inta",))).check()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from hydro_hpc.errors import ShrinkError
-from hydro_hpc.surrogate import shrink
+from hydro_hpc.surrogate import check, shrink
 
 ROWS = torch.randn(4, 8)
 
@@ -114,3 +114,70 @@ def test_an_example_that_does_not_fit_is_refused_and_nothing_else_is_said(
 @pytest.mark.parametrize("model", [3, None, "model", torch.ones(2)])
 def test_what_is_no_model_is_refused(model: Any) -> None:
     refused(rf"^what is shrunk is of type {type(model).__name__}: give a model, or", model, ROWS)
+
+
+class Both(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 64), nn.Linear(8, size)
+        self.both, self.out = nn.Bilinear(64, size, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.both(self.a(x), self.b(x)))  # type: ignore[no-any-return]
+
+
+def test_products_of_two_wide_inputs_are_refused_and_those_of_one_are_followed() -> None:
+    refused(
+        r"^both inputs of 'both' grow with the width, .*; keep the size of one$", Both(64), ROWS
+    )
+    kept = shrink(Both(12), by=4, example=ROWS, keep=["b"]).module
+    assert kept.both.weight.shape == (4, 16, 12)
+    assert (kept.both.in1_features, kept.both.in2_features) == (16, 12)
+    assert kept(ROWS).shape == (4, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
+def test_what_has_no_code_or_no_sizes_to_follow_is_refused() -> None:
+    compiled = torch.jit.script(layers())
+    refused("^the model was compiled by torch.jit, .*: shrink the model that", compiled, ROWS)
+    inside = nn.Sequential(layers(), compiled)
+    refused("^'1' was compiled by torch.jit, ", inside, ROWS)
+    lazy = nn.Sequential(nn.LazyLinear(64), nn.Linear(64, 3))
+    refused("^'0.weight' is of a lazy layer and has no size yet: call the model once", lazy, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"keep": 5}, r"^keep= has what is of type int: give a list of names of modules or"),
+        ({"keep": [0]}, r"^keep= has what is of type int: give a list of names of modules or"),
+        ({"keep": "0"}, r"^keep='0' is one string: give a list of names, as keep=\['0'\]$"),
+        ({"keep": ["2.weigth"]}, r"^keep= names '2.weigth', which is no .*, such as '2.weight'$"),
+        ({"uses": ["x"]}, r"^uses= is of type list: say of raw parameters, by name, which of"),
+        ({"uses": {2: None}}, r"^uses= names a parameter by what is of type int: say of raw"),
+        ({"uses": {"2.weight": "a"}}, r"^uses= says 'a' of '2.weight': say of raw parameters"),
+        ({"uses": {"2.weight": (0, 1.5)}}, r"^uses= says \(0, 1.5\) of '2.weight': say of raw"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused(options: dict[str, Any], said: str) -> None:
+    refused(said, layers(), ROWS, **options)
+    if "uses" in options:
+        refused(said, layers, None, **options)
+    with pytest.raises(ShrinkError, match=said):
+        check(layers(), example=ROWS, **options)
+
+
+@pytest.mark.parametrize(("by", "left"), [(64, "1"), (1000, "0.064")])
+def test_a_ratio_that_not_even_the_largest_width_has_is_refused(by: int, left: str) -> None:
+    said = (
+        rf"^by={by} leaves {left} of the model's largest width, the 64 of '0.weight', and one unit "
+        "learns nothing as its target does; divide by 32 or less$"
+    )
+    with pytest.raises(ShrinkError, match=said):
+        shrink(layers(), by=by, example=ROWS)
+    wider = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 256), nn.Linear(256, 3))
+    report = shrink(wider, by=64, example=ROWS).report
+    assert [str(width) for width in report.widths] == [
+        "0.weight and 2 more: 64 -> 2, by 32 where 64 was asked for",
+        "1.weight and 2 more: 256 -> 4",
+    ]

@@ -122,3 +122,44 @@ def test_a_size_that_the_code_makes_a_number_of_stays_and_its_line_is_said() -> 
     said = r"0\.out\.weight: 128 stays, test_report\.py, line \d+ says it as a number: let it"
     model = nn.Sequential(Counted(), nn.Linear(3, 32), nn.Linear(32, 2))
     assert re.search(said, str(shrink(model, by=BY, example=ROWS).report))
+
+
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.grouped = nn.Conv1d(3, 64, 1), nn.Conv1d(64, 64, 1, groups=8)
+        self.out = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.grouped(self.into(x)).mean(-1))
+        return out
+
+
+def test_channels_of_a_group_are_no_bottleneck() -> None:
+    assert shrink(Grouped(), by=BY, example=torch.randn(2, 3, 8)).report.warnings == ()
+
+
+class Part(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(5, 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.into(2.0 * x[:, :5]))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 3)), (2, 1, 8, 8)),
+        (nn.Sequential(nn.Unflatten(1, (4, 3)), nn.Conv1d(4, 64, 3), nn.Flatten()), (2, 12)),
+        (Part(), (4, 12)),
+    ],
+)
+def test_sizes_of_what_the_model_is_given_stay_without_a_word(
+    model: nn.Module, example: tuple[int, ...]
+) -> None:
+    model = nn.Sequential(model, nn.LazyLinear(32), nn.Linear(32, 2))
+    model(torch.randn(example))
+    assert shrink(model, by=BY, example=torch.randn(example)).report.kept == ()
