@@ -19,6 +19,12 @@ def check_keep(keep: object) -> None:
         )
 
 
+def refuse_keep(keep: Collection[str]) -> None:
+    """Of a function of the width."""
+    if keep:
+        raise ShrinkError("keep= is of a model whose widths are followed; a function has width=")
+
+
 def check_uses(uses: object) -> None:
     """ShrinkError if it does not say of parameters, by name, which axes give and take."""
     if uses is None:

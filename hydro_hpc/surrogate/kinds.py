@@ -18,6 +18,7 @@ from hydro_hpc.surrogate.refusals import (
     refuse_beyond,
     refuse_bypassed,
     refuse_empty,
+    refuse_known,
     refuse_parametrized,
     refuse_single,
     refuse_uncalled,
@@ -54,6 +55,7 @@ def scalings_of(
     named = {place.full_name for places in places_of(model).values() for place in places}
     if unknown := sorted(uses.keys() - named):
         raise ShrinkError(f"'{unknown[0]}' in uses= is no parameter of the model; correct its name")
+    refuse_known(uses, model)
     found: dict[str, Scaling] = {}
     for name, places in places_of(model).items():
         parameter = model.get_parameter(name)

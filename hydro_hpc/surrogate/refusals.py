@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
+
 from torch import nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
-from hydro_hpc.surrogate.layouts import CONVOLUTIONS, RECURRENT, TABLES, TRANSPOSED, Place
+from hydro_hpc.surrogate.layouts import (
+    CONVOLUTIONS,
+    RECURRENT,
+    TABLES,
+    TRANSPOSED,
+    Place,
+    places_of,
+)
 from hydro_hpc.surrogate.table import Kind
 from hydro_hpc.surrogate.weight_norm import Part
 
@@ -30,6 +40,16 @@ def refuse_beyond(place: Place, wide: list[int]) -> None:
             f"'{place.full_name}' has more rows at another width, and tokens must stay as many; "
             "let the width change the size of each row alone"
         )
+
+
+def refuse_known(uses: Collection[str], model: nn.Module) -> None:
+    """Of what `uses=` says of a layer's weight."""
+    for place in itertools.chain.from_iterable(places_of(model).values()):
+        if place.full_name in uses and place.out_in is not None:
+            raise ShrinkError(
+                f"'{place.full_name}' in uses= is the weight of a layer, {place.class_name}, whose "
+                "use is known: uses= is of raw parameters; take it out"
+            )
 
 
 def refuse_parametrized(place: Place) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.multiplier import multiply_input
-from hydro_hpc.surrogate.arguments import check_keep, check_uses
+from hydro_hpc.surrogate.arguments import check_keep, check_uses, refuse_keep
 from hydro_hpc.surrogate.building import Factory, axes_of, build, refuse_fixed_weights, target_width
 from hydro_hpc.surrogate.initial import rescale, spread_factors
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
@@ -53,8 +53,7 @@ def shrink(
         from hydro_hpc.surrogate.by_trace import plan_of  # sympy, which a function does not need
 
         return plan_of(model, by, example, keep=keep, uses=uses).follow(model)
-    if keep:
-        raise ShrinkError("keep= is of a model whose widths are followed; a function has width=")
+    refuse_keep(keep)
     return _from_factory(model, _width(model, width, by), by, example, uses)
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.randomness import trial_stream
+from hydro_hpc.surrogate.arguments import refuse_keep
 from hydro_hpc.surrogate.building import Factory, has_width, target_width
 from hydro_hpc.surrogate.coordinates.ladders import BuiltLadder, FollowedLadder
 from hydro_hpc.surrogate.coordinates.rate import find_rate
@@ -72,6 +73,7 @@ def check(
             ladder = followed = FollowedLadder(make, example, keep, uses)
         widths = followed.widths
     else:
+        refuse_keep(keep)
         ladder = BuiltLadder(model, example, uses)
         if widths is None:
             found = find_widths(ladder, target_width(model))

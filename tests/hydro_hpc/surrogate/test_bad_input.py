@@ -208,3 +208,13 @@ def test_a_use_that_does_not_fit_is_refused(use: tuple[int, int]) -> None:
 def test_a_use_of_what_is_not_there_is_refused() -> None:
     with pytest.raises(ShrinkError, match="'wait' in uses="):
         shrink(Raw, width=NARROW, uses={"wait": None})
+
+
+def test_a_use_of_a_layers_weight_is_refused() -> None:
+    """It would take the layer's multiplier away."""
+
+    def factory(width: int = TARGET) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
+
+    with pytest.raises(ShrinkError, match=r"'2\.weight' in uses= is the weight of a layer, Linear"):
+        shrink(factory, width=NARROW, uses={"2.weight": (0, 1)})

@@ -268,3 +268,9 @@ def test_one_width_cannot_be_compared() -> None:
     case = CASES["mlp"]
     with pytest.raises(ShrinkError, match="two widths"):
         check(case.factory, example=case.example, lr=0.01, widths=(16,))
+
+
+def test_a_function_of_the_width_keeps_nothing() -> None:
+    case = CASES["mlp"]
+    with pytest.raises(ShrinkError, match="keep= is of a model whose widths are followed"):
+        check(case.factory, example=case.example, lr=0.01, keep=["down"])
