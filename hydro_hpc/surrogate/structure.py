@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
-from hydro_hpc.nn.multiplier import InputMultiplier
+from hydro_hpc.nn.multiplier import input_multipliers as own_multipliers
 from hydro_hpc.surrogate.axes import compare, shapes_of
 from hydro_hpc.surrogate.initial import Spread, sample_of
 from hydro_hpc.surrogate.kinds import Scaling, input_multipliers, scaling_of
@@ -143,8 +143,7 @@ def _is_spread_right(spread: Spread, expected: float, found: float) -> bool:
 def _of_multipliers(surrogate: Surrogate, scalings: Mapping[str, Scaling]) -> Iterator[Finding]:
     expected = input_multipliers(surrogate.module, scalings)
     for path, module in surrogate.module.named_modules():
-        hooks = module._forward_pre_hooks.values()
-        found = math.prod(hook.factor for hook in hooks if isinstance(hook, InputMultiplier))
+        found = math.prod(own_multipliers(module))
         yield from _differing(path, "forward multiplier", expected.get(path, 1.0), found)
 
 
