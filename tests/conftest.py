@@ -22,8 +22,12 @@ PARENT: Final = Path("/tmp")
 
 
 def pytest_configure() -> None:
-    """Undoes what a shell does to its background jobs, so that tests can interrupt processes."""
+    """Undoes what a shell does to its background jobs, so that tests can interrupt processes; and
+    torch, which is not imported yet, is left one thread per process: several of them spin for a
+    core that another process holds, and made a test twelve times as slow.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_finish() -> None:

@@ -82,7 +82,6 @@ def test_a_wait_is_spoken_of_when_it_has_changed_and_not_often(line: Callable[..
 
 
 def test_says_where_a_target_trains_and_how_long_its_epochs_take(line: Callable[..., str]) -> None:
-    torch.set_num_threads(1)
     assert line(5.0, begins=BEST) == (
         "target, trial 3: trains to epoch 2, here, on the CPU with 1 thread, which should be this "
         "process's own; 0.25 in the study"
