@@ -1,13 +1,14 @@
 """Does a learning rate that is best for a narrow surrogate suit its target, too? Real training of
 small models on CPU, under maximal update parametrization and under the standard one.
 
-python -m benchmarks.transfer [--quick] [--out FILE] [--picture FILE]
+python -m benchmarks.transfer [--quick] [--more] [--out FILE] [--picture FILE]
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from benchmarks.transfer_figures import (
     spearman,
     worst_loss_gap,
 )
-from benchmarks.transfer_models import TASKS, Task
+from benchmarks.transfer_models import MORE_TASKS, TASKS, Task
 from benchmarks.transfer_picture import draw
 from benchmarks.transfer_training import (
     Configuration,
@@ -54,19 +55,27 @@ class Run:
 
 def main() -> None:
     parser = make_parser("How well a learning rate transfers from narrow surrogates to a target.")
+    parser.add_argument(
+        "--more",
+        action="store_true",
+        help="SGD too, and the check on further models: in half an hour",
+    )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="loss against learning rate")
     arguments = parser.parse_args()
     extent = Extent(seeds=1, configurations=12) if arguments.quick else Extent()
+    tasks = (*TASKS, *MORE_TASKS) if arguments.more else TASKS
+    began = time.perf_counter()
     curves: Rows = []
     ranks: Rows = []
     with worker_pool() as pool:
-        for task in TASKS:
-            shown = quick(task) if arguments.quick else task
-            curves += curves_of(shown, extent, pool)
+        for task in map(quick, tasks) if arguments.quick else tasks:
+            curves += curves_of(task, extent, pool)
             best = best_lr(curves, task.name, "mup", task.target)
-            ranks += ranks_of(shown, best, extent, pool)
-        of_check, checks = check_figures(pool, quick=arguments.quick)
+            ranks += ranks_of(task, best, extent, pool)
+        of_check, checks = check_figures(pool, quick=arguments.quick, zoo=arguments.more)
+    seconds = time.perf_counter() - began
     figures = figures_of(curves, ranks) | of_check
+    figures["seconds"] = Figure(median=seconds, low=seconds, high=seconds, n=1, unit="s, this run")
     write_result("transfer", figures=figures, rows=curves + ranks + checks, out=arguments.out)
     if arguments.picture:
         draw(curves, arguments.picture)
@@ -84,6 +93,7 @@ def figures_of(curves: Rows, ranks: Rows) -> dict[str, Figure | NotTaken]:
         "lr_steps_off_sp": lr_steps_off(curves, "sp"),
         "loss_gap_sp": worst_loss_gap(curves, "sp"),
         "spearman_mup": correlation_figure(ranks, "mup"),
+        "spearman_mup_eighth": correlation_figure(ranks, "mup, an eighth"),
         "spearman_ceiling": correlation_figure(ranks, "ceiling"),
     }
 
@@ -124,34 +134,38 @@ def parametrizations(task: Task) -> list[tuple[Parametrization, tuple[int, ...]]
 
 
 def ranks_of(task: Task, best: float, extent: Extent, pool: Executor) -> Rows:
-    """Correlations of how surrogate and target rank the same configurations: one row for each pair
-    of seeds. `ceiling`: two seeds of the target itself.
+    """How surrogates and target rank the same configurations: a row of losses for each width and
+    seed, and one correlation for each pair of them. `ceiling`: two seeds of the target itself.
     """
     configurations = random_configurations(best, extent.configurations)
-    seeds = {task.target: (0, 1), task.ranked: (0, 1, 2)}
+    seeds = {task.target: (0, 1), task.target // 4: (0, 1, 2), task.target // 8: (0, 1, 2)}
+    cells = [(width, seed) for width in seeds for seed in seeds[width]]
     runs = [
         Run(task=task.name, parametrization="mup", width=width, configuration=c, seed=seed)
-        for width in seeds
-        for seed in seeds[width]
+        for width, seed in cells
         for c in configurations
     ]
     losses = trained(task, runs, pool)
-    found = {
-        (width, seed): [next(losses) for _ in configurations]
-        for width in seeds
-        for seed in seeds[width]
-    }
-    target = [found[task.target, seed] for seed in seeds[task.target]]
-    pairs = [("ceiling", task.target, target[0], target[1])]
+    found = {cell: [next(losses) for _ in configurations] for cell in cells}
+    pairs = [("ceiling", (task.target, 0), (task.target, 1))]
     pairs += [
-        ("mup", task.ranked, found[task.ranked, seed], wide)
-        for seed in seeds[task.ranked]
-        for wide in target
+        (what, (width, seed), (task.target, other))
+        for what, width in (("mup", task.target // 4), ("mup, an eighth", task.target // 8))
+        for seed in seeds[width]
+        for other in seeds[task.target]
     ]
-    rows = []
-    for what, width, one, other in pairs:
-        row = {"model": task.name, "correlation": what, "width": width}
-        rows.append(row | spearman(one, other))
+    rows: Rows = [
+        {
+            "model": task.name,
+            "ranked": width,
+            "seed": seed,
+            "losses": [loss if math.isfinite(loss) else None for loss in found[width, seed]],
+        }
+        for width, seed in cells
+    ]
+    for what, one, other in pairs:
+        row = {"model": task.name, "correlation": what, "width": one[0]}
+        rows.append(row | spearman(found[one], found[other]))
         print(rows[-1], flush=True)
     return rows
 
@@ -162,7 +176,8 @@ def trained(task: Task, runs: Sequence[Run], pool: Executor) -> Iterator[float]:
 
 
 def _train(run: Run, steps: int) -> float:
-    [task] = [task for task in TASKS if task.name == run.task]  # its functions need not pickle
+    """By the task's name: what tasks are made of does not pickle."""
+    [task] = [task for task in (*TASKS, *MORE_TASKS) if task.name == run.task]
     shown = replace(task, steps=steps)
     return loss_after_training(shown, run.parametrization, run.width, run.configuration, run.seed)
 

@@ -79,7 +79,7 @@ def correlation_figure(rows: Rows, what: str) -> Figure | NotTaken:
     """Of the model that is ranked worst: the median and range over its pairs of seeds."""
     by_model: dict[str, list[float]] = {}
     for row in rows:
-        if row["correlation"] == what and row["spearman"] is not None:
+        if row.get("correlation") == what and row["spearman"] is not None:
             by_model.setdefault(row["model"], []).append(row["spearman"])
     if not by_model:
         return NotTaken(why="too many runs diverged")

@@ -43,7 +43,6 @@ class Task:
     optimizer: str
     target: int
     widths: tuple[int, ...]
-    ranked: int  # the width whose ranking of configurations is compared with the target's
     lrs: tuple[float, ...]  # a factor of 2 apart
     batch_size: int
     steps: int
@@ -196,23 +195,9 @@ TASKS: Final = (
         optimizer="adam",
         target=512,
         widths=(32, 64, 128, 256),
-        ranked=64,
         lrs=powers(-12, -3),
         batch_size=512,
         steps=400,
-        batch=digits_batch,
-        validation=validation_digits,
-    ),
-    Task(
-        name="mlp, sgd",
-        factory=MLP,
-        optimizer="sgd",
-        target=512,
-        widths=(32, 64, 128, 256),
-        ranked=64,
-        lrs=powers(-7, 2),
-        batch_size=128,
-        steps=200,
         batch=digits_batch,
         validation=validation_digits,
     ),
@@ -222,11 +207,25 @@ TASKS: Final = (
         optimizer="adamw",
         target=256,
         widths=(32, 64, 128),
-        ranked=32,
         lrs=powers(-13, -5),
         batch_size=8,
         steps=200,
         batch=text_batch,
         validation=validation_text,
+    ),
+)
+
+MORE_TASKS: Final = (
+    Task(
+        name="mlp, sgd",
+        factory=MLP,
+        optimizer="sgd",
+        target=512,
+        widths=(32, 64, 128, 256),
+        lrs=powers(-7, 2),
+        batch_size=128,
+        steps=200,
+        batch=digits_batch,
+        validation=validation_digits,
     ),
 )

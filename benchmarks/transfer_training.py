@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any, Final, Literal
 
 import torch
@@ -56,18 +56,18 @@ def loss_after_training(
     seed: int,
 ) -> float:
     """On the validation set; infinite if that is no better than before the training, as where it
-    diverges. `mup`: as a surrogate; `sp`: the
-    model that the factory builds, with one learning rate for all of it.
+    diverges. `mup`: as a surrogate; `sp`: the model that the factory builds, with one learning rate
+    for all of it.
     """
     torch.manual_seed(seed)
     model, optimizer = _begin(task, parametrization, width, configuration)
     rates = [group["lr"] for group in optimizer.param_groups]
-    generator = torch.Generator().manual_seed(seed)
-    for factor in schedule(task.steps, configuration.warm_up):
+    factors = schedule(task.steps, configuration.warm_up)
+    for factor, batch in zip(factors, _batches(task, seed), strict=True):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         optimizer.zero_grad()
-        loss = _loss(model, task.batch(task.batch_size, generator))
+        loss = _loss(model, batch)
         loss.backward()
         optimizer.step()
     with torch.no_grad():
@@ -115,10 +115,13 @@ def _loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     return F.cross_entropy(model(inputs), classes)
 
 
-_validations: dict[str, Batch] = {}
+@lru_cache(maxsize=3)  # the seeds of a curve
+def _batches(task: Task, seed: int) -> tuple[Batch, ...]:
+    """Of all steps: every width and configuration trains on the same."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(task.batch(task.batch_size, generator) for _ in range(task.steps))
 
 
+@cache
 def _validation(task: Task) -> Batch:
-    if task.name not in _validations:
-        _validations[task.name] = task.validation()
-    return _validations[task.name]
+    return task.validation()
