@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Final
@@ -73,14 +73,19 @@ def refuse_unlike(model: nn.Module, rules: Rules) -> None:
     """ShrinkError if a layer does not have the multiplier of these rules: then they are of another
     width, or the model is narrow and no surrogate.
     """
-    expected = input_multipliers(model, rules)
-    for path, module in model.named_modules():
-        found = math.prod(own_multipliers(module))
-        if not math.isclose(found, expected.get(path, 1.0)):
+    for path, expected, found in multipliers(model, rules):
+        if not math.isclose(found, expected):
             raise ShrinkError(
                 f"the input of '{path}' is multiplied by {found:.4g}, and by these rules it is "
-                f"{expected.get(path, 1.0):.4g}; give the rules of the surrogate that is trained"
+                f"{expected:.4g}; give the rules of the surrogate that is trained"
             )
+
+
+def multipliers(model: nn.Module, rules: Rules) -> Iterator[tuple[str, float, float]]:
+    """(path, what its input is to be multiplied by, what it is multiplied by) of each module."""
+    expected = input_multipliers(model, rules)
+    for path, module in model.named_modules():
+        yield path, expected.get(path, 1.0), math.prod(own_multipliers(module))
 
 
 def by_scale(scales: Mapping[str, Scale]) -> dict[Scale, list[str]]:

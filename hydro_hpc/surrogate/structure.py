@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
-from hydro_hpc.nn.multiplier import input_multipliers as own_multipliers
 from hydro_hpc.surrogate.axes import compare, shapes_of
 from hydro_hpc.surrogate.initial import Spread, sample_of
-from hydro_hpc.surrogate.kinds import Scaling, input_multipliers, scaling_of
+from hydro_hpc.surrogate.kinds import Scaling, scaling_of
 from hydro_hpc.surrogate.layouts import places_of
-from hydro_hpc.surrogate.rules import Rules, factors_of
+from hydro_hpc.surrogate.rules import Rules, factors_of, multipliers
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.table import TABLE, Kind, family_of
 
@@ -141,10 +140,8 @@ def _is_spread_right(spread: Spread, expected: float, found: float) -> bool:
 
 
 def _of_multipliers(surrogate: Surrogate, scalings: Mapping[str, Scaling]) -> Iterator[Finding]:
-    expected = input_multipliers(surrogate.module, scalings)
-    for path, module in surrogate.module.named_modules():
-        found = math.prod(own_multipliers(module))
-        yield from _differing(path, "forward multiplier", expected.get(path, 1.0), found)
+    for path, expected, found in multipliers(surrogate.module, scalings):
+        yield from _differing(path, "forward multiplier", expected, found)
 
 
 def _of_values(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[Finding]:

@@ -8,12 +8,8 @@ keys that are divided by their norms take a root of that each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
-
-from hydro_hpc.surrogate.tracing.calling import said_by_line
-from hydro_hpc.surrogate.tracing.probe import Product, Seen, seen_in
+from hydro_hpc.surrogate.tracing.probe import Seen
 from hydro_hpc.surrogate.tracing.products import ProductFinding, paired
 
 
@@ -45,26 +41,9 @@ class AttentionFinding(ProductFinding):
         )
 
 
-def attention_findings(
-    target: nn.Module, narrow: nn.Module, example: Any
-) -> tuple[AttentionFinding, ...]:
-    """Of each attention that a call on the example makes in both models, right or not. Neither
-    model is changed, nor torch's random state.
-    """
-    with said_by_line(target, example):
-        wide = seen_in(target, example)
-    with said_by_line():
-        return findings_of(wide, seen_in(narrow, example))
-
-
 def findings_of(wide: Seen, narrow: Seen) -> tuple[AttentionFinding, ...]:
-    """The same of what was seen in a call of each."""
+    """Of each attention that was seen in a call of both models, right or not."""
     return tuple(
         AttentionFinding(target=one, narrow=other)
         for one, other in paired(wide.logits, narrow.logits)
     )
-
-
-def attentions(model: nn.Module, example: Any) -> tuple[Product, ...]:
-    """In the order of the call, which is of a copy of the model."""
-    return seen_in(model, example).logits

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hydro_hpc.study import Study, choice, log_uniform
+from hydro_hpc.surrogate import Narrow
+from tests.hydro_hpc.study.surrogates import SPACE, WIDTH, Wide
 
 
 class Net(nn.Module):
@@ -56,3 +58,14 @@ def _small_study(**changes: Any) -> Study:
         "search": "random",
     }
     return Study(**(facts | changes))
+
+
+@pytest.fixture
+def narrow_study() -> MakeStudy:
+    """Makes one whose trials train surrogates."""
+
+    def make(**changes: Any) -> Study:
+        facts: dict[str, Any] = {"model": Wide, "space": SPACE, "surrogate": Narrow(width=WIDTH)}
+        return _small_study(**(facts | changes))
+
+    return make

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hydro_hpc import Study
 from hydro_hpc.errors import StudyError
@@ -17,25 +17,9 @@ from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.space import choice, integer, log_uniform, uniform
 from hydro_hpc.surrogate import Narrow, shrink
 from hydro_hpc.surrogate.table import FAMILIES
+from tests.hydro_hpc.study.surrogates import SPACE, TARGET, WIDTH, Wide
 
-TARGET, WIDTH = 32, 8
 MakeStudy = Callable[..., Study]
-
-
-class Wide(nn.Module):
-    """[batch, 4] -> logits [batch, 2]."""
-
-    built: ClassVar[list[int]] = []
-
-    def __init__(self, width: int = TARGET, depth: int = 1, slope: float = 0.1) -> None:
-        super().__init__()
-        self.built.append(width)
-        hidden = [nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(slope)) for _ in range(depth)]
-        self.layers = nn.Sequential(nn.Linear(4, width), *hidden, nn.Linear(width, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.layers(x)
-        return logits
 
 
 class Wider(Wide):
@@ -56,18 +40,6 @@ class FromElsewhere(Wide):
         nn.init.zeros_(self.layers[-1].weight)
 
 
-SPACE = {"lr": log_uniform(1e-3, 1e-1)}
-
-
-@pytest.fixture
-def study(small_study: MakeStudy) -> MakeStudy:
-    def make(**changes: Any) -> Study:
-        facts: dict[str, Any] = {"model": Wide, "space": SPACE, "surrogate": Narrow(width=WIDTH)}
-        return small_study(**(facts | changes))
-
-    return make
-
-
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The widths of all models, as they are made."""
@@ -76,8 +48,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return widths
 
 
-def test_a_trial_trains_the_surrogate_by_its_rules(study: MakeStudy) -> None:
-    made = study(metrics="loss", optimizer="sgd", space=SPACE | {"momentum": 0.9})
+def test_a_trial_trains_the_surrogate_by_its_rules(narrow_study: MakeStudy) -> None:
+    made = narrow_study(metrics="loss", optimizer="sgd", space=SPACE | {"momentum": 0.9})
     data = made.data()
     torch.manual_seed(3)
     surrogate = shrink(Wide, width=WIDTH)
@@ -96,30 +68,32 @@ def test_a_trial_trains_the_surrogate_by_its_rules(study: MakeStudy) -> None:
     assert made.run_alone({"lr": 0.05}, 3) == expected
 
 
-def test_a_surrogate_of_the_targets_width_trains_as_the_target(study: MakeStudy) -> None:
-    same = study(metrics="loss", surrogate=Narrow(by=1))
-    target = study(metrics="loss", surrogate=None)
+def test_a_surrogate_of_the_targets_width_trains_as_the_target(narrow_study: MakeStudy) -> None:
+    same = narrow_study(metrics="loss", surrogate=Narrow(by=1))
+    target = narrow_study(metrics="loss", surrogate=None)
     assert same.run_alone({"lr": 0.05}, 3) == target.run_alone({"lr": 0.05}, 3)
 
 
 @pytest.mark.parametrize("narrow", [Narrow(by=1), Narrow(width=TARGET)])
-def test_surrogates_that_are_the_target_are_remarked(study: MakeStudy, narrow: Narrow) -> None:
-    [caution] = study(surrogate=narrow).cautions
+def test_surrogates_that_are_the_target_are_remarked(
+    narrow_study: MakeStudy, narrow: Narrow
+) -> None:
+    [caution] = narrow_study(surrogate=narrow).cautions
     assert caution.startswith("these surrogates are the target itself, since they have its width:")
 
 
 @pytest.mark.parametrize("by", [2, 3, 5, 8, 13])
-def test_a_ratio_gives_the_widths_that_shrink_gives(study: MakeStudy, by: int) -> None:
-    found = study(surrogate=Narrow(by=by)).build_surrogate({"lr": 0.1}, 0)
+def test_a_ratio_gives_the_widths_that_shrink_gives(narrow_study: MakeStudy, by: int) -> None:
+    found = narrow_study(surrogate=Narrow(by=by)).build_surrogate({"lr": 0.1}, 0)
     expected = shrink(Wide, by=by)
     assert found.rules == expected.rules
     sizes = [[p.shape for p in one.module.parameters()] for one in (found, expected)]
     assert sizes[0] == sizes[1]
 
 
-def test_the_target_is_the_users_model(study: MakeStudy) -> None:
-    made = study()
-    plain = study(surrogate=None)
+def test_the_target_is_the_users_model(narrow_study: MakeStudy) -> None:
+    made = narrow_study()
+    plain = narrow_study(surrogate=None)
     found, expected = made.build_target({"lr": 0.1}, 5), plain.build_model({"lr": 0.1}, 5)
     for one, other in zip(found.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -127,10 +101,10 @@ def test_the_target_is_the_users_model(study: MakeStudy) -> None:
 
 
 def test_the_target_is_built_once_for_all_trials_of_one_shape(
-    study: MakeStudy, built: list[int]
+    narrow_study: MakeStudy, built: list[int]
 ) -> None:
     space = SPACE | {"depth": choice(1, 2), "slope": uniform(0.0, 0.3)}
-    made = study(space=space, surrogate=Narrow(by=4))
+    made = narrow_study(space=space, surrogate=Narrow(by=4))
     made.build_model({"lr": 0.1, "depth": 1, "slope": 0.1}, 0)
     made.build_model({"lr": 0.1, "depth": 2, "slope": 0.1}, 0)
     before = len(built)
@@ -139,12 +113,12 @@ def test_the_target_is_built_once_for_all_trials_of_one_shape(
     assert built[before:] == [WIDTH] * 5
 
 
-def test_sizes_that_follow_a_real_number_are_refused(study: MakeStudy) -> None:
+def test_sizes_that_follow_a_real_number_are_refused(narrow_study: MakeStudy) -> None:
     class Stretched(Wide):
         def __init__(self, width: int = TARGET, ratio: float = 1.0) -> None:
             super().__init__(int(width * ratio))
 
-    made = study(model=Stretched, space=SPACE | {"ratio": uniform(1.0, 3.0)})
+    made = narrow_study(model=Stretched, space=SPACE | {"ratio": uniform(1.0, 3.0)})
     with pytest.raises(StudyError, match="not of the size for which the surrogate's rules"):
         made.build_model({"lr": 0.1, "ratio": 1.5}, 0)
 
@@ -162,17 +136,19 @@ def test_sizes_that_follow_a_real_number_are_refused(study: MakeStudy) -> None:
         "augment_strength",
     ],
 )
-def test_a_regularizer_is_searched_only_if_the_user_insists(study: MakeStudy, name: str) -> None:
+def test_a_regularizer_is_searched_only_if_the_user_insists(
+    narrow_study: MakeStudy, name: str
+) -> None:
     def model(width: int = TARGET, **rest: float) -> nn.Module:
         del rest
         return Wide(width)
 
     space = SPACE | {name: uniform(0.1, 0.5)}
     with pytest.raises(StudyError, match=f"'{name}' is searched .* not the target's: how much"):
-        study(model=model, space=space)
-    made = study(model=model, space=space, surrogate=Narrow(width=WIDTH, also=(name,)))
+        narrow_study(model=model, space=space)
+    made = narrow_study(model=model, space=space, surrogate=Narrow(width=WIDTH, also=(name,)))
     assert [line for line in made.cautions if name in line]
-    study(model=model, space=SPACE | {name: 0.1}, optimizer="adamw")  # a constant
+    narrow_study(model=model, space=SPACE | {name: 0.1}, optimizer="adamw")  # a constant
 
 
 @pytest.mark.parametrize(
@@ -182,8 +158,10 @@ def test_a_regularizer_is_searched_only_if_the_user_insists(study: MakeStudy, na
         {"lr": log_uniform(1e-3, 1e-1), "slope": uniform(0.0, 0.3), "depth": integer(1, 3)},
     ],
 )
-def test_what_transfers_is_searched_without_a_word(study: MakeStudy, space: dict[str, Any]) -> None:
-    assert study(space=space).cautions == []
+def test_what_transfers_is_searched_without_a_word(
+    narrow_study: MakeStudy, space: dict[str, Any]
+) -> None:
+    assert narrow_study(space=space).cautions == []
 
 
 @pytest.mark.parametrize(
@@ -197,10 +175,10 @@ def test_what_transfers_is_searched_without_a_word(study: MakeStudy, space: dict
     ],
 )
 def test_a_study_that_cannot_have_surrogates_is_refused(
-    study: MakeStudy, changes: dict[str, Any], sentence: str
+    narrow_study: MakeStudy, changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(StudyError, match=sentence):
-        study(**changes)
+        narrow_study(**changes)
 
 
 @pytest.mark.parametrize(
@@ -218,18 +196,18 @@ def test_a_study_that_cannot_have_surrogates_is_refused(
     ],
 )
 def test_narrow_that_cannot_be_is_refused(
-    study: MakeStudy, narrow: dict[str, Any], sentence: str
+    narrow_study: MakeStudy, narrow: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(StudyError, match=sentence):
-        study(surrogate=Narrow(**narrow))
+        narrow_study(surrogate=Narrow(**narrow))
 
 
 def test_an_optimizer_without_a_rule_is_refused_when_the_study_is_defined(
-    study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+    narrow_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(FAMILIES, "adagrad")
     with pytest.raises(StudyError, match="'adagrad'"):
-        study(optimizer="adagrad")
+        narrow_study(optimizer="adagrad")
 
 
 @pytest.mark.parametrize(
@@ -254,24 +232,24 @@ def test_an_optimizer_without_a_rule_is_refused_when_the_study_is_defined(
     ],
 )
 def test_what_the_rules_do_not_vouch_for_is_said(
-    study: MakeStudy, changes: dict[str, Any], sentence: str
+    narrow_study: MakeStudy, changes: dict[str, Any], sentence: str
 ) -> None:
-    [caution] = study(**changes).cautions
+    [caution] = narrow_study(**changes).cautions
     assert sentence in caution
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_constant_weight_decay_that_the_factors_keep_is_fine(
-    study: MakeStudy, optimizer: str
+    narrow_study: MakeStudy, optimizer: str
 ) -> None:
-    assert study(space=SPACE | {"weight_decay": 0.1}, optimizer=optimizer).cautions == []
+    assert narrow_study(space=SPACE | {"weight_decay": 0.1}, optimizer=optimizer).cautions == []
 
 
 def test_a_run_says_what_is_trained_and_keeps_the_rules(
-    study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    narrow_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     surrogate = Narrow(width=WIDTH, target_epochs=10)
-    results = study(optimizer="adamw", surrogate=surrogate).run(tmp_path)
+    results = narrow_study(optimizer="adamw", surrogate=surrogate).run(tmp_path)
     assert results.completed == 5
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first == (
@@ -290,13 +268,13 @@ def test_a_run_says_what_is_trained_and_keeps_the_rules(
 
 
 def test_another_process_builds_by_the_kept_rules(
-    study: MakeStudy, tmp_path: Path, built: list[int]
+    narrow_study: MakeStudy, tmp_path: Path, built: list[int]
 ) -> None:
-    before = study(metrics="loss")
+    before = narrow_study(metrics="loss")
     before.keep_rules(tmp_path / "rules")
     value = before.run_alone({"lr": 0.05}, 3)
     built.clear()
-    after = study(metrics="loss")
+    after = narrow_study(metrics="loss")
     after.keep_rules(tmp_path / "rules")
     assert after.run_alone({"lr": 0.05}, 3) == value
     assert set(built) == {WIDTH}
@@ -311,126 +289,54 @@ def test_another_process_builds_by_the_kept_rules(
     ],
 )
 def test_a_changed_model_is_one_sentence(
-    study: MakeStudy, tmp_path: Path, model: type[nn.Module], sentence: str
+    narrow_study: MakeStudy, tmp_path: Path, model: type[nn.Module], sentence: str
 ) -> None:
-    study().run(tmp_path)
+    narrow_study().run(tmp_path)
     rules = StudyFolder(tmp_path, "small").rules
-    changed = study(model=model)
+    changed = narrow_study(model=model)
     changed.keep_rules(rules)
     with pytest.raises(StudyError, match=sentence):  # found there
         changed.build_model({"lr": 0.1}, 0)
-    changed = study(model=model)
+    changed = narrow_study(model=model)
     changed.build_model({"lr": 0.1}, 0)
     with pytest.raises(StudyError, match=sentence):  # made before
         changed.keep_rules(rules)
 
 
-def test_a_study_of_other_surrogates_is_another_study(study: MakeStudy, tmp_path: Path) -> None:
-    study().run(tmp_path)
+def test_a_study_of_other_surrogates_is_another_study(
+    narrow_study: MakeStudy, tmp_path: Path
+) -> None:
+    narrow_study().run(tmp_path)
     with pytest.raises(StudyError, match="holds a study of another settings"):
-        study(surrogate=Narrow(width=16)).run(tmp_path)
+        narrow_study(surrogate=Narrow(width=16)).run(tmp_path)
     horizon = Narrow(width=WIDTH, target_epochs=90)
-    assert study(surrogate=horizon).run(tmp_path).completed == 5  # no value depends on that
+    assert narrow_study(surrogate=horizon).run(tmp_path).completed == 5  # no value depends on that
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '"m_in": 0.5'])
 def test_rules_that_cannot_be_used_are_one_sentence(
-    study: MakeStudy, tmp_path: Path, damage: str
+    narrow_study: MakeStudy, tmp_path: Path, damage: str
 ) -> None:
-    study().run(tmp_path)
+    narrow_study().run(tmp_path)
     [path] = StudyFolder(tmp_path, "small").rules.iterdir()
     text = path.read_text()
     path.write_text(text.replace('"m_in": 0.25', damage) if "m_in" in damage else damage)
     with pytest.raises(StudyError, match=r"rules of surrogates that this version can use; give"):
-        study().run(tmp_path)
+        narrow_study().run(tmp_path)
 
 
-def test_a_study_without_surrogates_has_none_to_build(study: MakeStudy) -> None:
+def test_a_study_without_surrogates_has_none_to_build(narrow_study: MakeStudy) -> None:
     with pytest.raises(StudyError, match="the study has no surrogate"):
-        study(surrogate=None).build_surrogate({"lr": 0.1}, 0)
+        narrow_study(surrogate=None).build_surrogate({"lr": 0.1}, 0)
 
 
-def test_a_model_without_rules_is_one_sentence(study: MakeStudy) -> None:
+def test_a_model_without_rules_is_one_sentence(narrow_study: MakeStudy) -> None:
     def layered(width: int = TARGET) -> nn.Module:
         return nn.Sequential(*(nn.Linear(4, 4) for _ in range(width // 8)), nn.Linear(4, 2))
 
     with pytest.raises(StudyError, match=r"no surrogate of the study's model: .* one width only"):
-        study(model=layered).check()
+        narrow_study(model=layered).check()
 
 
-def test_a_study_says_what_shrinks(study: MakeStudy) -> None:
-    assert study().narrowed({"lr": 0.1}) == ["layers.0.weight and 4 more: 32 -> 8"]
-
-
-class Pairs(Wide):
-    """The product of two activations over the width."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.layers[:2](x)
-        return self.layers[2](h) + (h * self.layers[0](x)).sum(-1, keepdim=True)  # type: ignore[no-any-return]
-
-
-class Beside(Wide):
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:2]:
-            x = layer(x)
-        weight, bias = [*self.layers.parameters()][-2:]
-        return nn.functional.linear(x, weight, bias)
-
-
-@pytest.mark.parametrize(
-    ("model", "sentence"),
-    [(Pairs, "multiplies two activations over 32 values"), (Beside, "'layers.2' leads out of")],
-)
-def test_what_a_batch_shows_is_refused(
-    study: MakeStudy, model: type[nn.Module], sentence: str
-) -> None:
-    with pytest.raises(StudyError, match=sentence):
-        study(model=model).build_model({"lr": 0.1}, 0)
-
-
-class Failing(Wide):
-    def forward(self, x: Tensor) -> Tensor:
-        raise RuntimeError(f"not on {x.device}")
-
-
-def test_a_model_that_cannot_be_called_here_is_said_not_to_be_looked_at(study: MakeStudy) -> None:
-    made = study(model=Failing)
-    made.build_model({"lr": 0.1}, 0)
-    assert made.narrowed({"lr": 0.1})[1].startswith("factors on attention's logits")
-    assert "not on cpu" in made.narrowed({"lr": 0.1})[1]
-
-
-def test_a_shapes_surrogate_and_target_are_called_once(study: MakeStudy) -> None:
-    called: list[int] = []
-
-    class Counted(Wide):
-        def forward(self, x: Tensor) -> Tensor:
-            called.append(self.layers[0].out_features)  # type: ignore[arg-type]
-            return super().forward(x)
-
-    made = study(model=Counted, space=SPACE | {"slope": uniform(0.0, 0.3)})
-    for seed in range(3):
-        made.build_model({"lr": 0.1, "slope": seed / 10}, seed)
-    made.narrowed({"lr": 0.1, "slope": 0.1})
-    assert called == [TARGET, WIDTH]
-
-
-class Rooted(Wide):
-    """Multiplies by the root of its width."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.layers[0](x)
-        return self.layers[1:](h * h.shape[-1] ** 0.5)  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize(
-    "surrogate", [Narrow(width=WIDTH, unproven=True), Narrow(by=4, unproven=True)]
-)
-def test_a_run_warns_of_factors_of_the_width(
-    study: MakeStudy, surrogate: Narrow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study(model=Rooted, surrogate=surrogate, trials=1).run(tmp_path)
-    _, warned, *_ = capsys.readouterr().out.splitlines()
-    said = "study small: the model multiplies what 'layers.0' gives by 5.657 at the target's"
-    assert warned.startswith(said)
+def test_a_study_says_what_shrinks(narrow_study: MakeStudy) -> None:
+    assert narrow_study().narrowed({"lr": 0.1}) == ["layers.0.weight and 4 more: 32 -> 8"]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate import shrink
-from hydro_hpc.surrogate.tracing.attention import attention_findings, attentions
-from hydro_hpc.surrogate.tracing.probe import Product
+from hydro_hpc.surrogate.tracing.attention import AttentionFinding, findings_of
+from hydro_hpc.surrogate.tracing.probe import Product, seen_in
 
 TARGET, NARROW, HEADS = 64, 16, 4
 Logits = Callable[[Tensor, Tensor, int], Tensor]  # of [batch, heads, time, size], and the width
@@ -117,9 +117,13 @@ class Within(nn.Module):
 EXAMPLE = torch.randn(2, 5, 8)
 
 
+def attention_findings(target: nn.Module, narrow: nn.Module) -> tuple[AttentionFinding, ...]:
+    return findings_of(seen_in(target, EXAMPLE), seen_in(narrow, EXAMPLE))
+
+
 @pytest.mark.parametrize("logits", FORMS)
 def test_the_factor_is_found_by_value_in_any_form(logits: Logits) -> None:
-    found = attentions(Within(Model(TARGET, HEADS, logits)), EXAMPLE)
+    found = seen_in(Within(Model(TARGET, HEADS, logits)), EXAMPLE).logits
     assert [(each.path, each.size) for each in found] == [("inner", TARGET // HEADS)]
     assert found[0].factor == pytest.approx((TARGET // HEADS) ** -0.5, rel=1e-5)
 
@@ -127,33 +131,33 @@ def test_the_factor_is_found_by_value_in_any_form(logits: Logits) -> None:
 def test_torchs_own_layers_are_seen() -> None:
     layer = nn.TransformerEncoderLayer(TARGET, HEADS, 32, batch_first=True)
     for model in (layer, layer.eval()):
-        found = attentions(model, torch.randn(2, 5, TARGET))
+        found = seen_in(model, torch.randn(2, 5, TARGET)).logits
         assert found == (Product(path="self_attn", size=16, factor=0.25),)
 
 
 def test_what_is_no_attention_is_not_found() -> None:
     layers = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4), nn.Softmax(-1))
-    assert attentions(layers, EXAMPLE) == ()
+    assert seen_in(layers, EXAMPLE).logits == ()
 
 
 @pytest.mark.parametrize("logits", FORMS)
 def test_a_root_of_a_size_of_heads_that_changes_is_wrong(logits: Logits) -> None:
     target, narrow = (Model(width, HEADS, logits) for width in (TARGET, NARROW))
-    (finding,) = attention_findings(target, narrow, EXAMPLE)
+    (finding,) = attention_findings(target, narrow)
     assert not finding.is_right
     assert finding.expected == pytest.approx(finding.target.factor * TARGET / NARROW)
 
 
 def test_one_over_a_size_of_heads_that_changes_is_right() -> None:
     target, narrow = (Model(width, HEADS, kernel_by_size) for width in (TARGET, NARROW))
-    (finding,) = attention_findings(target, narrow, EXAMPLE)
+    (finding,) = attention_findings(target, narrow)
     assert finding.is_right
 
 
 @pytest.mark.parametrize("logits", FORMS)
 def test_a_size_of_heads_that_stays_is_right(logits: Logits) -> None:
     target, narrow = (Model(width, width // 16, logits) for width in (TARGET, NARROW))
-    (finding,) = attention_findings(target, narrow, EXAMPLE)
+    (finding,) = attention_findings(target, narrow)
     assert finding.is_right
 
 
@@ -184,7 +188,7 @@ def test_models_and_random_state_are_as_before() -> None:
     model = Model(TARGET, HEADS, manual)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    attentions(nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5), model), EXAMPLE)
+    seen_in(nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5), model), EXAMPLE)
     assert torch.equal(state, torch.get_rng_state())
     assert not any(module._forward_pre_hooks for module in model.modules())
     for name, tensor in model.state_dict().items():
@@ -212,13 +216,13 @@ def test_queries_and_keys_divided_by_their_norms_are_right_at_any_size_of_heads(
     logits: Logits, num_normed: int
 ) -> None:
     target, narrow = (Model(width, HEADS, logits) for width in (TARGET, NARROW))
-    (finding,) = attention_findings(target, narrow, EXAMPLE)
+    (finding,) = attention_findings(target, narrow)
     assert (finding.target.num_normed, finding.is_right) == (num_normed, True)
 
 
 def test_a_cosines_factor_that_depends_on_the_width_is_wrong() -> None:
     target, narrow = (Model(width, HEADS, cosine_by_the_width) for width in (TARGET, NARROW))
-    (finding,) = attention_findings(target, narrow, EXAMPLE)
+    (finding,) = attention_findings(target, narrow)
     assert finding.is_told
     assert not finding.is_right
 
