@@ -34,7 +34,7 @@ def lr_steps_off(rows: Rows, parametrization: str) -> Figure:
                 best_lr(rows, model, parametrization, width) / best_lr(rows, model, "mup", target)
             )
         )
-        for model, width, target in surrogates(rows)
+        for model, width, target in surrogates(rows, parametrization)
     }
     return worst(found, "steps of a factor of 2")
 
@@ -44,7 +44,7 @@ def worst_loss_gap(rows: Rows, parametrization: str) -> Figure | NotTaken:
     Not taken if the target diverges there.
     """
     found = {}
-    for model, width, target in surrogates(rows):
+    for model, width, target in surrogates(rows, parametrization):
         losses = curve(rows, model, "mup", target)
         transferred = losses[best_lr(rows, model, parametrization, width)]
         found[f"{model}, width {width}"] = transferred / min(losses.values()) - 1
@@ -54,14 +54,15 @@ def worst_loss_gap(rows: Rows, parametrization: str) -> Figure | NotTaken:
     return worst(found, "of the target's best loss")
 
 
-def surrogates(rows: Rows) -> Iterator[tuple[str, int, int]]:
-    """(model, width, its target's width)."""
-    widths: dict[str, set[int]] = {}
+def surrogates(rows: Rows, parametrization: str) -> Iterator[tuple[str, int, int]]:
+    """(model, width, its target's width) of each that was trained so."""
+    targets: dict[str, int] = {}
     for row in rows:
-        widths.setdefault(row["model"], set()).add(row["width"])
-    for model, of_model in widths.items():
-        *narrow, target = sorted(of_model)
-        yield from ((model, width, target) for width in narrow)
+        targets[row["model"]] = max(row["width"], targets.get(row["model"], 0))
+    found = [(r["model"], r["width"]) for r in rows if r["parametrization"] == parametrization]
+    for model, width in dict.fromkeys(found):
+        if width != targets[model]:
+            yield model, width, targets[model]
 
 
 def worst(found: dict[str, float], unit: str) -> Figure:

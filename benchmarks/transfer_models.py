@@ -46,6 +46,7 @@ class Task:
     lrs: tuple[float, ...]  # a factor of 2 apart
     batch_size: int
     steps: int
+    is_ranked: bool  # whether ranks of configurations are compared too, if nobody asks for more
     batch: Callable[[int, torch.Generator], Batch]
     validation: Callable[[], Batch]
 
@@ -195,9 +196,10 @@ TASKS: Final = (
         optimizer="adam",
         target=512,
         widths=(32, 64, 128, 256),
-        lrs=powers(-12, -3),
+        lrs=powers(-11, -3),
         batch_size=512,
-        steps=400,
+        steps=200,
+        is_ranked=True,
         batch=digits_batch,
         validation=validation_digits,
     ),
@@ -208,8 +210,9 @@ TASKS: Final = (
         target=256,
         widths=(32, 64, 128),
         lrs=powers(-13, -5),
-        batch_size=8,
-        steps=200,
+        batch_size=16,
+        steps=48,
+        is_ranked=False,
         batch=text_batch,
         validation=validation_text,
     ),
@@ -225,6 +228,7 @@ MORE_TASKS: Final = (
         lrs=powers(-7, 2),
         batch_size=128,
         steps=200,
+        is_ranked=True,
         batch=digits_batch,
         validation=validation_digits,
     ),

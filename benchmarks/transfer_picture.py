@@ -50,12 +50,13 @@ def _draw_one(axes: Any, rows: Rows, model: str, parametrization: str) -> None:
         is_target = width == target
         losses = curve(rows, model, "mup" if is_target else parametrization, width)
         finite = {lr: loss for lr, loss in sorted(losses.items()) if math.isfinite(loss)}
+        if not finite:
+            continue
         color = INK if is_target else colormaps["viridis"](0.15 + 0.7 * place / len(widths))
         label = f"{width}, target" if is_target else str(width)
         axes.plot(finite.keys(), finite.values(), color=color, linewidth=1.6, label=label)
-        best = min(finite.items(), key=lambda point: point[1], default=None)
-        if best is not None:
-            axes.plot(*best, "o", color=color, markersize=5)
+        best = min(finite.items(), key=lambda point: point[1])
+        axes.plot(*best, "o", color=color, markersize=5)
     axes.axvline(best_lr(rows, model, "mup", target), color=INK, linewidth=0.8, linestyle=":")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
