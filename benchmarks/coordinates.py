@@ -34,8 +34,9 @@ from tests.hydro_hpc.surrogate.coordinates.zoo import ZOO
 
 SEEDS: Final = 10  # checks of each kind
 QUICK_SEEDS: Final = 2
-SEEDS_EACH: Final = 3  # that a check takes the mean of, as it does by itself;
-FAULTY_SEEDS_EACH: Final = 1  # of a fault, where more would only make it plainer
+SEEDS_EACH: Final = 3  # that a check takes the mean of, as it does by itself
+FAULTY_SEEDS_EACH: Final = 1  # more seeds and widths would only make a fault plainer
+FAULTY_WIDTHS: Final = 3
 STEPS: Final = 2
 OPTIMIZERS: Final = ("sgd", "adam", "adamw")
 MOMENTUM: Final = "sgd, momentum"
@@ -122,12 +123,13 @@ def row_of(cell: Cell) -> Row:
         steps=STEPS,
     )
     recipe = replace(recipe, lr=find_rate(right(case), case.widths[0], 0, batch, recipe))
-    each = SEEDS_EACH if cell.fault == RIGHT else FAULTY_SEEDS_EACH
+    is_right = cell.fault == RIGHT
+    each = SEEDS_EACH if is_right else FAULTY_SEEDS_EACH
     began = time.perf_counter()
     reports = [
         check_ladder(
             ladder,
-            widths=case.widths,
+            widths=case.widths if is_right else case.widths[:FAULTY_WIDTHS],
             batch=batch,
             recipe=recipe,
             seeds=range(each * seed, each * (seed + 1)),

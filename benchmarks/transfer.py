@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.coordinates import check_figures
 from benchmarks.result_file import Figure, NotTaken, make_parser, write_result
@@ -34,6 +34,8 @@ from benchmarks.transfer_training import (
     random_configurations,
 )
 from benchmarks.worker_pool import worker_pool
+
+RANKED_SEEDS: Final = (0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +142,7 @@ def ranks_of(task: Task, best: float, extent: Extent, pool: Executor) -> Rows:
     seed, and one correlation for each pair of them. `ceiling`: two seeds of the target itself.
     """
     configurations = random_configurations(best, extent.configurations)
-    seeds = {task.target: (0, 1), task.target // 4: (0, 1, 2), task.target // 8: (0, 1, 2)}
-    cells = [(width, seed) for width in seeds for seed in seeds[width]]
+    cells = [(task.target // by, seed) for by in (1, 4, 8) for seed in RANKED_SEEDS]
     runs = [
         Run(task=task.name, parametrization="mup", width=width, configuration=c, seed=seed)
         for width, seed in cells
@@ -153,8 +154,8 @@ def ranks_of(task: Task, best: float, extent: Extent, pool: Executor) -> Rows:
     pairs += [
         (what, (width, seed), (task.target, other))
         for what, width in (("mup", task.target // 4), ("mup, an eighth", task.target // 8))
-        for seed in seeds[width]
-        for other in seeds[task.target]
+        for seed in RANKED_SEEDS
+        for other in RANKED_SEEDS
     ]
     rows: Rows = [
         {
