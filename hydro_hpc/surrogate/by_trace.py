@@ -13,7 +13,7 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.multiplier import multiply_input
 from hydro_hpc.surrogate.axes import Axes, Axis
-from hydro_hpc.surrogate.initial import rescale, sample_of, wanted_spread
+from hydro_hpc.surrogate.initial import cut_factors, rescale
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.report import Report
@@ -48,10 +48,7 @@ class Plan:
         _refuse_other(model, self.trace, self.sizes)
         refuse_trained(model, self.axes)
         module = narrowed(model, self.trace, self.sizes)
-        initial = {
-            name: 1.0 if sample_of(parameter).is_constant else wanted_spread(self.rules[name])
-            for name, parameter in model.named_parameters()
-        }
+        initial = cut_factors(model, module, self.rules)
         rescale(module, initial)
         for path, factor in input_multipliers(module, self.rules).items():
             multiply_input(module.get_submodule(path), factor)

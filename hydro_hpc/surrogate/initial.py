@@ -93,6 +93,24 @@ def spread_factors(
     }
 
 
+def cut_factors(
+    target: nn.Module, narrow: nn.Module, scalings: Mapping[str, Scaling]
+) -> dict[str, float]:
+    """By what to multiply each parameter that is of rows and columns of the target's. These spread
+    as the target's do, unless they follow a pattern, such as an identity.
+    """
+    wide = dict(target.named_parameters())
+    found: dict[str, float] = {}
+    for name, parameter in narrow.named_parameters():
+        spread = Spread(target=sample_of(wide[name]), narrow=sample_of(parameter))
+        wanted = wanted_spread(scalings[name])
+        if wanted == 1.0 or spread.target.is_constant:
+            found[name] = 1.0
+        else:
+            found[name] = wanted / (spread_change(spread, (1.0,)) if spread.narrow.squares else 1.0)
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Laws:
     """How a spread may change from the target's width to a narrow one, the likeliest first."""

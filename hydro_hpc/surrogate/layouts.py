@@ -63,6 +63,11 @@ class Place:
         return source_of(self.module, self.name)
 
     @property
+    def is_table(self) -> bool:
+        """Says whether its rows are looked up."""
+        return isinstance(self.module, TABLES)
+
+    @property
     def is_of_torch(self) -> bool:
         """Says whether torch's own module declares it, so that how it is used is known."""
         base = next(cls for cls in type(self.module).__mro__ if _is_torchs(cls))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Final
 
 import torch
@@ -103,16 +104,29 @@ def _narrow_tensor(tensor: Tensor, shape: Sequence[int]) -> Tensor:
         return copy.deepcopy(tensor)
     is_drawn = isinstance(tensor, nn.Parameter)
     values = tensor.detach()
-    for axis, size in enumerate(shape):
-        if size != values.shape[axis]:
-            values = values.index_select(axis, _rows(values.shape[axis], size, is_drawn, values))
+    places: dict[Fraction, Tensor] = {}
+    for axis, (size, narrow) in sorted(enumerate(zip(tensor.shape, shape, strict=True)), key=_last):
+        if narrow != size:
+            places.setdefault(Fraction(size, narrow), _places(narrow, is_drawn))
+            rows = _rows(size, narrow, places[Fraction(size, narrow)])
+            values = values.index_select(axis, rows.to(values.device))
     if not is_drawn:
         return values.contiguous()
     return nn.Parameter(values.clone(), requires_grad=tensor.requires_grad)
 
 
-def _rows(size: int, narrow: int, is_drawn: bool, like: Tensor) -> Tensor:
-    """Which of `size` rows: one of each of `narrow` equal parts, a random one if they are drawn."""
-    place = torch.rand(narrow) if is_drawn else torch.full((narrow,), 0.5)
-    rows = ((torch.arange(narrow) + place) * (size / narrow)).long().clamp_max(size - 1)
-    return rows.to(like.device)
+def _last(axis: tuple[int, tuple[int, int]]) -> int:
+    return axis[1][1]
+
+
+def _places(narrow: int, is_drawn: bool) -> Tensor:
+    """Where in each of `narrow` equal parts a row is taken: anywhere, of what is drawn."""
+    return torch.rand(narrow) if is_drawn else torch.full((narrow,), 0.5)
+
+
+def _rows(size: int, narrow: int, places: Tensor) -> Tensor:
+    """Which of `size` rows. Axes that shrink alike get the same places, stacked parts again, so
+    that of an identity an identity is left.
+    """
+    again = places.repeat(-(-narrow // len(places)))[:narrow]
+    return ((torch.arange(narrow) + again) * (size / narrow)).long().clamp_max(size - 1)

@@ -49,8 +49,10 @@ def narrow_sizes(trace: Trace, by: float, fixed: Collection[sympy.Symbol] = froz
     if by == 1:
         return Sizes(numbers=trace.numbers, shrunk=narrow_sizes(trace, 2, fixed).shrunk)
     heads = [sympy.Eq(size, value(size, trace.numbers)) for size in trace.head_sizes]
-    equations = [*trace.equations, *(e for e in heads if e not in (sympy.true, sympy.false))]
-    stays = {*fixed, *trace.head_sizes}
+    stays = {*fixed, *_pinned(trace)}
+    known = {symbol: sympy.Integer(trace.numbers[symbol]) for symbol in stays}
+    equations = [each.xreplace(known) for each in (*trace.equations, *heads)]
+    equations = [each for each in equations if each not in (sympy.true, sympy.false)]
     numbers = dict(trace.numbers)
     shrunk: set[sympy.Symbol] = set()
     products = {size for own in trace.sizes.values() for size in own if size.is_Mul}
@@ -62,6 +64,24 @@ def narrow_sizes(trace: Trace, by: float, fixed: Collection[sympy.Symbol] = froz
             numbers |= found.numbers
             shrunk |= found.numbers.keys()
     return Sizes(numbers=numbers, shrunk=frozenset(shrunk))
+
+
+def _pinned(trace: Trace) -> set[sympy.Symbol]:
+    """What can be no smaller while heads keep their size: it is that size, or it alone says it."""
+    same = _same(trace)
+    pinned = set().union(*(same.get(size, frozenset()) for size in trace.head_sizes))
+    for size in trace.head_sizes:
+        if len(size.free_symbols) == 1:
+            symbol = next(iter(size.free_symbols))
+            fewer = range(1, trace.numbers[symbol])
+            if size == symbol or not any(_is_at(size, symbol, n, trace.numbers) for n in fewer):
+                pinned.add(symbol)
+    return pinned
+
+
+def _is_at(size: Size, symbol: sympy.Symbol, number: int, numbers: Numbers) -> bool:
+    """Says whether the size stays what it is when its symbol is this number."""
+    return holds(sympy.Eq(size, value(size, numbers)), {symbol: number})
 
 
 def widths(trace: Trace) -> set[sympy.Symbol]:
@@ -161,7 +181,15 @@ def _nearest_of(
             if (each := _with(trace.numbers, wide, attributes, equations, by, only=only))
         ]
         if found:
-            return min(found, key=lambda each: (each.miss, each.num_attributes))
+            layers = [size.free_symbols for size in _used(trace)]
+            return min(
+                found,
+                key=lambda each: (
+                    each.miss,
+                    sum(own.isdisjoint(each.numbers) for own in layers),
+                    each.num_attributes,
+                ),
+            )
     return None
 
 

@@ -122,7 +122,7 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
     weights = {
         name
         for name, places in places_of(symbolic.model).items()
-        if any(place.out_in is not None for place in places)
+        if any(place.out_in is not None and not place.is_table for place in places)
     }
     with (
         said_by_line(symbolic.model, example),

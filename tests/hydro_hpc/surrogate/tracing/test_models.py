@@ -9,6 +9,7 @@ import functools
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from hydro_hpc.surrogate import Surrogate, shrink
 from hydro_hpc.surrogate.table import Kind
@@ -16,7 +17,7 @@ from hydro_hpc.surrogate.tracing.calling import called
 from tests.hydro_hpc.surrogate.tracing.unusual_models import MODELS
 
 WIDTH, BY = 64, 4
-RAW = ("raw", "standardised", "vit", "experts", "latents", "scaled", "graph")
+RAW = ("raw", "standardised", "vit", "experts", "latents", "scaled", "graph", "crossed")
 """Whose parameters are of no layer."""
 
 
@@ -65,3 +66,26 @@ def test_following_a_model_leaves_it_as_it_was(name: str) -> None:
 def test_gains_whose_results_are_averaged_are_no_readouts() -> None:
     kinds = {shrunk("scaled").rules[name].kind for name in ("gain", "shift", "scale")}
     assert kinds == {Kind.VECTOR}
+
+
+class Patterned(nn.Module):
+    """It begins as an identity: of stacked gates, of a convolution."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.into, self.cells = nn.Conv1d(3, width, 1), nn.GRU(width, width, batch_first=True)
+        self.conv, self.out = nn.Conv1d(width, width, 3, padding=1), nn.Linear(width, 3)
+        for gate in self.cells.weight_hh_l0.chunk(3):
+            nn.init.eye_(gate)
+        nn.init.dirac_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.into(x)).transpose(1, 2)
+        return self.out(self.cells(x)[0])  # type: ignore[no-any-return]
+
+
+def test_an_identity_stays_one() -> None:
+    narrow = shrink(Patterned(), by=BY, example=torch.randn(2, 3, 5)).module
+    expected = Patterned(WIDTH // BY)
+    for name in ("cells.weight_hh_l0", "conv.weight"):
+        torch.testing.assert_close(narrow.get_parameter(name), expected.get_parameter(name))

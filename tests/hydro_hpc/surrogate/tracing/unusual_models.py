@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from tests.hydro_hpc.surrogate.tracing.attending_models import ATTENDING
 from tests.hydro_hpc.surrogate.tracing.models import IMAGE, PLAIN, ROWS, TOKENS
 
 
@@ -325,5 +326,5 @@ UNUSUAL = {
     "dropped": (Dropped, ROWS),
     "named": (Named, {"input_ids": TOKENS, "labels": TOKENS}),
 }
-MODELS = PLAIN | UNUSUAL
+MODELS = PLAIN | UNUSUAL | ATTENDING
 """By name: a function of the width, and what one forward call takes."""
