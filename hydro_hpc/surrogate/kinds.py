@@ -194,7 +194,9 @@ def _raw(place: Place, axes: Axes, use: RawUse | None) -> Scaling:
     if out is None or not {*use} <= {*range(len(axes))} or not {*wide} <= {*use} or len({*use}) < 2:
         raise ShrinkError(
             f"'{place.full_name}' has axes {wide} that grow with the width, of {len(axes)}, so its "
-            f"axes that give and take are not {tuple(use)}; correct it in uses="
+            f"axes that give and take are not {tuple(use)} alone: say others as uses={{"
+            f"'{place.full_name}': (axis that gives, axis that takes)}}, or let only two of its "
+            "axes grow"
         )
     found = _weight((out, into), axes)
     is_output = found.kind is Kind.OUTPUT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -92,8 +93,10 @@ def _from_factory(
     module, report = builds.narrow, Report(widths=widths_of(axes, asked))
     if example is not None:
         from hydro_hpc.surrogate.by_trace import uses_by_trace
+        from hydro_hpc.surrogate.tracing.calling import UnfollowedError
 
-        uses = uses_by_trace(builds.target, example, said=uses)
+        with suppress(UnfollowedError):  # code may say of all parameters how they are used
+            uses = uses_by_trace(builds.target, example, said=uses)
     rules = scalings_of(module, axes, target=builds.target, uses=uses)
     if report.widths:
         report = replace(report, warnings=_said(builds.target, module, rules, example))

@@ -20,7 +20,11 @@ from hydro_hpc.errors import ShrinkError
 NOT_USERS: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
-class ValueAskedError(ShrinkError):
+class UnfollowedError(ShrinkError):
+    """A call does what shapes do not say, though it is one that the model takes."""
+
+
+class ValueAskedError(UnfollowedError):
     """A call goes by a tensor's values, which shapes do not say."""
 
 
@@ -71,7 +75,7 @@ def said_by_line(model: nn.Module | None = None, example: Any = None) -> Iterato
                 f"({type(own).__name__}: {_said(own)}); give what one forward call takes, such as "
                 "a batch, or a tuple of its arguments"
             ) from error
-        raise ShrinkError(
+        raise UnfollowedError(
             f"the widths cannot be followed through {at} ({_said(error)}); give a function with an "
             "argument width= instead of a model"
         ) from error

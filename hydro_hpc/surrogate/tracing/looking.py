@@ -25,14 +25,16 @@ def look_at(
     target: nn.Module, narrow: nn.Module, rules: Mapping[str, Scaling], example: Any
 ) -> tuple[str, ...]:
     """What could not be told and what may be wrong, a sentence each. ShrinkError, with the module,
-    if a layer whose input is multiplied is not called, or the factor of a product of activations is
-    not the surrogate's to have. Neither model is changed, nor torch's random state.
+    if a layer whose input is multiplied is not called, or a parameter's own factor or that of a
+    product of activations is not the surrogate's to have. Neither model is changed, nor torch's
+    random state.
     """
     layers = multiplied_layers(narrow, rules)
     wide = _called(target, example, {}, is_target=True)
     small = _called(narrow, example, layers, is_target=False)
     for name in small.beside:
         refuse_uncalled(layers[name][0])
+    _refuse_factors(wide.factors, small.factors)
     attention = findings_of(wide, small)
     products = [
         ProductFinding(target=one, narrow=other)
@@ -45,6 +47,18 @@ def look_at(
     untold = (finding.sentence for finding in (*attention, *products) if not finding.is_told)
     scales = _differing(wide.scales, small.scales)
     return (*dict.fromkeys(untold), *dict.fromkeys(scales))
+
+
+def _refuse_factors(wide: Mapping[str, float], narrow: Mapping[str, float]) -> None:
+    """ShrinkError if plain numbers that multiply a parameter follow the width."""
+    for name in wide.keys() & narrow.keys():
+        if not math.isclose(wide[name], narrow[name], rel_tol=TOLERANCE):
+            raise ShrinkError(
+                f"the model multiplies '{name}' by {wide[name]:.4g} at the target's width and by "
+                f"{narrow[name]:.4g} at the surrogate's before it is used, and the rules, which "
+                "are about its own values, want the same: compute it from the target's width, or "
+                "give the model itself, with by= and example="
+            )
 
 
 def _called(

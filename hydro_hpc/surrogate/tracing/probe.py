@@ -22,6 +22,7 @@ from hydro_hpc.nn.multiplier import InputMultiplier
 from hydro_hpc.surrogate.layouts import places_of
 from hydro_hpc.surrogate.tracing.beside import Beside
 from hydro_hpc.surrogate.tracing.calling import called
+from hydro_hpc.surrogate.tracing.factored import Factored
 
 aten: Final = torch.ops.aten
 ROUNDING: Final = 0.02  # of norms, in half precision
@@ -82,13 +83,15 @@ class Scale:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """Each in the order of the call. `logits` are products that a softmax takes, `products` the
-    others; `beside` are the watched parameters that are multiplied with outside of their layers.
+    others; `beside` are the watched parameters that are multiplied with outside of their layers,
+    `factors` by what plain numbers parameters are multiplied before that.
     """
 
     logits: tuple[Product, ...]
     products: tuple[Product, ...]
     scales: tuple[Scale, ...]
     beside: tuple[str, ...]
+    factors: Mapping[str, float]
 
 
 def seen_in(
@@ -134,6 +137,7 @@ class _Probe(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.states = WeakTensorKeyDictionary()
         self._beside = Beside(model, watched)
+        self._factored = Factored(model)
         self._layers = {
             place.path
             for places in places_of(model).values()
@@ -156,6 +160,7 @@ class _Probe(TorchDispatchMode):
             products=tuple(self._products),
             scales=tuple(self._scales),
             beside=self._beside.names(self._called),
+            factors=self._factored.factors,
         )
 
     @contextmanager
@@ -194,11 +199,13 @@ class _Probe(TorchDispatchMode):
         made = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
         if any(tensor in self.states for tensor in given):
             self._beside.meet(func, given, self._paths)
+            self._factored.meet(given)
             state = self._after(func, args, kwargs or {}, given, result)
             for tensor in made:
                 self.states[tensor] = state
         else:
             self._beside.become(given, made)
+            self._factored.become(func, args, made)
         return result
 
     def _after(

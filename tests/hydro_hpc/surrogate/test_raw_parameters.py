@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate import shrink
 from hydro_hpc.surrogate.kinds import Scaling
 from hydro_hpc.surrogate.table import Kind
@@ -129,3 +130,22 @@ def test_a_raw_readout_trains_as_a_layer_does(
             training.step()
         outputs.append(surrogate.module(x))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)
+
+
+class InHeads(nn.Module):
+    """Queries' weights of all heads, as many as the width has, in one parameter."""
+
+    def __init__(self, width: int = TARGET) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(8, width), nn.Linear(width, 3)
+        self.weight = nn.Parameter(torch.randn(width // 8, width, 8) * 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.einsum("bd,hde->bhe", self.into(x), self.weight)
+        return self.out(y.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_weight_of_which_three_axes_grow_is_refused_with_what_to_say() -> None:
+    with pytest.raises(ShrinkError, match=r"'weight' has axes \[0, 1\] that .* say others as"):
+        shrink(InHeads, width=NARROW, example=torch.randn(4, 8))
+    assert shrink(InHeads, width=NARROW, uses={"weight": (0, 1)}).rules["weight"] == HIDDEN

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate import shrink
 from hydro_hpc.surrogate.trained import BOUND, beyond_drawn
+from tests.hydro_hpc.surrogate.against_target import VECTOR
 
 X = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
 Y = (X[:, :8].square().sum(1) > X[:, 8:].square().sum(1)).long()
@@ -100,3 +101,23 @@ def test_gains_of_norms_that_are_drawn_as_of_a_dcgan_are_not_refused() -> None:
     nn.init.normal_(model[1].bias, 0.0, 0.02)  # type: ignore[arg-type]
     with pytest.raises(ShrinkError, match=r"'1' has been trained, and the rules"):
         shrink(model, by=4, example=X[:4])
+
+
+class Decaying(nn.Module):
+    """Units that forget at different rates, which are computed."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(16, width), nn.Linear(width, 2)
+        self.decay = nn.Parameter(torch.linspace(-5, 3, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.into(x) * torch.exp(-torch.exp(self.decay)))  # type: ignore[no-any-return]
+
+
+def test_a_vector_that_is_computed_is_no_sign_of_training() -> None:
+    surrogate = shrink(Decaying, width=16)
+    assert surrogate.rules["decay"] == VECTOR
+    torch.testing.assert_close(
+        surrogate.module.get_parameter("decay").detach(), torch.linspace(-5, 3, 16)
+    )

@@ -28,6 +28,7 @@ def shrunk(name: str) -> Surrogate:
     return shrink(build(WIDTH), by=BY, example=example)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_followed_model_has_its_authors_sizes(name: str) -> None:
     build, example = MODELS[name]
@@ -42,6 +43,7 @@ def test_a_followed_model_has_its_authors_sizes(name: str) -> None:
     torch.testing.assert_close(called(narrow.eval(), example), called(authors.eval(), example))
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", MODELS)
 def test_the_rules_are_those_of_a_function_of_the_width(name: str) -> None:
     build, example = MODELS[name]

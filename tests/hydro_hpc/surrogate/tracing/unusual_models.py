@@ -129,6 +129,16 @@ class Cells(nn.Module):
         return self.out(h)
 
 
+class Projected(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.tokens, self.out = nn.Embedding(30, width), nn.Linear(width, 30)
+        self.lstm = nn.LSTM(width, 4 * width, 2, proj_size=width, batch_first=True)
+
+    def forward(self, tokens):
+        return self.out(self.lstm(self.tokens(tokens))[0])
+
+
 class Cached(nn.Module):
     """It keeps tables from call to call, made when they are first needed."""
 
@@ -320,6 +330,7 @@ UNUSUAL = {
     "gates": (Gates, TOKENS),
     "translator": (Translator, (TOKENS, TOKENS)),
     "cells": (Cells, TOKENS),
+    "projected": (Projected, TOKENS),
     "cached": (Cached, TOKENS),
     "listed": (Listed, IMAGE),
     "normed": (Normed, ROWS),
