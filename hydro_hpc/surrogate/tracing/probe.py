@@ -5,7 +5,6 @@ multiplied with outside of their layers' calls.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hydro_hpc.nn.multiplier import InputMultiplier
 from hydro_hpc.surrogate.layouts import places_of
 from hydro_hpc.surrogate.tracing.beside import Beside
-from hydro_hpc.surrogate.tracing.calling import called
+from hydro_hpc.surrogate.tracing.calling import called, copied
 from hydro_hpc.surrogate.tracing.factored import Factored
 
 aten: Final = torch.ops.aten
@@ -100,7 +99,7 @@ def seen_in(
     """In a call of a copy of the model, without a surrogate's multipliers. `watched` are the paths
     of layers by the names of their parameters.
     """
-    own = copy.deepcopy(model)
+    own = copied(model)
     for module in own.modules():
         for key, hook in [*module._forward_pre_hooks.items()]:
             if isinstance(hook, InputMultiplier):

@@ -70,6 +70,13 @@ def test_weight_norm_is_a_vector_of_gains_and_a_weight(
     assert change(factory, f"1.{direction}") == pytest.approx(M**-0.5, rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_what_computes_its_weight_by_a_hook_may_be_shown_in_a_call() -> None:
+    surrogate = shrink(weight_normed_by_hooks, width=NARROW, example=torch.randn(4, 20))
+    assert surrogate.rules["1.weight_v"] == HIDDEN
+    assert surrogate.report.warnings == ()
+
+
 class Adapted(nn.Module):
     """A frozen layer with an adapter of a fixed rank, whose second matrix begins at zero."""
 
