@@ -97,8 +97,15 @@ def settings_of(study: Study, candidate: Candidate, target_value: float | None) 
 
 
 def write_settings(settings: TargetSettings, directory: Path) -> None:
-    """StudyError if it cannot be written."""
+    """StudyError if it cannot be written, or holds files of these names that are others'."""
     texts = as_json(settings), as_module(settings), as_deepspeed(settings)
+    if not _is_of_transfer(directory):
+        names = [name for name in FILES if (directory / name).exists()]
+        if names:
+            raise StudyError(
+                f"{directory} holds {' and '.join(names)} that hydro transfer did not write; give "
+                "another folder with --out"
+            )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in zip(FILES, texts, strict=True):
@@ -112,14 +119,34 @@ def write_settings(settings: TargetSettings, directory: Path) -> None:
 
 
 def remove_settings(directory: Path) -> None:
-    """Those that were written there before, if any were."""
-    for name in FILES:
-        (directory / name).unlink(missing_ok=True)
+    """Those that were written there before, if any were. StudyError if they cannot be removed."""
+    if not _is_of_transfer(directory):
+        return
+    try:
+        for name in reversed(FILES):  # the first says whose they are
+            (directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"{directory} holds settings that have failed on the target, and they cannot be "
+            f"removed ({error.strerror}); do not use them"
+        ) from None
+
+
+def _is_of_transfer(directory: Path) -> bool:
+    """Says so by the file that is written first."""
+    try:
+        found = json.loads((directory / FILES[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"schema", *TargetSettings.__dataclass_fields__} <= set(
+        found
+    )
 
 
 def as_json(settings: TargetSettings) -> str:
-    """What is no number, text or list of these is given as its text."""
-    return json.dumps({"schema": 1, **asdict(settings)}, indent=1, default=repr) + "\n"
+    """What JSON has no form of is given as its text."""
+    facts = {"schema": 1, **asdict(settings), "model": _of_json(settings.model)}
+    return json.dumps(facts, indent=1) + "\n"
 
 
 def as_module(settings: TargetSettings) -> str:
@@ -129,11 +156,11 @@ def as_module(settings: TargetSettings) -> str:
         clip = CLIPPING[settings.clip_name].format(limit=settings.clip_limit)
     return MODULE.format(
         title=_title(settings),
-        model={n: v for n, v in settings.model.items() if has_text(v)},
+        model=_text({n: v for n, v in settings.model.items() if has_text(v)}),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         optimizer=_torch_name(settings),
-        arguments=settings.arguments,
+        arguments=_text(settings.arguments),
         clipping=clip,
     )
 
@@ -185,16 +212,42 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, numbers.Real):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
-    if isinstance(value, tuple | list):
-        return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
+    if type(value) in (tuple, list):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {name: plain(each) for name, each in value.items()}
     return value
 
 
 def has_text(value: Any) -> bool:
     """Says whether a text of Python makes it again."""
-    if isinstance(value, tuple | list):
-        return type(value) in (tuple, list) and all(map(has_text, value))
-    return isinstance(value, EXACT)
+    if type(value) in (tuple, list):
+        return all(map(has_text, value))
+    if type(value) is dict:
+        return all(map(has_text, (*value, *value.values())))
+    return type(value) in EXACT
+
+
+def _of_json(value: Any) -> Any:
+    if type(value) in (tuple, list):
+        return [*map(_of_json, value)]
+    if type(value) is dict:
+        return {str(name): _of_json(each) for name, each in value.items()}
+    is_form = type(value) in EXACT and not (type(value) is float and not math.isfinite(value))
+    return value if is_form else repr(value)
+
+
+def _text(value: Any) -> str:
+    """Of Python, for what `has_text`; the text of an infinite number is none by itself."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_text(n)}: {_text(v)}' for n, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    return repr(value)
 
 
 def _title(settings: TargetSettings) -> str:

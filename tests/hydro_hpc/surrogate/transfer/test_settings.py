@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +13,19 @@ import pytest
 import torch
 from torch import nn
 
+from hydro_hpc.errors import StudyError
 from hydro_hpc.study import Study, log_uniform
 from hydro_hpc.surrogate.transfer.settings import (
+    FILES,
     TargetSettings,
     as_deepspeed,
     as_json,
     as_module,
     left_out,
     plain,
+    remove_settings,
     settings_of,
+    write_settings,
 )
 from hydro_hpc.surrogate.transfer.standing import Candidate
 
@@ -157,6 +164,62 @@ def test_numbers_and_their_tuples_are_pythons_own() -> None:
 
 def plain_all(values: dict[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in values.items()}
+
+
+class Norm(enum.StrEnum):
+    LAYER = "layer"
+
+
+def test_infinite_numbers_and_mappings_are_texts_that_make_them_again() -> None:
+    model = {"cap": math.inf, "floor": (-math.inf,), "of": {1: [2.5], "a": None, (1, 2): True}}
+    found = settings(model=plain_all(model))
+    assert run(as_module(found))["MODEL"] == model
+    assert left_out(found) == []
+    said = json.loads(as_json(found), parse_constant=pytest.fail)["model"]
+    assert said == {
+        "cap": "inf",
+        "floor": ["-inf"],
+        "of": {"1": [2.5], "a": None, "(1, 2)": True},
+    }
+    assert math.isnan(run(as_module(settings(model={"x": math.nan})))["MODEL"]["x"])
+
+
+def test_a_subclass_of_text_has_a_text_of_its_own_and_is_said() -> None:
+    found = settings(model={"norm": Norm.LAYER, "depth": 2})
+    assert left_out(found) == ["settings.py leaves out norm: a Norm has no text"]
+    assert run(as_module(found))["MODEL"] == {"depth": 2}
+
+
+@pytest.mark.parametrize("own", FILES)
+def test_files_that_hydro_did_not_write_are_left(tmp_path: Path, own: str) -> None:
+    (tmp_path / own).write_text("{}")
+    for name in {*FILES} - {own}:
+        with pytest.raises(StudyError, match=rf"holds {own} that hydro transfer did not write; gi"):
+            write_settings(settings(), tmp_path)
+        assert not (tmp_path / name).exists()
+    remove_settings(tmp_path)
+    assert (tmp_path / own).read_text() == "{}"
+
+
+def test_settings_are_written_over_their_own_and_removed(tmp_path: Path) -> None:
+    write_settings(settings(), tmp_path)
+    write_settings(settings(batch_size=8), tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text())["batch_size"] == 8
+    remove_settings(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_cannot_be_removed_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_settings(settings(), tmp_path)
+
+    def refused(path: Path, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(StudyError, match=r"failed on the target, .*\(Permission denied\); do not"):
+        remove_settings(tmp_path)
 
 
 def test_what_has_no_text_is_said() -> None:
