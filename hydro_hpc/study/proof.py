@@ -34,11 +34,17 @@ class Proof:
 
 
 def keep_proof(folder: StudyFolder, report: CheckReport) -> None:
-    """From now on it is what the folder says."""
-    folder.path.mkdir(parents=True, exist_ok=True)
+    """From now on it is what the folder says. StudyError if that cannot be written."""
     temporary = folder.proof.with_suffix(".new")
-    temporary.write_text(report.to_json(), encoding="utf-8")
-    temporary.replace(folder.proof)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(report.to_json(), encoding="utf-8")
+        temporary.replace(folder.proof)
+    except OSError as error:
+        raise StudyError(
+            f"{folder.path} cannot be written ({error.strerror}), so it does not keep what the "
+            "check said; copy the study with its folder to where you may write"
+        ) from None
 
 
 def kept_proof(folder: StudyFolder) -> Proof | None:

@@ -121,15 +121,24 @@ class Surrogates:
         return recipe
 
     def _store(self, key: str) -> None:
-        """A reader sees all of a file or none of it; who writes at once writes the same."""
+        """A reader sees all of a file or none of it; who writes at once writes the same.
+        StudyError if it cannot be written.
+        """
         if self._directory is None:
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
         path = _path(self._directory, key)
         data = {ARGUMENTS: json.loads(key), **to_json(self._recipes[key], self._optimizer)}
         temporary = path.with_suffix(f".{os.uname().nodename}.{os.getpid()}")
-        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise StudyError(
+                f"{self._directory} cannot be written ({error.strerror}), so it does not keep the "
+                "rules of surrogates; make room, or copy the study with its folder to where you "
+                "may write"
+            ) from None
 
 
 def _path(directory: Path, key: str) -> Path:

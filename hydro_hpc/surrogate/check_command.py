@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, StudyError
 
 if TYPE_CHECKING:
+    from hydro_hpc.surrogate.coordinates.report import CheckReport
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -34,16 +36,21 @@ def _check(arguments: argparse.Namespace) -> int:
     folder = StudyFolder(arguments.study.absolute().parent, study.name)
     folder.check_identity(study.description)
     report = check_surrogates(study)
-    keep_proof(folder, report)
     print(report.to_json() if arguments.json else report, flush=True)
-    if arguments.plot:
-        from hydro_hpc.surrogate.coordinates.picture import write_picture
-
-        try:
-            write_picture(report, arguments.plot)
-        except OSError as error:
-            raise StudyError(
-                f"{arguments.plot} cannot be written ({error.strerror}); give another file "
-                "with --plot"
-            ) from None
+    try:
+        if arguments.plot:
+            _draw(report, arguments.plot)
+    finally:
+        keep_proof(folder, report)
     return EXIT_DONE if report.passed else EXIT_FAILED
+
+
+def _draw(report: CheckReport, path: Path) -> None:
+    from hydro_hpc.surrogate.coordinates.picture import write_picture
+
+    try:
+        write_picture(report, path)
+    except OSError as error:
+        raise StudyError(
+            f"{path} cannot be written ({error.strerror}); give another file with --plot"
+        ) from None

@@ -51,6 +51,8 @@ class Narrow:
                 )
         _check_names("also", self.also, "hyperparameters, as ('weight_decay',)")
         _check_names("keep", self.keep, "modules or parameters, as ('encoder.latent',)")
+        if not isinstance(self.unproven, bool):
+            raise StudyError(f"Narrow(unproven={self.unproven!r}): it must be True or False")
         if self.keep and self.width is not None:
             raise StudyError(_KEPT_AT_A_WIDTH)
 

@@ -92,7 +92,9 @@ def _transfer(arguments: argparse.Namespace) -> int:
 
 
 def _progress(study: Study, folder: StudyFolder, count: int | None) -> Iterator[Progress]:
-    """How the study stands; of a study to be verified, until that is done."""
+    """How the study stands; of a study to be verified, until that is done. StudyError if its model
+    is another than when its trials ran.
+    """
     from hydro_hpc.surrogate.transfer.standing import read_standing, require_candidate
     from hydro_hpc.surrogate.transfer.verifying import Progress, records_of, verify
 
@@ -100,6 +102,8 @@ def _progress(study: Study, folder: StudyFolder, count: int | None) -> Iterator[
         yield from verify(study, folder, count=count, wait=lambda: time.sleep(LOOK_S))
     standing = read_standing(folder, study.description)
     require_candidate(study.name, standing)
+    study.keep_rules(folder.rules)
+    study.rules_of(standing.candidates[0].params)
     yield Progress(standing=standing, records=records_of(study, standing, folder.targets))
 
 

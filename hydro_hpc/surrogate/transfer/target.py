@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hydro_hpc.errors import StudyError
 from hydro_hpc.study import alone
 from hydro_hpc.study.optimizers import torch_optimizer
 
@@ -36,6 +37,20 @@ def target_params(study: Study, params: Params) -> Params:
     """With the target's batch size, where the study says one."""
     batch_size = None if study.surrogate is None else study.surrogate.target_batch_size
     return params if batch_size is None else {**params, "batch_size": batch_size}
+
+
+def require_batch(study: Study) -> None:
+    """StudyError if the training data have less rows than the target's batch, which would train it
+    for no step.
+    """
+    size = None if study.surrogate is None else study.surrogate.target_batch_size
+    num_rows = len(study.data().train_x)
+    if size is not None and size > num_rows:
+        raise StudyError(
+            f"Narrow(target_batch_size={size}): the study's data have {num_rows} rows to train, so "
+            "the target cannot be verified with a batch of them; give it more data or a smaller "
+            "batch, or transfer without --verify"
+        )
 
 
 def has_surrogate(study: Study) -> bool:

@@ -22,7 +22,12 @@ from hydro_hpc.surrogate.transfer.standing import (
     read_standing,
     require_candidate,
 )
-from hydro_hpc.surrogate.transfer.target import target_batch_size, target_epochs, target_training
+from hydro_hpc.surrogate.transfer.target import (
+    require_batch,
+    target_batch_size,
+    target_epochs,
+    target_training,
+)
 
 if TYPE_CHECKING:
     from hydro_hpc.study.definition import Study
@@ -48,10 +53,11 @@ def verify(
     """Trains the best `count`, beside the study from its half on, and goes on where it was left.
 
     `wait` returns when it is time to look at the study again. Waiting ends with the study's own
-    process. StudyError if the study ends without a candidate, or its model is another than when
-    its trials ran.
+    process. StudyError if the study ends without a candidate, its model is another than when its
+    trials ran, or its data are too few for a batch of the target.
     """
     read_standing(folder, study.description)  # before a folder is made in a place that is wrong
+    require_batch(study)
     study.keep_rules(folder.rules)
     records = Records(folder.targets)
     on_target: OnTarget | None = None

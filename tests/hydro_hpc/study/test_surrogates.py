@@ -191,6 +191,7 @@ def test_a_study_that_cannot_have_surrogates_is_refused(
         ({"by": 99}, "leaves 0.323 of the target's width"),
         ({"width": 33}, "width=33.* is wider than the target, whose width is 32 by the model's de"),
         ({"width": 8, "target_epochs": 0}, "target_epochs=0"),
+        ({"width": 8, "unproven": "no"}, "unproven='no'"),
         ({"width": 8, "also": "dropout"}, "give names"),
         ({"width": 8, "also": ("dropout",)}, "'dropout', which the study does not search"),
     ],
@@ -340,3 +341,16 @@ def test_a_model_without_rules_is_one_sentence(narrow_study: MakeStudy) -> None:
 
 def test_a_study_says_what_shrinks(narrow_study: MakeStudy) -> None:
     assert narrow_study().narrowed({"lr": 0.1}) == ["layers.0.weight and 4 more: 32 -> 8"]
+
+
+def test_rules_that_cannot_be_kept_are_one_sentence(
+    narrow_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    study = narrow_study()
+    study.keep_rules(tmp_path / "rules")
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StudyError, match=r"rules cannot be written \(No space left on device\)"):
+        study.build_model({"lr": 0.1}, 0)

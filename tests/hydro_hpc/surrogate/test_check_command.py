@@ -126,6 +126,24 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(
     assert said.err.count("\n") == 1
 
 
+def test_a_folder_that_cannot_be_written_is_one_sentence_after_what_was_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "s.hydro").mkdir()
+    (tmp_path / "s.hydro/proof.new").mkdir()  # root may write into any folder
+    picture = tmp_path / "check.png"
+    code = cli.main(["check-surrogate", study_file(tmp_path), "--plot", str(picture)])
+    said = capsys.readouterr()
+    assert code == EXIT_USAGE
+    assert "passed: " in said.out
+    assert said.err == (
+        f"hydro: {tmp_path / 's.hydro'} cannot be written (Is a directory), so it does not keep "
+        "what the check said; copy the study with its folder to where you may write\n"
+    )
+    assert picture.exists()
+
+
 def test_what_was_said_of_another_study_in_its_folder_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

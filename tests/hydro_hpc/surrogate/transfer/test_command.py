@@ -21,7 +21,7 @@ from hydro_hpc.study.loading import load_study
 from hydro_hpc.study.trial import TrialFailedError
 from hydro_hpc.surrogate.transfer.standing import Candidate, read_standing
 from tests.hydro_hpc.surrogate.transfer.conftest import RunStudy
-from tests.hydro_hpc.trial.test_solo_surrogates import write_narrow_study
+from tests.hydro_hpc.trial.test_solo_surrogates import write_followed_study, write_narrow_study
 
 FILES = ("settings.json", "settings.py", "deepspeed.json")
 
@@ -100,6 +100,35 @@ def test_says_what_surrogates_do_not_vouch_for(
     )
     settings = json.loads((tmp_path / "tiny.hydro/transfer/settings.json").read_text())
     assert (settings["epochs"], settings["is_surrogate"]) == (90, True)
+
+
+@pytest.mark.parametrize("options", [[], ["--verify", "1"]])
+def test_a_model_that_has_changed_since_is_not_transferred(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str]
+) -> None:
+    path = write_followed_study(tmp_path)
+    load_study(path).run(tmp_path)
+    write_followed_study(tmp_path, inner=48)
+    code, said, problem = transfer(path, capsys, *options)
+    assert (code, said, problem.count("\n")) == (2, "", 1)
+    assert f"the model is another than when the rules in {tmp_path / 'tiny.hydro/rules'}" in problem
+    assert not (tmp_path / "tiny.hydro/transfer").exists()
+
+
+def test_a_batch_of_the_target_beyond_its_data_is_not_verified(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = write_narrow_study(tmp_path, trials=2)
+    path.write_text(path.read_text().replace("target_epochs=90", "target_batch_size=193"))
+    load_study(path).run(tmp_path)
+    code, said, problem = transfer(path, capsys, "--verify", "1")
+    assert (code, said) == (2, "")
+    assert problem == (
+        "hydro: Narrow(target_batch_size=193): the study's data have 192 rows to train, so the "
+        "target cannot be verified with a batch of them; give it more data or a smaller batch, or "
+        "transfer without --verify\n"
+    )
+    assert transfer(path, capsys)[0] == 0
 
 
 def test_who_interrupts_a_verification_loses_nothing(
