@@ -56,13 +56,22 @@ def kept_proof(folder: StudyFolder) -> Proof | None:
 
 
 def prove(study: Study, folder: StudyFolder) -> None:
-    """Checks the surrogates if they have not passed yet. StudyError if that cannot be done."""
+    """Checks the surrogates if they have not passed yet. StudyError if that cannot be done, and the
+    study does not insist on them as they are.
+    """
     proof = kept_proof(folder)
-    if study.surrogate is not None and (proof is None or proof.failed):
-        try:
-            keep_proof(folder, check_surrogates(study))
-        except ShrinkError as error:
-            raise StudyError(f"the surrogates cannot be checked: {error}") from error
+    if study.surrogate is None or (proof is not None and not proof.failed):
+        return
+    try:
+        report = check_surrogates(study)
+    except ShrinkError as error:
+        if study.surrogate.unproven:
+            return
+        raise StudyError(
+            f"the surrogates cannot be checked: {error}; or insist on them as they are: "
+            "Narrow(unproven=True)"
+        ) from error
+    keep_proof(folder, report)
 
 
 def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:

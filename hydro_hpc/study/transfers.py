@@ -13,15 +13,16 @@ from hydro_hpc.surrogate.width import WIDTH
 
 # Of regularizers: how much of them helps depends on the size of a model, which no rule is about.
 ANYWHERE: Final = re.compile(
-    "dropout|drop_?path|drop_?connect|stochastic_?depth|weight_?decay|label_?smoothing|mix_?up"
-    "|cut_?mix|augment|regulari[sz]"
+    "drop|stochastic_?depth|weight_?decay|label_?smooth|mix_?up|cut_?mix|cut_?out|augment|erasing"
+    "|jitter|penalty|regulari[sz]"
 )
-WORDS: Final = frozenset({"drop", "l1", "l2", "noise", "smoothing", "wd"})
+WORDS: Final = frozenset({"l1", "l2", "noise", "reg", "smoothing", "wd"})
 # By what gradients are compared with: how large they are depends on the width.
 OF_GRADIENTS: Final = {
     "clip_norm": "cuts gradients by their size",
     "clip_value": "cuts gradients by their size",
     "eps": "is added to the size of gradients",
+    "initial_accumulator_value": "is added to the size of gradients",
 }
 L2: Final = frozenset({"adam", "rmsprop", "adagrad"})  # take weight decay as part of the gradient
 
@@ -77,7 +78,7 @@ def cautions(
             "how much data is trained, so it transfers only to a target that is trained alike"
         )
     for name, what in OF_GRADIENTS.items():
-        if name in searched or (name != "eps" and name in constants):
+        if name in searched or (name != "eps" and constants.get(name)):
             yield (
                 f"{name} {what}, which is larger in narrow models, so the target's best is another;"
                 " choose it on the target"

@@ -28,6 +28,11 @@ def find_rate(ladder: Ladder, width: int, seed: int, batch: Batch, recipe: Recip
         if not math.isfinite(losses[-1]) or losses[-1] >= losses[0]:
             break
         lr *= 2
+    if not math.isfinite(losses[0]):
+        raise ShrinkError(
+            f"the model of width {width} cannot be trained on the example: its loss is {losses[0]} "
+            "before the first step; mend the model, the loss or the data"
+        )
     if lr == SMALLEST:
         raise ShrinkError(
             f"the model of width {width} does not train on the example: its loss does not fall "

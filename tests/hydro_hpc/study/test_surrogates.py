@@ -130,6 +130,9 @@ def test_sizes_that_follow_a_real_number_are_refused(narrow_study: MakeStudy) ->
         "dropout",
         "attn_dropout_p",
         "drop_path_rate",
+        "resid_pdrop",
+        "layerdrop",
+        "grad_penalty",
         "label_smoothing",
         "l2",
         "stochastic_depth",
@@ -221,6 +224,10 @@ def test_an_optimizer_without_a_rule_is_refused_when_the_study_is_defined(
         ),
         ({"space": SPACE | {"clip_value": 1.0}}, "clip_value cuts gradients by their size"),
         ({"space": SPACE | {"eps": log_uniform(1e-9, 1e-6)}}, "eps is added to the size of gradi"),
+        (
+            {"space": SPACE | {"initial_accumulator_value": 0.1}, "optimizer": "adagrad"},
+            "initial_accumulator_value is added to the size of gradients, which is larger",
+        ),
         ({"space": SPACE | {"weight_decay": 0.1}}, "adam has weight decay as part of the gradient"),
         (
             {"surrogate": Narrow(width=WIDTH, target_epochs=90)},

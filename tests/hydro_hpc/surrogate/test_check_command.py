@@ -113,6 +113,21 @@ def test_a_study_that_insists_starts_though_the_check_failed(
     )
 
 
+def test_a_study_that_cannot_be_checked_starts_if_it_insists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for surrogate in (WITH, INSISTING):
+        file = Path(study_file(tmp_path, surrogate=surrogate))
+        loss = "lambda outputs, targets: outputs.sum() * float('nan')"
+        file.write_text(file.read_text().replace("nn.CrossEntropyLoss()", loss))
+        study = load_study(file)
+        if surrogate == WITH:
+            with pytest.raises(StudyError, match=r"loss is nan before the first .*unproven=True"):
+                study.run(tmp_path)
+    assert study.run(tmp_path).failed == 1
+    assert "the surrogates are not checked yet" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("name", "why"), [("no/check.png", "No such file"), (".", "Is a direc")])
 def test_a_picture_that_cannot_be_written_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, why: str
