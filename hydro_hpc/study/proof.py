@@ -17,13 +17,15 @@ from hydro_hpc.errors import ShrinkError, StudyError
 from hydro_hpc.study.folder import StudyFolder
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from hydro_hpc.study.definition import Study
     from hydro_hpc.surrogate.coordinates.report import CheckReport
 
 
 MOST_ROWS: Final = 16  # of the training data in the check's batch
+MOST_TOKENS: Final = 256  # in that batch, where rows are of integers
+LEAST_ROWS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,17 +113,25 @@ def check_surrogates(study: Study) -> CheckReport:
     settings = study.optimizer_settings(params)
     settings.pop("lr", None)
     data = study.data()
-    rows = min(MOST_ROWS, len(data.train_x))
+    rows = rows_to_check(data.train_x)
     return check(
         _factory_of(study, values),
         keep=study.surrogate.keep,
-        example=data.train_x[:rows],
-        targets=data.train_y[:rows],
+        example=rows,
+        targets=data.train_y[: len(rows)],
         loss=study.loss,
         optimizer=study.optimizer_name,
         weight_decay=settings.pop("weight_decay", 0.0),
         settings=settings,
     )
+
+
+def rows_to_check(train_x: Tensor) -> Tensor:
+    """The first of them, as few as say enough: each token is a sample of most of a model."""
+    most = MOST_ROWS
+    if not train_x.is_floating_point():
+        most = max(LEAST_ROWS, min(most, MOST_TOKENS // max(1, train_x[0].numel())))
+    return train_x[:most]
 
 
 def _factory_of(study: Study, values: Mapping[str, Any]) -> Callable[..., nn.Module]:

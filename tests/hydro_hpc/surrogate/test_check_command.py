@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from hydro_hpc import cli
 from hydro_hpc.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, StudyError
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.loading import load_study
-from hydro_hpc.study.proof import doubts
+from hydro_hpc.study.proof import doubts, rows_to_check
 
 STUDY = """
 import torch
@@ -111,6 +113,20 @@ def test_a_study_that_insists_starts_though_the_check_failed(
     assert "do not agree with their target, so that what they find may not" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("x", "rows"),
+    [
+        (torch.zeros(64, 128, dtype=torch.long), 4),
+        (torch.zeros(64, 32, dtype=torch.long), 8),
+        (torch.zeros(64, dtype=torch.long), 16),
+        (torch.zeros(64, 3, 16, 16), 16),
+        (torch.zeros(2, 128, dtype=torch.long), 2),
+    ],
+)
+def test_few_rows_of_long_texts_are_enough(x: Tensor, rows: int) -> None:
+    assert len(rows_to_check(x)) == rows
 
 
 def test_a_study_that_cannot_be_checked_starts_if_it_insists(
