@@ -12,6 +12,7 @@ INK: Final = "#333333"
 COLUMN_INCHES: Final = 3.9
 HEIGHT_INCHES: Final = 6.4
 DPI: Final = 110
+TICKS: Final = (1, 2, 3, 4, 6)  # of each power of ten
 TITLES: Final = {"mup": "surrogates (muP)", "sp": "the same models as they are"}
 
 
@@ -60,7 +61,8 @@ def _draw_one(axes: Any, rows: Rows, model: str, parametrization: str) -> None:
     axes.axvline(best_lr(rows, model, "mup", target), color=INK, linewidth=0.8, linestyle=":")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        which(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=TICKS))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

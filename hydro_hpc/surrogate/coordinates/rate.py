@@ -36,6 +36,7 @@ def find_rate(ladder: Ladder, width: int, seed: int, batch: Batch, recipe: Recip
     if lr == SMALLEST:
         raise ShrinkError(
             f"the model of width {width} does not train on the example: its loss does not fall "
-            f"from {losses[0]:.4g} at a learning rate of {lr:.2g}; give lr="
+            f"from {losses[0]:.4g} at a learning rate of {lr:.2g}; mend the model, or give "
+            "check(lr=) one at which it trains"
         )
     return max(SMALLEST, lr / MARGIN)

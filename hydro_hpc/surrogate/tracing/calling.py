@@ -78,8 +78,8 @@ def said_by_line(model: nn.Module | None = None, example: Any = None) -> Iterato
             ) from error
         if model is not None and (own := _own_error(model, example)):
             raise ShrinkError(
-                f"example= does not fit the model, a call of which fails{_at(own)} "
-                f"({type(own).__name__}: {_said(own)}); give what one forward call takes, such as "
+                f"example= does not fit the model, a call of which fails{at_line(own)} "
+                f"({said_of(own)}); give what one forward call takes, such as "
                 "a batch, or a tuple of its arguments"
             ) from error
         raise UnfollowedError(
@@ -90,9 +90,14 @@ def said_by_line(model: nn.Module | None = None, example: Any = None) -> Iterato
         log.disabled = was_disabled
 
 
-def _at(error: Exception) -> str:
+def at_line(error: Exception) -> str:
+    """Of the user's code."""
     line = _line_of(error)
     return line and f" at {line}"
+
+
+def said_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {_said(error)}"
 
 
 def _line_of(error: Exception) -> str:

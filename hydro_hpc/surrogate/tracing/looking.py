@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -12,9 +13,10 @@ from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.kinds import Scaling, multiplied_layers
 from hydro_hpc.surrogate.refusals import refuse_uncalled
 from hydro_hpc.surrogate.tracing.attention import findings_of
-from hydro_hpc.surrogate.tracing.calling import said_by_line
+from hydro_hpc.surrogate.tracing.calling import at_line, said_by_line, said_of
 from hydro_hpc.surrogate.tracing.probe import Scale, Seen, seen_in
 from hydro_hpc.surrogate.tracing.products import TOLERANCE, ProductFinding, paired
+from hydro_hpc.surrogate.tracing.squares import differing
 
 
 class FailedCallError(ShrinkError):
@@ -46,7 +48,8 @@ def look_at(
             raise ShrinkError(finding.sentence)
     untold = (finding.sentence for finding in (*attention, *products) if not finding.is_told)
     scales = _differing(wide.scales, small.scales)
-    return (*dict.fromkeys(untold), *dict.fromkeys(scales))
+    squares = differing(wide.squares, small.squares)
+    return (*dict.fromkeys(untold), *dict.fromkeys(scales), *dict.fromkeys(squares))
 
 
 def _refuse_factors(wide: Mapping[str, float], narrow: Mapping[str, float]) -> None:
@@ -65,10 +68,15 @@ def _called(
     model: nn.Module, example: Any, watched: Mapping[str, Sequence[str]], *, is_target: bool
 ) -> Seen:
     try:
-        with said_by_line(*((model, example) if is_target else ())):
+        with said_by_line(model, example) if is_target else nullcontext():
             return seen_in(model, example, watched=watched)
     except ShrinkError as error:
         raise FailedCallError(str(error)) from error
+    except Exception as error:  # the user's code at another width
+        raise FailedCallError(
+            f"the surrogate fails{at_line(error)} in a call on the example ({said_of(error)}), and "
+            "the target does not: let the model compute from its width what depends on it"
+        ) from error
 
 
 def _differing(wide: Sequence[Scale], narrow: Sequence[Scale]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from hydro_hpc.surrogate.layouts import places_of
 from hydro_hpc.surrogate.tracing.beside import Beside
 from hydro_hpc.surrogate.tracing.calling import called, copied
 from hydro_hpc.surrogate.tracing.factored import Factored
+from hydro_hpc.surrogate.tracing.squares import Squares, SquareSum, are_same
 
 aten: Final = torch.ops.aten
 ROUNDING: Final = 0.02  # of norms, in half precision
@@ -83,7 +84,8 @@ class Scale:
 class Seen:
     """Each in the order of the call. `logits` are products that a softmax takes, `products` the
     others; `beside` are the watched parameters that are multiplied with outside of their layers,
-    `factors` by what plain numbers parameters are multiplied before that.
+    `factors` by what plain numbers parameters are multiplied before that, `squares` the sums of
+    squares by which nothing is divided.
     """
 
     logits: tuple[Product, ...]
@@ -91,6 +93,7 @@ class Seen:
     scales: tuple[Scale, ...]
     beside: tuple[str, ...]
     factors: Mapping[str, float]
+    squares: tuple[SquareSum, ...]
 
 
 def seen_in(
@@ -137,6 +140,7 @@ class _Probe(TorchDispatchMode):
         self.states = WeakTensorKeyDictionary()
         self._beside = Beside(model, watched)
         self._factored = Factored(model)
+        self._squares = Squares()
         self._layers = {
             place.path
             for places in places_of(model).values()
@@ -160,6 +164,7 @@ class _Probe(TorchDispatchMode):
             scales=tuple(self._scales),
             beside=self._beside.names(self._called),
             factors=self._factored.factors,
+            squares=self._squares.sums(pytree.tree_leaves(outputs)),
         )
 
     @contextmanager
@@ -199,6 +204,7 @@ class _Probe(TorchDispatchMode):
         if any(tensor in self.states for tensor in given):
             self._beside.meet(func, given, self._paths)
             self._factored.meet(given)
+            self._squares.meet(func, args, given, made, self._paths[-1])
             state = self._after(func, args, kwargs or {}, given, result)
             for tensor in made:
                 self.states[tensor] = state
@@ -320,8 +326,7 @@ class _Probe(TorchDispatchMode):
         state = self._of([left, right])
         if is_divided:
             return replace(state, factor=None, giver=None)
-        is_square = left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
-        if is_square or state.size is not None:
+        if are_same(left, right) or state.size is not None:
             return replace(state, giver=None)
         are_known = one.factor is not None and other.factor is not None
         dims = [dim for dim in range(-result.ndim, 0) if _has(left, dim) and _has(right, dim)]
