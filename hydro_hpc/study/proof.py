@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 16  # of the training data in the check's batch
 MOST_TOKENS: Final = 256  # in that batch, where rows are of integers
-LEAST_ROWS: Final = 4
+LEAST_ROWS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

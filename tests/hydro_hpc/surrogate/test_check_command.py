@@ -118,7 +118,7 @@ def test_a_study_that_insists_starts_though_the_check_failed(
 @pytest.mark.parametrize(
     ("x", "rows"),
     [
-        (torch.zeros(64, 128, dtype=torch.long), 4),
+        (torch.zeros(64, 512, dtype=torch.long), 2),
         (torch.zeros(64, 32, dtype=torch.long), 8),
         (torch.zeros(64, dtype=torch.long), 16),
         (torch.zeros(64, 3, 16, 16), 16),
