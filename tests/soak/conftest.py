@@ -1,4 +1,6 @@
-"""One world for all faults: it is started once, and heals after each."""
+"""One world for the faults of a module: it is started once, heals after each, and ends with them,
+since its training takes most of a core from whoever comes next.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pytest
 from tests.soak.world import World
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     made = World()
     yield made
