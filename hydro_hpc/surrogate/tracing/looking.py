@@ -16,7 +16,7 @@ from hydro_hpc.surrogate.tracing.attention import findings_of
 from hydro_hpc.surrogate.tracing.calling import at_line, said_by_line, said_of
 from hydro_hpc.surrogate.tracing.probe import Scale, Seen, seen_in
 from hydro_hpc.surrogate.tracing.products import TOLERANCE, ProductFinding, paired
-from hydro_hpc.surrogate.tracing.squares import differing
+from hydro_hpc.surrogate.tracing.squares import sentence
 
 
 class FailedCallError(ShrinkError):
@@ -48,7 +48,11 @@ def look_at(
             raise ShrinkError(finding.sentence)
     untold = (finding.sentence for finding in (*attention, *products) if not finding.is_told)
     scales = _differing(wide.scales, small.scales)
-    squares = differing(wide.squares, small.squares)
+    squares = [
+        sentence(one, other)
+        for one, other in paired(wide.squares, small.squares)
+        if not math.isclose(one.growth, other.growth, rel_tol=TOLERANCE)
+    ]
     return (*dict.fromkeys(untold), *dict.fromkeys(scales), *dict.fromkeys(squares))
 
 

@@ -22,7 +22,7 @@ from hydro_hpc.surrogate.layouts import places_of
 from hydro_hpc.surrogate.tracing.beside import Beside
 from hydro_hpc.surrogate.tracing.calling import called, copied
 from hydro_hpc.surrogate.tracing.factored import Factored
-from hydro_hpc.surrogate.tracing.squares import Squares, SquareSum, are_same
+from hydro_hpc.surrogate.tracing.squares import DIVIDED, Squares, SquareSum, are_same
 
 aten: Final = torch.ops.aten
 ROUNDING: Final = 0.02  # of norms, in half precision
@@ -46,8 +46,7 @@ KERNELS: Final = frozenset(
     }
 )
 SOFTMAXES: Final = frozenset({aten._softmax, aten._safe_softmax})
-MULTIPLIED: Final = frozenset({aten.mul, aten.mul_, aten.div, aten.div_})
-DIVIDED: Final = frozenset({aten.div, aten.div_})
+MULTIPLIED: Final = frozenset({aten.mul, aten.mul_, *DIVIDED})
 JOINED: Final = frozenset({aten.cat, aten.stack})
 PASSED: Final = frozenset(
     {

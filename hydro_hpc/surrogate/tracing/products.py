@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from hydro_hpc.surrogate.tracing.probe import Product
+from hydro_hpc.surrogate.tracing.squares import SquareSum
 
 TOLERANCE: Final = 0.01  # relative, of half precision too
+Placed = TypeVar("Placed", Product, SquareSum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +67,9 @@ class ProductFinding:
         )
 
 
-def paired(wide: Sequence[Product], narrow: Sequence[Product]) -> Iterator[tuple[Product, Product]]:
-    """The products of a target and those of its surrogate, in order, by module."""
-    for path in dict.fromkeys(product.path for product in wide):
-        own = [product for product in wide if product.path == path]
-        others = [product for product in narrow if product.path == path]
+def paired(wide: Sequence[Placed], narrow: Sequence[Placed]) -> Iterator[tuple[Placed, Placed]]:
+    """What was seen of a target and what of its surrogate, in order, by module."""
+    for path in dict.fromkeys(each.path for each in wide):
+        own = [each for each in wide if each.path == path]
+        others = [each for each in narrow if each.path == path]
         yield from zip(own, others, strict=False)

@@ -5,7 +5,7 @@ with how many values they are of. A norm that is divided by is none of them, nor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 aten: Final = torch.ops.aten
-TOLERANCE: Final = 0.01
 DISTANCES: Final = frozenset({aten._euclidean_dist, aten._cdist_forward})
 DIVIDED: Final = frozenset({aten.div, aten.div_})
 INVERTED: Final = frozenset({aten.rsqrt, aten.reciprocal})
@@ -117,19 +116,14 @@ class Squares:
         return tuple(dict.fromkeys([*self._sums, *returned]))
 
 
-def differing(wide: Sequence[SquareSum], narrow: Sequence[SquareSum]) -> Iterator[str]:
-    """A sentence for each sum that is of fewer values in the surrogate than in the target."""
-    for path in dict.fromkeys(each.path for each in wide):
-        own = [each for each in wide if each.path == path]
-        others = [each for each in narrow if each.path == path]
-        for one, other in zip(own, others, strict=False):
-            if not math.isclose(one.growth, other.growth, rel_tol=TOLERANCE):
-                yield (
-                    f"{f'{path!r}' if path else 'the model'} sums the squares of {one.size} values "
-                    f"in the target and of {other.size} in the surrogate, and by muP that must not "
-                    f"grow with the width: take {one.size} times their mean, which changes nothing "
-                    "in the target"
-                )
+def sentence(wide: SquareSum, narrow: SquareSum) -> str:
+    """What is wrong with one that grows otherwise in the target than in its surrogate."""
+    where = f"{wide.path!r}" if wide.path else "the model"
+    return (
+        f"{where} sums the squares of {wide.size} values in the target and of {narrow.size} in the "
+        f"surrogate, and by muP that must not grow with the width: take {wide.size} times their "
+        "mean, which changes nothing in the target"
+    )
 
 
 def _grown(found: SquareSum, packet: Any, args: Sequence[Any]) -> SquareSum:
