@@ -22,9 +22,10 @@ def unhooked(warm: WarmPython) -> Run:
 
 
 def check_waits_add_up(run: Run) -> None:
-    """The page counts what each script measured around its own calls."""
+    """The page counts what each rank was blocked for, and no more than its calls took."""
     for page, report in zip(run.pages, run.reports, strict=True):
-        assert page.get("wait_ns") == pytest.approx(report["waited_ns"], rel=0.1)
+        waits = report["waits"]
+        assert 0.9 * waits["blocked_ns"] <= page.get("wait_ns") <= waits["elapsed_ns"]
 
 
 @pytest.mark.parametrize("way", WAYS)

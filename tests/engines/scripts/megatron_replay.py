@@ -10,34 +10,35 @@ gradients is reduced over the stages, before the optimizer steps.
 from __future__ import annotations
 
 import sys
-import time
 
 import torch
 import torch.distributed as dist
 from layers import BATCH, WIDTH, Layer, microbatch, report
 from torch.nn.functional import mse_loss
+from waits import Waits
 
 STEPS, WORK_MS = (int(text) for text in sys.argv[1:3])
 MICROBATCHES = 4
-waited_ns = 0
+waits = Waits()
 
 
 def exchange(
     *, rank: int, send: torch.Tensor | None = None, receives: bool = False
 ) -> torch.Tensor | None:
     """Sends to and receives from the other stage by one batch, and waits for both."""
-    global waited_ns
     operations = []
     received = torch.empty(BATCH, WIDTH) if receives else None
     if send is not None:
         operations.append(dist.P2POp(dist.isend, send, 1 - rank))
     if received is not None:
         operations.append(dist.P2POp(dist.irecv, received, 1 - rank))
-    start_ns = time.monotonic_ns()
+    waits.timed(_batch, operations)
+    return received
+
+
+def _batch(operations: list[dist.P2POp]) -> None:
     for work in dist.batch_isend_irecv(operations):
         work.wait()
-    waited_ns += time.monotonic_ns() - start_ns
-    return received
 
 
 def first_stage(layer: Layer, numbers: list[int]) -> list[float]:
@@ -67,11 +68,8 @@ def last_stage(layer: Layer, numbers: list[int]) -> list[float]:
 
 
 def clip_by_norm_of_all_stages(parameters: list[torch.nn.Parameter]) -> None:
-    global waited_ns
     square = torch.stack([p.grad.square().sum() for p in parameters if p.grad is not None]).sum()
-    start_ns = time.monotonic_ns()
-    dist.all_reduce(square)
-    waited_ns += time.monotonic_ns() - start_ns
+    waits.timed(dist.all_reduce, square)
     torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, square.sqrt())
 
 
@@ -89,7 +87,7 @@ def main() -> None:
         clip_by_norm_of_all_stages(parameters)
         optimizer.step()
         optimizer.zero_grad()
-    report({"replay": losses}, waited_ns=waited_ns)
+    report({"replay": losses}, waits=waits.as_report())
     dist.destroy_process_group()
 
 

@@ -8,55 +8,45 @@ Each rank measures for itself how long its communication takes.
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from layers import BATCH, WIDTH, Layer, microbatch, report
 from torch.distributed import _functional_collectives as functional
 from torch.nn.functional import mse_loss
+from waits import Waits
 
 STEPS, WORK_MS, ACCUMULATION = (int(text) for text in sys.argv[2:5])
-waited_ns = 0
-
-
-def timed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    global waited_ns
-    start_ns = time.monotonic_ns()
-    result = function(*args, **kwargs)
-    waited_ns += time.monotonic_ns() - start_ns
-    return result
+waits = Waits()
 
 
 def send(way: str, x: torch.Tensor, to: int) -> None:
     if way == "blocking":
-        timed(dist.send, x, to)
+        dist.send(x, to)
     elif way == "work":
-        timed(timed(dist.isend, x, to).wait)
+        dist.isend(x, to).wait()
     elif way == "batch":
-        for work in timed(dist.batch_isend_irecv, [dist.P2POp(dist.isend, x, to)]):
-            timed(work.wait)
+        for work in dist.batch_isend_irecv([dist.P2POp(dist.isend, x, to)]):
+            work.wait()
     elif way == "collective":
-        timed(dist.broadcast, x, dist.get_rank())
+        dist.broadcast(x, dist.get_rank())
     else:  # functional
-        timed(functional.wait_tensor, functional.all_reduce(x, "sum", dist.group.WORLD))
+        functional.wait_tensor(functional.all_reduce(x, "sum", dist.group.WORLD))
 
 
 def receive(way: str, source: int) -> torch.Tensor:
     x = torch.zeros(BATCH, WIDTH)
     if way == "blocking":
-        timed(dist.recv, x, source)
+        dist.recv(x, source)
     elif way == "work":
-        timed(timed(dist.irecv, x, source).wait)
+        dist.irecv(x, source).wait()
     elif way == "batch":
-        for work in timed(dist.batch_isend_irecv, [dist.P2POp(dist.irecv, x, source)]):
-            timed(work.wait)
+        for work in dist.batch_isend_irecv([dist.P2POp(dist.irecv, x, source)]):
+            work.wait()
     elif way == "collective":
-        timed(dist.broadcast, x, source)
+        dist.broadcast(x, source)
     else:
-        x = timed(functional.wait_tensor, functional.all_reduce(x, "sum", dist.group.WORLD))
+        x = functional.wait_tensor(functional.all_reduce(x, "sum", dist.group.WORLD))
     return x
 
 
@@ -65,14 +55,14 @@ def forward_backward(way: str, layer: Layer, number: int) -> list[float]:
     x, target = microbatch(number)
     if dist.get_rank() == 0:
         y = layer(x)
-        send(way, y.detach(), 1)
-        y.backward(receive(way, 1))
+        waits.timed(send, way, y.detach(), 1)
+        y.backward(waits.timed(receive, way, 1))
         return []
-    received = receive(way, 0).requires_grad_()
+    received = waits.timed(receive, way, 0).requires_grad_()
     loss = mse_loss(layer(received), target)
     loss.backward()
     assert received.grad is not None
-    send(way, received.grad, 0)
+    waits.timed(send, way, received.grad, 0)
     return [loss.item()]
 
 
@@ -96,8 +86,8 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     losses = {way: train(way) for way in sys.argv[1].split(",")}
-    timed(dist.barrier)
-    report(losses, waited_ns=waited_ns)
+    waits.timed(dist.barrier)
+    report(losses, waits=waits.as_report())
     dist.destroy_process_group()
 
 
