@@ -36,6 +36,8 @@ def run_study(study: Study, directory: Path) -> Results:
         results = search.results()
     finally:
         search.close()
+    for line in results.at_edges:
+        print(f"study {study.name}: {line}", flush=True)
     print(summary(study.name, results), flush=True)
     return results
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.description import SearchName, StudyDescription
+from hydro_hpc.study.edges import at_edges
 from hydro_hpc.study.folder import StudyFolder, spoiled
 from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Params, Uniform
 from hydro_hpc.study.trial import Outcome, Trial, trial_seed
@@ -47,13 +48,16 @@ class BestTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """How many trials ended in which way, and the best of those that completed."""
+    """How many trials ended in which way, and the best of those that completed; `at_edges`: a
+    sentence for each of its hyperparameters that lies at the edge of the space.
+    """
 
     completed: int
     pruned: int
     failed: int
     in_work: int
     best: BestTrial | None
+    at_edges: tuple[str, ...]
 
 
 class Search:
@@ -136,12 +140,14 @@ class Search:
     def results(self) -> Results:
         trials = self._study.get_trials(deepcopy=False)
         count = {state: sum(t.state == state for t in trials) for state in TrialState}
+        best = self._best() if count[TrialState.COMPLETE] else None
         return Results(
             completed=count[TrialState.COMPLETE],
             pruned=count[TrialState.PRUNED],
             failed=count[TrialState.FAIL],
             in_work=count[TrialState.RUNNING],
-            best=self._best() if count[TrialState.COMPLETE] else None,
+            best=best,
+            at_edges=() if best is None else self._at_edges(best),
         )
 
     def outcome(self, number: int) -> str:
@@ -157,6 +163,11 @@ class Search:
         assert best.value is not None
         seed = trial_seed(self._description.seed, best.number)
         return BestTrial(number=best.number, value=best.value, params=best.params, seed=seed)
+
+    def _at_edges(self, best: BestTrial) -> tuple[str, ...]:
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        completed = [trial.params for trial in trials]
+        return tuple(at_edges(best.number, best.params, completed, self._description.space))
 
     def _num_asked(self) -> int:
         return len(self._study.get_trials(deepcopy=False))

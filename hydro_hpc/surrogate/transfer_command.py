@@ -14,6 +14,7 @@ from hydro_hpc.errors import EXIT_DONE, StudyError
 if TYPE_CHECKING:
     from hydro_hpc.study.definition import Study
     from hydro_hpc.study.folder import StudyFolder
+    from hydro_hpc.study.space import Params
     from hydro_hpc.surrogate.transfer.settings import TargetSettings
     from hydro_hpc.surrogate.transfer.verifying import Progress
 
@@ -43,6 +44,7 @@ def add_commands(subparsers: Subparsers) -> None:
 
 
 def _transfer(arguments: argparse.Namespace) -> int:
+    from hydro_hpc.study.edges import at_edges
     from hydro_hpc.study.folder import StudyFolder
     from hydro_hpc.study.loading import load_study
     from hydro_hpc.study.proof import doubts
@@ -58,6 +60,7 @@ def _transfer(arguments: argparse.Namespace) -> int:
     folder = StudyFolder(arguments.study.absolute().parent, study.name)
     out: Path = arguments.out or folder.transfer
     settings: TargetSettings | None = None
+    chosen_of: dict[int, Params] = {}  # by trial
     said = StatusLines(study, count=arguments.verify)
     try:
         for progress in _progress(study, folder, arguments.verify):
@@ -65,6 +68,7 @@ def _transfer(arguments: argparse.Namespace) -> int:
             if line and not arguments.json:
                 print(line, flush=True)
             settings = _write_if_new(study, progress, settings, out)
+            chosen_of = {each.number: each.params for each in progress.standing.candidates}
     except KeyboardInterrupt:
         kept = "nothing is written yet" if settings is None else f"{out} has the best so far"
         print(
@@ -84,6 +88,7 @@ def _transfer(arguments: argparse.Namespace) -> int:
     for sentence in [
         *study.cautions,
         *doubts(study, folder, arguments.study),
+        *at_edges(settings.trial, chosen_of[settings.trial], chosen_of.values(), study.searched),
         *left_out(settings),
     ]:
         print(sentence)

@@ -115,7 +115,7 @@ def serve(channel: Channel, search: GangSearch, gate: LaneGate) -> None:
         gate.pause()
 
 
-def _close(search: Search, folder: StudyFolder) -> int:
+def close(search: Search, folder: StudyFolder) -> int:
     """Says how the study stands. Returns EXIT_FAILED if it is over and no trial completed."""
     results = search.results()
     counts = f"{results.completed} trials completed, {results.failed} failed"
@@ -127,6 +127,8 @@ def _close(search: Search, folder: StudyFolder) -> int:
         return EXIT_FAILED
     else:
         best = results.best
+        for line in results.at_edges:
+            print(f"hydro-trial: {line}", flush=True)
         params = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
         found = f"best: {best.value:.6g} by trial {best.number} with {params}"
         print(f"hydro-trial: {counts}; {found}; kept in {folder.path}", flush=True)
@@ -155,7 +157,7 @@ def main() -> int:
         try:
             with gate.doing(RecordKind.OTHER):
                 serve(channel, GangSearch(search, gate), gate)
-            return _close(search, folder)
+            return close(search, folder)
         finally:
             search.close()
     except LeaveRequested:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import pytest
 
+from hydro_hpc.study.description import StudyDescription
+from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.search import Search
+from hydro_hpc.study.space import choice
 from hydro_hpc.study.trial import Trial
 from hydro_hpc.trial.gate import LaneGate
 from hydro_hpc.trial.messages import AskTrials, TrialEnded, TrialsGiven, TrialsParked
-from hydro_hpc.trial.searcher import GangSearch
+from hydro_hpc.trial.searcher import GangSearch, close
 
 
 class OpenGate:
@@ -84,3 +88,29 @@ def test_asking_for_none_tells_only_whether_all_have_ended(gang: GangSearch) -> 
     for number in range(3):
         gang.answer(0, TrialEnded(number=number, state="complete", value=1.0))
     assert gang.ask(1, AskTrials(count=0)) == TrialsGiven(trials=[], is_over=True)
+
+
+def test_the_end_of_a_study_says_that_its_best_is_at_an_edge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = StudyDescription(
+        name="rates",
+        space={"lr": choice(1e-3, 1e-2, 1e-1)},
+        direction="maximize",
+        search="random",
+        pruner="none",
+        trials=8,
+        seed=0,
+        settings={},
+    )
+    folder = StudyFolder(tmp_path, description.name)
+    search = Search(description, folder)
+    while (trial := search.ask()) is not None:
+        search.tell(trial.number, trial.params["lr"])
+    best = search.results().best
+    close(search, folder)
+    search.close()
+    assert best is not None
+    edge, last = capsys.readouterr().out.splitlines()
+    assert edge.startswith(f"hydro-trial: lr of trial {best.number}, 0.1, is at the upper edge of")
+    assert last.startswith("hydro-trial: 8 trials completed, 0 failed; best: ")

@@ -83,6 +83,19 @@ def test_verifies_and_says_so(
     assert "on the target." in (out / "settings.py").read_text().splitlines()[0]
 
 
+@pytest.mark.parametrize("options", [[], ["--verify", "1"]])
+def test_says_that_the_best_rate_is_at_the_edge(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """Of rates that are all too small for three epochs but one."""
+    path = run_study(run=0)
+    path.write_text(path.read_text().replace("log_uniform(1e-3, 1e-1)", "choice(1e-9, 1e-8, 1e-2)"))
+    path.write_text(path.read_text().replace("import Study, log_uniform", "import Study, choice"))
+    load_study(path).run(path.parent)
+    _, said, _ = transfer(path, capsys, *options)
+    assert f"\nlr of trial {best_of(path).number}, 0.01, is at the upper edge of its range" in said
+
+
 def test_says_what_surrogates_do_not_vouch_for(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
