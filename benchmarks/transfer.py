@@ -34,6 +34,8 @@ from benchmarks.transfer_training import (
     random_configurations,
 )
 from benchmarks.worker_pool import worker_pool
+from hydro_hpc.errors import ConfigError
+from hydro_hpc.surrogate.coordinates.picture import image_format
 
 RANKED_SEEDS: Final = (0, 1)
 
@@ -64,6 +66,11 @@ def main() -> None:
     )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="loss against learning rate")
     arguments = parser.parse_args()
+    if arguments.picture:
+        try:
+            image_format(arguments.picture)
+        except ConfigError as error:
+            parser.error(str(error))
     extent = Extent(seeds=1, configurations=12) if arguments.quick else Extent()
     tasks = (*TASKS, *MORE_TASKS) if arguments.more else TASKS
     began = time.perf_counter()

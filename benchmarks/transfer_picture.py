@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.transfer_figures import Rows, best_lr, curve
+from hydro_hpc.surrogate.coordinates.picture import image_format
 
 INK: Final = "#333333"
 COLUMN_INCHES: Final = 3.9
@@ -39,7 +40,7 @@ def draw(rows: Rows, path: Path) -> None:
     for axes in grid[:, 0]:
         axes.set_ylabel("validation loss")
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, format=image_format(path))
 
 
 def _draw_one(axes: Any, rows: Rows, model: str, parametrization: str) -> None:

@@ -22,7 +22,9 @@ def add_commands(subparsers: Subparsers) -> None:
         "the study's folder keeps what came out",
     )
     command.add_argument("study", metavar="STUDY", type=Path, help="the study's file")
-    command.add_argument("--plot", metavar="FILE", type=Path, help="draw the result, as PNG")
+    command.add_argument(
+        "--plot", metavar="FILE", type=Path, help="draw the result: .png, .svg, .pdf"
+    )
     command.add_argument("--json", action="store_true", help="print JSON, for programs")
     command.set_defaults(command=_check)
 
@@ -32,6 +34,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from hydro_hpc.study.loading import load_study
     from hydro_hpc.study.proof import check_surrogates, keep_proof
 
+    if arguments.plot:
+        _check_name(arguments.plot)
     study = load_study(arguments.study)
     folder = StudyFolder(arguments.study.absolute().parent, study.name)
     folder.check_identity(study.description)
@@ -43,6 +47,12 @@ def _check(arguments: argparse.Namespace) -> int:
     finally:
         keep_proof(folder, report)
     return EXIT_DONE if report.passed else EXIT_FAILED
+
+
+def _check_name(picture: Path) -> None:
+    from hydro_hpc.surrogate.coordinates.picture import image_format
+
+    image_format(picture)
 
 
 def _draw(report: CheckReport, path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
 
+from benchmarks import transfer
 from benchmarks.result_file import Figure, NotTaken
 from benchmarks.transfer_figures import (
     Rows,
@@ -31,6 +33,18 @@ ROWS = [
     *curve("mup", 16, {0.25: 1.8, 0.5: 1.6, 1.0: 1.7, 2.0: None}),
     *curve("sp", 8, {0.25: 1.8, 0.5: 1.7, 1.0: 1.6, 2.0: 1.5}),
 ]
+
+
+def test_a_picture_of_no_image_format_is_refused_before_anything_is_trained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(sys, "argv", ["transfer", "--quick", "--picture", "curves.xyz"])
+    monkeypatch.setattr(transfer, "worker_pool", pytest.fail)
+    with pytest.raises(SystemExit):
+        transfer.main()
+    said = capsys.readouterr().err
+    assert "error: curves.xyz: matplotlib writes no images that end in .xyz; give a nam" in said
 
 
 def test_the_worst_surrogate_counts() -> None:

@@ -19,6 +19,8 @@ from hydro_hpc.surrogate.coordinates.verdict import LayerVerdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
 SIZE_INCHES: Final = (12.0, 5.0)
 DPI: Final = 100
@@ -29,15 +31,26 @@ WRONG: Final = "#c0392b"
 ROLES: Final = (Role.INPUT, Role.HIDDEN, Role.LOGITS, Role.OUTPUT, Role.VECTOR)
 
 
+def image_format(path: Path) -> str:
+    """What a picture of this name is written as: PNG if the name has no suffix. ConfigError if
+    matplotlib does not write what the suffix says, or is missing.
+    """
+    canvas, _ = _drawing()
+    suffix = path.suffix.removeprefix(".").lower() or "png"
+    if suffix not in canvas.get_supported_filetypes():
+        raise ConfigError(
+            f"{path}: matplotlib writes no images that end in {path.suffix}; give a name that ends "
+            "in .png, .svg or .pdf"
+        )
+    return suffix
+
+
 def write_picture(report: CheckReport, path: Path) -> None:
-    """Draws as PNG, 1200x500."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("matplotlib is missing; run: pip install 'hydro-hpc[report]'") from None
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draws in the format that the name says, 1200x500 pixels as PNG."""
+    written_as = image_format(path)
+    canvas, made = _drawing()
+    figure = made(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
+    canvas(figure)
     shown = [role for role in ROLES if any(verdict.role is role for verdict in report.layers)]
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, role in zip(panels, shown, strict=True):
@@ -50,7 +63,16 @@ def write_picture(report: CheckReport, path: Path) -> None:
         color=INK,
         fontweight="bold",
     )
-    figure.savefig(path, format="png")
+    figure.savefig(path, format=written_as)
+
+
+def _drawing() -> tuple[type[FigureCanvasAgg], type[Figure]]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("matplotlib is missing; run: pip install 'hydro-hpc[report]'") from None
+    return FigureCanvasAgg, Figure
 
 
 def moved(curves: Sequence[Curve], layer: str) -> Curve | None:

@@ -144,6 +144,23 @@ def test_a_study_that_cannot_be_checked_starts_if_it_insists(
     assert "the surrogates are not checked yet" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["check.xyz", "check.png.bak"])
+def test_a_name_of_no_image_is_one_sentence_before_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / name
+    code = cli.main(["check-surrogate", study_file(tmp_path), "--plot", str(picture)])
+    said = capsys.readouterr()
+    assert (code, said.out) == (EXIT_USAGE, "")
+    assert said.err == (
+        f"hydro: {picture}: matplotlib writes no images that end in {picture.suffix}; give a name "
+        "that ends in .png, .svg or .pdf\n"
+    )
+    assert not picture.exists()
+    assert not (tmp_path / "s.hydro").exists()
+
+
 @pytest.mark.parametrize(("name", "why"), [("no/check.png", "No such file"), (".", "Is a direc")])
 def test_a_picture_that_cannot_be_written_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, why: str

@@ -26,3 +26,7 @@ def test_is_as_large_as_a_readme_wants_it(tmp_path: Path) -> None:
     )
     write_picture(report, path)
     assert struct.unpack(">II", path.read_bytes()[16:24]) == (1200, 500)
+    write_picture(report, tmp_path / "check")
+    assert (tmp_path / "check").read_bytes() == path.read_bytes()
+    write_picture(report, tmp_path / "check.PDF")
+    assert (tmp_path / "check.PDF").read_bytes().startswith(b"%PDF")
