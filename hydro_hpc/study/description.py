@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
@@ -48,6 +49,12 @@ class StudyDescription:
         """
         mine, theirs = self._as_dict(), other._as_dict()
         return [key for key in mine if key not in _MAY_CHANGE and mine[key] != theirs[key]]
+
+    @property
+    def identity(self) -> str:
+        """A short text, the same for descriptions without `differences`, and for no others."""
+        kept = {key: value for key, value in self._as_dict().items() if key not in _MAY_CHANGE}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
     def _as_dict(self) -> dict[str, Any]:
         data = {**asdict(self), "space": {}}

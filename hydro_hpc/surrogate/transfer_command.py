@@ -48,7 +48,7 @@ def _transfer(arguments: argparse.Namespace) -> int:
     from hydro_hpc.study.folder import StudyFolder
     from hydro_hpc.study.loading import load_study
     from hydro_hpc.study.proof import doubts
-    from hydro_hpc.surrogate.transfer.settings import as_json, left_out
+    from hydro_hpc.surrogate.transfer.settings import as_json, left_out, require_place
     from hydro_hpc.surrogate.transfer.status_lines import StatusLines
 
     if arguments.study.is_dir():
@@ -59,6 +59,7 @@ def _transfer(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.study)
     folder = StudyFolder(arguments.study.absolute().parent, study.name)
     out: Path = arguments.out or folder.transfer
+    require_place(study.name, study.description.identity, out)
     settings: TargetSettings | None = None
     chosen_of: dict[int, Params] = {}  # by trial
     said = StatusLines(study, count=arguments.verify)
@@ -123,7 +124,7 @@ def _write_if_new(
 
     found = chosen(progress.standing, progress.records, study.direction)
     if found is None:
-        remove_settings(out)
+        remove_settings(study.name, study.description.identity, out)
         return None
     settings = settings_of(study, *found)
     if settings != before:

@@ -61,6 +61,7 @@ class TargetSettings:
     """`value` is what the trial reached with its own model, `target_value` what the target did."""
 
     study: str
+    identity: str  # of the study's description
     trial: int
     value: float
     target_value: float | None
@@ -81,6 +82,7 @@ def settings_of(study: Study, candidate: Candidate, target_value: float | None) 
     values = {**study.constants, **params}
     return TargetSettings(
         study=study.name,
+        identity=study.description.identity,
         trial=candidate.number,
         value=candidate.value,
         target_value=target_value,
@@ -96,16 +98,28 @@ def settings_of(study: Study, candidate: Candidate, target_value: float | None) 
     )
 
 
+def require_place(name: str, identity: str, directory: Path) -> None:
+    """StudyError if it holds files of these names that are others', or of another study."""
+    found = _written_before(directory)
+    names = [name for name in FILES if (directory / name).exists()]
+    if found is None and names:
+        raise StudyError(
+            f"{directory} holds {' and '.join(names)} that hydro transfer did not write; give "
+            "another folder with --out"
+        )
+    if found is not None and not _is_of(found, name, identity):
+        other = found["study"]
+        whose = f"study {other}" if other != name else f"another study of the name {name}"
+        raise StudyError(
+            f"{directory} holds the settings of {whose}; give another folder with --out, or remove "
+            "them first"
+        )
+
+
 def write_settings(settings: TargetSettings, directory: Path) -> None:
-    """StudyError if it cannot be written, or holds files of these names that are others'."""
+    """StudyError if it cannot be written, or as `require_place`."""
     texts = as_json(settings), as_module(settings), as_deepspeed(settings)
-    if not _is_of_transfer(directory):
-        names = [name for name in FILES if (directory / name).exists()]
-        if names:
-            raise StudyError(
-                f"{directory} holds {' and '.join(names)} that hydro transfer did not write; give "
-                "another folder with --out"
-            )
+    require_place(settings.study, settings.identity, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in zip(FILES, texts, strict=True):
@@ -118,9 +132,12 @@ def write_settings(settings: TargetSettings, directory: Path) -> None:
         ) from None
 
 
-def remove_settings(directory: Path) -> None:
-    """Those that were written there before, if any were. StudyError if they cannot be removed."""
-    if not _is_of_transfer(directory):
+def remove_settings(name: str, identity: str, directory: Path) -> None:
+    """Those of this study that were written there before, if any were. StudyError if they cannot be
+    removed.
+    """
+    found = _written_before(directory)
+    if found is None or not _is_of(found, name, identity):
         return
     try:
         for name in reversed(FILES):  # the first says whose they are
@@ -132,15 +149,21 @@ def remove_settings(directory: Path) -> None:
         ) from None
 
 
-def _is_of_transfer(directory: Path) -> bool:
-    """Says so by the file that is written first."""
+def _written_before(directory: Path) -> dict[str, Any] | None:
+    """What the file says that is written first, None if that is none of ours."""
     try:
         found = json.loads((directory / FILES[0]).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and {"schema", *TargetSettings.__dataclass_fields__} <= set(
-        found
-    )
+        return None
+    is_ours = isinstance(found, dict) and found.keys() >= {
+        "schema",
+        *TargetSettings.__dataclass_fields__,
+    }
+    return found if is_ours else None
+
+
+def _is_of(found: dict[str, Any], name: str, identity: str) -> bool:
+    return (found["study"], found["identity"]) == (name, identity)
 
 
 def as_json(settings: TargetSettings) -> str:

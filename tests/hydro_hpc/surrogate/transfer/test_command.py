@@ -302,6 +302,28 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     assert "cannot be written (Not a directory); give another with --out" in problem
 
 
+@pytest.mark.parametrize("options", [[], ["--verify", "1"]])
+def test_settings_of_another_study_are_left_before_anything_is_trained(
+    run_study: RunStudy, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str]
+) -> None:
+    out = tmp_path / "out"
+    path = run_study()
+    assert transfer(path, capsys, "--out", str(out))[0] == 0
+    path.write_text(path.read_text().replace("trials=6", "trials=7"))  # it is the same study
+    load_study(path).run(path.parent)
+    assert transfer(path, capsys, "--out", str(out))[0] == 0
+    before = (out / "settings.json").read_bytes()
+    path.write_text(path.read_text().replace('name="tiny"', 'name="broad"'))
+    load_study(path).run(path.parent)
+    code, said, problem = transfer(path, capsys, "--out", str(out), *options)
+    assert (code, said) == (2, "")
+    assert problem == (
+        f"hydro: {out} holds the settings of study tiny; give another folder with --out, or remove "
+        "them first\n"
+    )
+    assert (out / "settings.json").read_bytes() == before
+
+
 def test_the_command_hydro_starts_without_torch() -> None:
     code = "import sys, hydro_hpc.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -41,6 +41,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 def settings(**changes: Any) -> TargetSettings:
     facts: dict[str, Any] = {
         "study": "tiny",
+        "identity": "0123",
         "trial": 3,
         "value": 0.25,
         "target_value": None,
@@ -197,15 +198,37 @@ def test_files_that_hydro_did_not_write_are_left(tmp_path: Path, own: str) -> No
         with pytest.raises(StudyError, match=rf"holds {own} that hydro transfer did not write; gi"):
             write_settings(settings(), tmp_path)
         assert not (tmp_path / name).exists()
-    remove_settings(tmp_path)
+    remove_settings("tiny", "0123", tmp_path)
     assert (tmp_path / own).read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("other", "whose"),
+    [
+        ({"study": "broad"}, "study broad"),
+        ({"identity": "4567"}, "another study of the name tiny"),
+    ],
+)
+def test_settings_of_another_study_are_left(
+    tmp_path: Path, other: dict[str, str], whose: str
+) -> None:
+    write_settings(settings(**other), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(StudyError) as caught:
+        write_settings(settings(), tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds the settings of {whose}; give another folder with --out, or remove them "
+        "first"
+    )
+    remove_settings("tiny", "0123", tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_settings_are_written_over_their_own_and_removed(tmp_path: Path) -> None:
     write_settings(settings(), tmp_path)
     write_settings(settings(batch_size=8), tmp_path)
     assert json.loads((tmp_path / "settings.json").read_text())["batch_size"] == 8
-    remove_settings(tmp_path)
+    remove_settings("tiny", "0123", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -219,7 +242,7 @@ def test_settings_that_cannot_be_removed_are_one_sentence(
 
     monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(StudyError, match=r"failed on the target, .*\(Permission denied\); do not"):
-        remove_settings(tmp_path)
+        remove_settings("tiny", "0123", tmp_path)
 
 
 def test_what_has_no_text_is_said() -> None:
