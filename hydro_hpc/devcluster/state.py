@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hydro_hpc.atomic_write import write_text
 from hydro_hpc.devcluster.spec import ClusterSpec, Layout
 from hydro_hpc.errors import ConfigError
 from hydro_hpc.identity import Identity, is_alive
@@ -50,9 +50,7 @@ class ClusterState:
                 },
             }
         )
-        temporary = path.with_suffix(".new")
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        write_text(path, text)
 
 
 def load_state(directory: Path) -> ClusterState | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from hydro_hpc.atomic_write import write_text
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.description import StudyDescription
 
@@ -88,9 +89,7 @@ class StudyFolder:
 
     def _keep_identity(self, description: StudyDescription) -> None:
         self.check_identity(description)
-        temporary = self.description.with_suffix(".new")
-        temporary.write_text(description.to_json(), encoding="utf-8")
-        temporary.replace(self.description)
+        write_text(self.description, description.to_json())
 
     def _clean_journal(self) -> None:
         """Removes what a killed process left: half a line, and Optuna's own lock.

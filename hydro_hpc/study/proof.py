@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from hydro_hpc.atomic_write import write_text
 from hydro_hpc.errors import ShrinkError, StudyError
 from hydro_hpc.study.folder import StudyFolder
 
@@ -37,11 +38,9 @@ class Proof:
 
 def keep_proof(folder: StudyFolder, report: CheckReport) -> None:
     """From now on it is what the folder says. StudyError if that cannot be written."""
-    temporary = folder.proof.with_suffix(".new")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(report.to_json(), encoding="utf-8")
-        temporary.replace(folder.proof)
+        write_text(folder.proof, report.to_json())
     except OSError as error:
         raise StudyError(
             f"{folder.path} cannot be written ({error.strerror}), so it does not keep what the "

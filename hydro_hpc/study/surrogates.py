@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from hydro_hpc.atomic_write import replacing_by_any
 from hydro_hpc.errors import ShrinkError, StudyError
 from hydro_hpc.study.narrowing import Arguments, AtWidth, Followed, Narrowing, difference
 from hydro_hpc.study.space import Distribution, Params
@@ -121,18 +121,15 @@ class Surrogates:
         return recipe
 
     def _store(self, key: str) -> None:
-        """A reader sees all of a file or none of it; who writes at once writes the same.
-        StudyError if it cannot be written.
-        """
+        """Who writes at once writes the same. StudyError if it cannot be written."""
         if self._directory is None:
             return
         path = _path(self._directory, key)
         data = {ARGUMENTS: json.loads(key), **to_json(self._recipes[key], self._optimizer)}
-        temporary = path.with_suffix(f".{os.uname().nodename}.{os.getpid()}")
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-            temporary.replace(path)
+            with replacing_by_any(path) as temporary:
+                temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
         except OSError as error:
             raise StudyError(
                 f"{self._directory} cannot be written ({error.strerror}), so it does not keep the "

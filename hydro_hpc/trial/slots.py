@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydro_hpc.atomic_write import replacing_by_any
 from hydro_hpc.study.trial import Trial
 
 
@@ -39,14 +39,10 @@ class SlotCheckpoint:
     optimizer: dict[str, Any]  # in torch's format
 
     def save(self, folder: Path) -> None:
-        """Stores it as `<number>.pt`; a reader sees the old file or the new one, never half of
-        one.
-        """
-        path = checkpoint_path(folder, self.number)
-        temporary = path.with_suffix(f".{os.getpid()}")
+        """Stores it as `<number>.pt`, whole."""
         state = {name: getattr(self, name) for name in self.__slots__}
-        torch.save(state, temporary)
-        temporary.replace(path)
+        with replacing_by_any(checkpoint_path(folder, self.number)) as temporary:
+            torch.save(state, temporary)
 
     @staticmethod
     def load(folder: Path, number: int) -> SlotCheckpoint | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
+from hydro_hpc.atomic_write import replacing, write_text
 from hydro_hpc.errors import StudyError
 
 State = Literal["in work", "complete", "failed"]
@@ -87,12 +88,9 @@ class Records:
     def _keep(self, record: Record, state: dict[str, Any] | None) -> None:
         stored = self._directory / f"{record.number}.pt"
         if state is not None:
-            torch.save(state, stored.with_suffix(".new"))
-            stored.with_suffix(".new").replace(stored)
-        path = self._directory / f"{record.number}.json"
-        temporary = path.with_suffix(".json.new")
-        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
-        temporary.replace(path)
+            with replacing(stored) as temporary:
+                torch.save(state, temporary)
+        write_text(self._directory / f"{record.number}.json", json.dumps(asdict(record)))
         if record.has_ended:
             stored.unlink(missing_ok=True)
 

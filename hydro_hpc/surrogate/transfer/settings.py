@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hydro_hpc.atomic_write import write_text
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.optimizers import OPTIMIZERS, OptimizerName
 from hydro_hpc.surrogate.rules import default_decay
@@ -123,9 +124,7 @@ def write_settings(settings: TargetSettings, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in zip(FILES, texts, strict=True):
-            temporary = directory / f"{name}.new"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(directory / name)
+            write_text(directory / name, text)
     except OSError as error:
         raise StudyError(
             f"{directory} cannot be written ({error.strerror}); give another with --out"

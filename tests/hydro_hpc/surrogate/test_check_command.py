@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_after_what_was_found(
 ) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "s.hydro").mkdir()
-    (tmp_path / "s.hydro/proof.new").mkdir()  # root may write into any folder
+    (tmp_path / "s.hydro/proof.json.new").mkdir()  # root may write into any folder
     picture = tmp_path / "check.png"
     code = cli.main(["check-surrogate", study_file(tmp_path), "--plot", str(picture)])
     said = capsys.readouterr()
