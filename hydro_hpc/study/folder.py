@@ -4,7 +4,7 @@ study.json          the description that the results belong to
 journal.log         Optuna's journal; `optuna-dashboard journal.log` shows it
 trials/<number>.log what went wrong in a trial, with its traceback
 checkpoints/        the trials that are in work; what is in there is the worker's
-proof.json          what `hydro check-surrogate` said of the surrogates
+proof.json          what `hydro check-surrogate` said of the surrogates, and of which model
 rules/              how surrogates are built and trained, as plain numbers by parameter name
 choices/            how bundles run, and why: `hydro explain`; a resumed study repeats it
 targets/            how far candidates have come on the target: `hydro transfer --verify`

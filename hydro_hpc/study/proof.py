@@ -2,7 +2,7 @@
 
 A study that runs here is checked before its first trial, since that takes seconds. In bubbles it is
 not: `hydro check-surrogate` does it elsewhere. A study whose surrogates failed does not start, but
-if it says that it is to: `Narrow(unproven=True)`.
+if it says that it is to: `Narrow(unproven=True)`. That they passed holds for the model as it was.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 from hydro_hpc.atomic_write import write_text
 from hydro_hpc.errors import ShrinkError, StudyError
 from hydro_hpc.study.folder import StudyFolder
+from hydro_hpc.study.model_identity import model_identity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hydro_hpc.study.definition import Study
+    from hydro_hpc.study.space import Params
     from hydro_hpc.surrogate.coordinates.report import CheckReport
 
 
+MODEL: Final = "model"  # in a stored proof, beside what the report says
 MOST_ROWS: Final = 16  # of the training data in the check's batch
 MOST_TOKENS: Final = 256  # in that batch, where rows are of integers
 LEAST_ROWS: Final = 2
@@ -31,16 +34,20 @@ LEAST_ROWS: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """`failed`: a sentence for each fault, none if the surrogates passed."""
+    """`failed`: a sentence for each fault, none if the surrogates passed. `model`: what they were,
+    None if that is not known.
+    """
 
     failed: tuple[str, ...]
+    model: str | None
 
 
-def keep_proof(folder: StudyFolder, report: CheckReport) -> None:
+def keep_proof(study: Study, folder: StudyFolder, report: CheckReport) -> None:
     """From now on it is what the folder says. StudyError if that cannot be written."""
+    facts = {**json.loads(report.to_json()), MODEL: _model_of(study)}
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_text(folder.proof, report.to_json())
+        write_text(folder.proof, json.dumps(facts, indent=1))
     except OSError as error:
         raise StudyError(
             f"{folder.path} cannot be written ({error.strerror}), so it does not keep what the "
@@ -51,17 +58,20 @@ def keep_proof(folder: StudyFolder, report: CheckReport) -> None:
 def kept_proof(folder: StudyFolder) -> Proof | None:
     """None if there is none, or none that can be read: then the check is made anew."""
     try:
-        return Proof(failed=tuple(json.loads(folder.proof.read_text(encoding="utf-8"))["failed"]))
+        facts = json.loads(folder.proof.read_text(encoding="utf-8"))
+        return Proof(failed=tuple(facts["failed"]), model=facts.get(MODEL))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def prove(study: Study, folder: StudyFolder) -> None:
-    """Checks the surrogates if they have not passed yet. StudyError if that cannot be done, and the
-    study does not insist on them as they are.
+    """Checks the surrogates if they have not passed yet, as they are now. StudyError if that cannot
+    be done, and the study does not insist on them.
     """
     proof = kept_proof(folder)
-    if study.surrogate is None or (proof is not None and not proof.failed):
+    if study.surrogate is None:
+        return
+    if proof is not None and not proof.failed and _is_of_now(proof, study):
         return
     try:
         report = check_surrogates(study)
@@ -72,12 +82,12 @@ def prove(study: Study, folder: StudyFolder) -> None:
             f"the surrogates cannot be checked: {error}; or insist on them as they are: "
             "Narrow(unproven=True)"
         ) from error
-    keep_proof(folder, report)
+    keep_proof(study, folder, report)
 
 
 def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
-    """Sentences about surrogates that were not checked, or failed and are to be used. StudyError if
-    they failed, and the study does not say that.
+    """Sentences about surrogates that were not checked as they are now, or failed and are to be
+    used. StudyError if they failed, and the study does not say that.
     """
     if study.surrogate is None:
         return
@@ -94,6 +104,11 @@ def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
                 f"{said}; mend the model and check again, or insist: Narrow(unproven=True)"
             )
         yield said
+    elif not _is_of_now(proof, study):
+        yield (
+            "the model has changed since its surrogates were checked: hydro check-surrogate "
+            f"{file} checks them again, in seconds"
+        )
 
 
 def check_surrogates(study: Study) -> CheckReport:
@@ -107,7 +122,7 @@ def check_surrogates(study: Study) -> CheckReport:
             f"study {study.name} has no surrogate to check; give it one: "
             "Study(..., surrogate=Narrow(width=64))"
         )
-    params = {name: distribution.middle() for name, distribution in study.searched.items()}
+    params = _middle(study)
     values = {**study.constants, **params}
     settings = study.optimizer_settings(params)
     settings.pop("lr", None)
@@ -123,6 +138,19 @@ def check_surrogates(study: Study) -> CheckReport:
         weight_decay=settings.pop("weight_decay", 0.0),
         settings=settings,
     )
+
+
+def _is_of_now(proof: Proof, study: Study) -> bool:
+    """False if that cannot be told: then the check is made again."""
+    return proof.model is not None and proof.model == _model_of(study)
+
+
+def _model_of(study: Study) -> str | None:
+    return model_identity(study, _middle(study), rows_to_check(study.data().train_x))
+
+
+def _middle(study: Study) -> Params:
+    return {name: distribution.middle() for name, distribution in study.searched.items()}
 
 
 def rows_to_check(train_x: Tensor) -> Tensor:

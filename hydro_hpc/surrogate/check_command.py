@@ -45,7 +45,7 @@ def _check(arguments: argparse.Namespace) -> int:
         if arguments.plot:
             _draw(report, arguments.plot)
     finally:
-        keep_proof(folder, report)
+        keep_proof(study, folder, report)
     return EXIT_DONE if report.passed else EXIT_FAILED
 
 

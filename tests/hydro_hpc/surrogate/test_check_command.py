@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,7 +93,7 @@ def test_the_studys_folder_keeps_what_came_out(tmp_path: Path) -> None:
     insisting = load_study(Path(study_file(tmp_path, spoil=GROWS, surrogate=INSISTING)))
     assert "do not agree with their target" in next(doubts(insisting, folder, file))
     cli.main(["check-surrogate", study_file(tmp_path)])
-    assert not list(doubts(study, folder, file))
+    assert not list(doubts(load_study(Path(file)), folder, file))
 
 
 def test_a_study_that_fails_the_check_does_not_start(
@@ -113,6 +115,35 @@ def test_a_study_that_insists_starts_though_the_check_failed(
     assert "do not agree with their target, so that what they find may not" in (
         capsys.readouterr().out
     )
+
+
+def test_that_surrogates_passed_holds_for_the_model_as_it_was(tmp_path: Path) -> None:
+    file = study_file(tmp_path)
+    subprocess.run([sys.executable, file], cwd=tmp_path, check=True, timeout=100)
+    proof = tmp_path / "s.hydro/proof.json"
+    folder, before = StudyFolder(tmp_path, "s"), proof.stat().st_mtime_ns
+    same = load_study(Path(file))
+    assert not list(doubts(same, folder, file))
+    same.run(tmp_path)
+    assert proof.stat().st_mtime_ns == before
+    changed = load_study(Path(study_file(tmp_path, spoil=GROWS)))
+    assert list(doubts(changed, folder, file)) == [
+        "the model has changed since its surrogates were checked: hydro check-surrogate "
+        f"{file} checks them again, in seconds"
+    ]
+    with pytest.raises(StudyError, match=r"'4': .* the multiplier"):
+        changed.run(tmp_path)
+
+
+def test_a_model_of_which_nothing_is_known_is_checked_again(tmp_path: Path) -> None:
+    file = study_file(tmp_path)
+    load_study(Path(file)).run(tmp_path)
+    proof = tmp_path / "s.hydro/proof.json"
+    facts = json.loads(proof.read_text())
+    proof.write_text(json.dumps({name: value for name, value in facts.items() if name != "model"}))
+    assert len(list(doubts(load_study(Path(file)), StudyFolder(tmp_path, "s"), file))) == 1
+    load_study(Path(file)).run(tmp_path)
+    assert json.loads(proof.read_text())["model"] == facts["model"]
 
 
 @pytest.mark.parametrize(
