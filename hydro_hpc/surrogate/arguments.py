@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from hydro_hpc.errors import ShrinkError
+from hydro_hpc.surrogate.width import NOT_AT_A_WIDTH
 
 
 def check_keep(keep: object) -> None:
@@ -22,7 +23,7 @@ def check_keep(keep: object) -> None:
 def refuse_keep(keep: Collection[str]) -> None:
     """Of a function of the width."""
     if keep:
-        raise ShrinkError("keep= is of a model whose widths are followed; a function has width=")
+        raise ShrinkError(f"keep= {NOT_AT_A_WIDTH}")
 
 
 def check_uses(uses: object) -> None:

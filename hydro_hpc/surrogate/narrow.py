@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from hydro_hpc.errors import ShrinkError, StudyError
-from hydro_hpc.surrogate.width import LEAST, WIDTH, divided, width_of
-
-_KEPT_AT_A_WIDTH: Final = (
-    f"Narrow(keep=) is of models whose widths are followed; this one has {WIDTH}=, and its code "
-    "says what that changes"
-)
+from hydro_hpc.surrogate.width import LEAST, NOT_AT_A_WIDTH, WIDTH, divided, width_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +49,7 @@ class Narrow:
         if not isinstance(self.unproven, bool):
             raise StudyError(f"Narrow(unproven={self.unproven!r}): it must be True or False")
         if self.keep and self.width is not None:
-            raise StudyError(_KEPT_AT_A_WIDTH)
+            raise StudyError(f"Narrow(keep=) {NOT_AT_A_WIDTH}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +100,7 @@ def narrowness_of(narrow: Narrow, model: Callable[..., Any]) -> Narrowness:
             "target, or Narrow(by=8), which follows the widths of any model"
         )
     if narrow.keep:
-        raise StudyError(_KEPT_AT_A_WIDTH)
+        raise StudyError(f"Narrow(keep=) {NOT_AT_A_WIDTH}")
     if narrow.width is None:
         assert narrow.by is not None
         try:

@@ -17,6 +17,10 @@ NO_WIDTH: Final = (
     f"the factory has no argument {WIDTH}= with the target's width as its default: write "
     f"def model({WIDTH}=512), so that model() is the target"
 )
+NOT_AT_A_WIDTH: Final = (  # keep=
+    f"is of models whose widths are followed; this one has {WIDTH}=, and its code says what that "
+    "changes: leave it out"
+)
 
 
 def width_of(model: Callable[..., Any]) -> int | None:

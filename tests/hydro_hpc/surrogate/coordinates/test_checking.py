@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hydro_hpc.errors import ShrinkError
-from hydro_hpc.surrogate import CheckReport, check, check_ladder
+from hydro_hpc.errors import ShrinkError, StudyError
+from hydro_hpc.surrogate import CheckReport, Narrow, check, check_ladder, shrink
 from hydro_hpc.surrogate.coordinates.checking import make_batch
 from hydro_hpc.surrogate.coordinates.recipe import Ladder, Recipe
 from hydro_hpc.surrogate.coordinates.records import Role
@@ -273,5 +273,10 @@ def test_one_width_cannot_be_compared() -> None:
 
 def test_a_function_of_the_width_keeps_nothing() -> None:
     case = CASES["mlp"]
-    with pytest.raises(ShrinkError, match="keep= is of a model whose widths are followed"):
+    why = "is of models whose widths are followed; this one has width=, and its code says what that"
+    with pytest.raises(ShrinkError, match=rf"^keep= {why} changes: leave it out$"):
         check(case.factory, example=case.example, lr=0.01, keep=["down"])
+    with pytest.raises(ShrinkError, match=rf"^keep= {why} changes: leave it out$"):
+        shrink(case.factory, width=16, keep=["down"])
+    with pytest.raises(StudyError, match=rf"^Narrow\(keep=\) {why} changes: leave it out$"):
+        Narrow(width=16, keep=("down",))
