@@ -13,8 +13,8 @@ CLUSTER := tests/slurm_plugin/cluster tests/slurm_plugin/test_clients.py \
 	tests/slurm_plugin/test_coordinator_on_slurm.py tests/site_config/test_fragments.py \
 	tests/hydro_hpc/devcluster/test_cluster.py tests/hydro_hpc/devcluster/test_commands.py
 ALONE := tests/end_to_end tests/soak tests/hydro_hpc/demo/test_demo.py tests/hydro_hpc/devices \
-	$(addprefix tests/hydro_hpc/trial/,test_points.py test_solo_exec.py test_solo_residency.py \
-	test_switches.py)
+	$(addprefix tests/hydro_hpc/trial/,test_passage.py test_points.py test_solo_exec.py \
+	test_solo_residency.py test_switches.py test_thread_look.py)
 REPEATS ?= 50
 
 # A Python that users of the embedded cluster can run too: the system's, if it is new enough.

@@ -15,6 +15,7 @@ PIP = (sys.executable, "-m", "pip")
 CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"}
 SCHEDULES = ROOT / "hydro_hpc/schedules"
 PACKAGES = ("hydro_hpc", "slurm_plugin")
+LONGEST = 400  # lines
 ADAPTERS = {
     "pyslurm": (),
     "pynvml": (),
@@ -117,6 +118,13 @@ def test_files_are_replaced_in_one_place() -> None:
                     found.add(str(path.relative_to(ROOT)))
     of_symbols = "hydro_hpc/surrogate/tracing/trace.py"
     assert found == {"hydro_hpc/atomic_write.py", "slurm_plugin/build_lanes.py", of_symbols}
+
+
+def test_no_file_is_longer_than_one_concept() -> None:
+    folders = (*PACKAGES, "tests", "benchmarks", "examples")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert not {path: length for path, length in lengths.items() if length > LONGEST}
 
 
 def test_no_file_is_named_after_nothing() -> None:

@@ -2,88 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hydro_hpc.errors import LaneError
-from hydro_hpc.page import Page, page_path
-from hydro_hpc.page_layout import GATE_CLOSED, GATE_OPEN, PageKind, RecordKind, Word
+from hydro_hpc.page_layout import Word
 from hydro_hpc.trial.gate import (
-    EXCESS_NS,
     WINDOWS_UNTIL_STARVED,
-    LaneGate,
     LeaveRequested,
     StarvedError,
 )
 from hydro_hpc.trial.points import LOOK_EVERY_NS
-from hydro_hpc.trial.runs import OVERRUN_NS
-from tests.hydro_hpc.lanes import make_lane, set_site_word, stage_page
-
-MS = 1_000_000
-MARGIN_NS = MS // 5
-
-
-class FakePrimary:
-    """Clock, primary and waiter in one: a gate that sleeps makes the next scripted thing happen."""
-
-    def __init__(self, lane: str) -> None:
-        self.lane = lane
-        self.page = stage_page(lane)
-        self.now_ns = 1000 * MS
-        self.device_ns = 0
-        self.epoch = 0
-        self.script: list[Callable[[], None]] = []
-        self.num_sleeps = 0
-        self.page.set("guard_word", Word.RUN)
-        self.page.set("owner_word", Word.RUN)
-        self.close()
-
-    def open(self, window_ns: int, *, late_ns: int = 0) -> None:
-        self.epoch += 1
-        self.page.words[self.page.word_index("window_us")] = window_ns // 1000
-        self.page.words[self.page.word_index("late_us")] = late_ns // 1000
-        self.page.set("open_ns", self.now_ns)
-        self.page.set("gate_word", self.epoch << 8 | GATE_OPEN)
-
-    def close(self) -> None:
-        self.page.set("close_ns", self.now_ns)
-        self.page.set("gate_word", self.epoch << 8 | GATE_CLOSED)
-
-    def work(self, length_ns: int) -> None:
-        self.now_ns += length_ns
-        self.device_ns += length_ns
-
-    def wait_change(self, seen: int, timeout_s: float) -> None:
-        self.num_sleeps += 1
-        self.now_ns += MS
-        if not self.script:
-            pytest.fail(f"the gate sleeps on {seen:#x} and nothing would wake it in {timeout_s} s")
-        self.script.pop(0)()
+from tests.hydro_hpc.lanes import make_lane, set_site_word
+from tests.hydro_hpc.trial.fake_primary import MS, FakePrimary, make_gate, trial_page
 
 
 @pytest.fixture
 def primary(tmp_path: Path) -> FakePrimary:
     return FakePrimary(make_lane(tmp_path))
-
-
-def make_gate(primary: FakePrimary, **settings: Any) -> LaneGate:
-    return LaneGate(
-        **settings,
-        stage=Page.map_for_reading(page_path(primary.lane, PageKind.STAGE), PageKind.STAGE),
-        site=Page.map_for_reading(page_path(primary.lane, PageKind.SITE), PageKind.SITE),
-        waiter=primary,
-        trial=Page.map_for_writing(page_path(primary.lane, PageKind.TRIAL), PageKind.TRIAL),
-        margin_ns=MARGIN_NS,
-        now_ns=lambda: primary.now_ns,
-        device_ns=lambda: primary.device_ns,
-    )
-
-
-def trial_page(primary: FakePrimary) -> Page:
-    return Page.read_copy(page_path(primary.lane, PageKind.TRIAL), PageKind.TRIAL)
 
 
 def test_work_that_fits_is_admitted_without_sleeping(primary: FakePrimary) -> None:
@@ -371,97 +308,3 @@ def test_bubbles_that_are_too_short_break_even_that(primary: FakePrimary) -> Non
     primary.script = [next_window]
     with pytest.raises(StarvedError, match="make model or bundle smaller"), gate.unbroken():
         gate.admit(20 * MS)
-
-
-def test_a_run_that_the_primary_ends_is_written_in_the_next_window(primary: FakePrimary) -> None:
-    """Between the close and the sleep nothing is done that can wait: it is the primary's time; nor
-    before the first unit of the next window, whose time it would take.
-    """
-    gate = make_gate(primary)
-    primary.open(10 * MS)
-    gate.admit(MS)
-    primary.work(2 * MS)
-    primary.close()
-    written: list[int] = []
-
-    def next_window() -> None:
-        written.append(len(list(trial_page(primary).records())))
-        primary.open(10 * MS)
-
-    primary.script = [next_window]
-    gate.admit(MS)
-    assert not list(trial_page(primary).records())
-    gate.admit(MS)
-    assert written == [0]
-    assert [record.value for _, record in trial_page(primary).records()] == [2 * MS]
-
-
-def test_runs_are_recorded_with_device_time_and_samples(primary: FakePrimary) -> None:
-    gate = make_gate(primary)
-    primary.open(20 * MS)
-    gate.admit(MS)
-    primary.work(3 * MS)
-    gate.num_samples += 64
-    gate.pause()
-    page = trial_page(primary)
-    [(_, record)] = page.records()
-    assert record.kind == RecordKind.RUN
-    assert record.end_ns - record.start_ns == 3 * MS
-    assert (record.value, record.extra) == (3 * MS, 64)
-    assert page.get("run_ns") == 3 * MS
-    assert page.get("num_samples") == 64
-
-
-def test_other_work_is_not_counted_as_training(primary: FakePrimary) -> None:
-    gate = make_gate(primary)
-    primary.open(50 * MS)
-    gate.admit(MS)
-    primary.work(2 * MS)
-    with gate.doing(RecordKind.OTHER):
-        gate.admit(MS)
-        primary.work(5 * MS)
-    page = trial_page(primary)
-    assert (page.get("run_ns"), page.get("other_ns")) == (2 * MS, 5 * MS)
-
-
-def test_worker_that_was_kept_from_running_did_not_overrun(primary: FakePrimary) -> None:
-    gate = make_gate(primary)
-    primary.open(10 * MS)
-    gate.admit(MS)
-    primary.close()
-    primary.work(OVERRUN_NS // 2)
-    primary.now_ns += 50 * MS  # the primary has the core
-    gate.pause()
-    page = trial_page(primary)
-    assert page.get("num_overruns") == 0
-    assert page.get("margin_ns") == MARGIN_NS
-
-
-def test_window_that_ends_early_is_an_overrun_but_no_reason_to_stop_earlier(
-    primary: FakePrimary,
-) -> None:
-    """Every second window ends before its median: a margin that grew by that would eat them all."""
-    gate = make_gate(primary)
-    primary.open(10 * MS)
-    gate.admit(MS)
-    primary.close()
-    primary.work(OVERRUN_NS + 1000)
-    gate.pause()
-    page = trial_page(primary)
-    assert page.get("num_overruns") == 1
-    assert page.get("overrun_max_ns") == OVERRUN_NS + 1000
-    assert page.get("margin_ns") == MARGIN_NS
-
-
-def test_unit_that_passes_the_deadline_widens_the_margin(primary: FakePrimary) -> None:
-    gate = make_gate(primary)
-    primary.open(5 * MS)
-    gate.admit(MS)
-    primary.work(5 * MS + EXCESS_NS)
-    gate.pause()
-    assert trial_page(primary).get("margin_ns") > 1.5 * MARGIN_NS
-    for _ in range(300):
-        primary.open(10 * MS)
-        gate.admit(MS)
-        gate.pause()
-    assert trial_page(primary).get("margin_ns") == MARGIN_NS
