@@ -47,7 +47,7 @@ def at_edges(
 
 
 def _side(value: Any, distribution: Distribution) -> str:
-    """ "upper" or "lower", empty if it is at no edge."""
+    """At which edge it is, "upper" or "lower"; empty if at none."""
     points = _points(value, distribution)
     if points is None:
         return ""

@@ -8,13 +8,14 @@ import traceback
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hydro_hpc.errors import StudyError
 
 if TYPE_CHECKING:
     from hydro_hpc.study.definition import Study
 
+OF_STUDIES: Final = "hydro_study_"  # begins the names of their modules
 _is_loading: ContextVar[bool] = ContextVar("hydro_is_loading", default=False)
 
 
@@ -43,7 +44,7 @@ def load_study(path: Path | str) -> Study:
     file = Path(path).absolute()
     if not file.is_file():
         raise StudyError(f"study file {path} does not exist; give the path of a Python file")
-    spec = importlib.util.spec_from_file_location(f"hydro_study_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"{OF_STUDIES}{file.stem}", file)
     if spec is None or spec.loader is None:
         raise StudyError(f"study file {path} is no Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)

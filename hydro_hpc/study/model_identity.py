@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -23,23 +23,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hydro_hpc.fusion.code_identity import code_of
 from hydro_hpc.nn import trial_stream
+from hydro_hpc.study.loading import OF_STUDIES
 
 if TYPE_CHECKING:
     from hydro_hpc.study.definition import Study
     from hydro_hpc.study.space import Params
 
 FORMAT: Final = 1
-# A study's file is the one or the other, by who runs it.
-OF_STUDY_FILE: Final = re.compile(r"^(__main__|hydro_study_\w*)\.")
 MOST_VALUES: Final = 64  # of a constant, beyond which its shape alone counts
 PLAIN: Final = (bool, int, float, complex, str, torch.dtype, type(None))
 
 
-def model_identity(study: Study, params: Params, rows: Tensor) -> str | None:
-    """Of the surrogate that a trial of `params` trains, when it is called with these rows, the
-    first of the training data. None if that cannot be called: then nothing is known of it.
+def model_identity(
+    study: Study, params: Params, *, choose_rows: Callable[[Tensor], Tensor]
+) -> str | None:
+    """Of the surrogate that a trial of `params` trains, when it is called with rows of the training
+    data. None if there are no data or it cannot be called: then nothing is known of it.
     """
     try:
+        rows = choose_rows(study.data().train_x)
         with trial_stream(0, 0):
             module = study.build_surrogate(params, 0).module
             code = [code_of(thing) for thing in (study.model, module, study.loss)]
@@ -48,9 +50,15 @@ def model_identity(study: Study, params: Params, rows: Tensor) -> str | None:
             operators = _operators(study, study.build_surrogate(params, 0).module, rows)
     except Exception:  # the user's code may raise anything
         return None
-    lines = [OF_STUDY_FILE.sub("", line) for line in itertools.chain(*code)]
-    facts = [FORMAT, lines, operators]
+    facts = [FORMAT, [_without_file(line) for line in itertools.chain(*code)], operators]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
+
+
+def _without_file(name: str) -> str:
+    """A study's file is a module of one name or of another, by who runs it."""
+    files = ["__main__", *(module for module in sys.modules if module.startswith(OF_STUDIES))]
+    found = max((f"{f}." for f in files if name.startswith(f"{f}.")), key=len, default="")
+    return name.removeprefix(found)
 
 
 def _operators(study: Study, module: nn.Module, rows: Tensor) -> list[str]:

@@ -71,7 +71,7 @@ def prove(study: Study, folder: StudyFolder) -> None:
     proof = kept_proof(folder)
     if study.surrogate is None:
         return
-    if proof is not None and not proof.failed and _is_of_now(proof, study):
+    if proof is not None and not proof.failed and not _change(proof, study):
         return
     try:
         report = check_surrogates(study)
@@ -104,10 +104,10 @@ def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
                 f"{said}; mend the model and check again, or insist: Narrow(unproven=True)"
             )
         yield said
-    elif not _is_of_now(proof, study):
+    elif change := _change(proof, study):
         yield (
-            "the model has changed since its surrogates were checked: hydro check-surrogate "
-            f"{file} checks them again, in seconds"
+            f"the model {change} its surrogates were checked: hydro check-surrogate {file} checks "
+            "them again, in seconds"
         )
 
 
@@ -140,13 +140,16 @@ def check_surrogates(study: Study) -> CheckReport:
     )
 
 
-def _is_of_now(proof: Proof, study: Study) -> bool:
-    """False if that cannot be told: then the check is made again."""
-    return proof.model is not None and proof.model == _model_of(study)
+def _change(proof: Proof, study: Study) -> str:
+    """How the model compares with that of the proof; empty if it is the same."""
+    model = _model_of(study)
+    if None in (proof.model, model):
+        return "is not known to be as it was when"
+    return "" if proof.model == model else "has changed since"
 
 
 def _model_of(study: Study) -> str | None:
-    return model_identity(study, _middle(study), rows_to_check(study.data().train_x))
+    return model_identity(study, _middle(study), choose_rows=rows_to_check)
 
 
 def _middle(study: Study) -> Params:

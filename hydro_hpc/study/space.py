@@ -76,7 +76,7 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few values that have no order."""
+    """One of a few values, among which the search knows no order."""
 
     options: tuple[Value, ...]
 

@@ -58,11 +58,10 @@ study = Study(
 """
 
 
-def identity(folder: Path, text: str) -> str | None:
-    file = folder / "study.py"
+def identity(folder: Path, text: str, *, name: str = "study.py") -> str | None:
+    file = folder / name
     file.write_text(text, encoding="utf-8")
-    study = load_study(file)
-    return model_identity(study, {"lr": 0.01}, study.data().train_x[:4])
+    return model_identity(load_study(file), {"lr": 0.01}, choose_rows=lambda x: x[:4])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +91,7 @@ def test_a_model_that_has_not_changed_is_the_same(tmp_path: Path) -> None:
     commented = STUDY.replace("h = self.into", "# first\n\n        h = self.into")
     assert first == identity(tmp_path, commented)
     assert first == identity(tmp_path, STUDY.replace("epochs=1", "epochs=2"))
+    assert first == identity(tmp_path, STUDY, name="net-v1.2.py")
 
 
 def test_of_a_model_that_cannot_be_called_nothing_is_known(tmp_path: Path) -> None:
@@ -99,4 +99,6 @@ def test_of_a_model_that_cannot_be_called_nothing_is_known(tmp_path: Path) -> No
         "return self.out", "if self.heads == 2: raise OSError\n        return self.out"
     )
     assert text != STUDY
+    assert identity(tmp_path, text) is None
+    text = STUDY.replace("def data():", "def data():\n    raise OSError('no such file')")
     assert identity(tmp_path, text) is None
