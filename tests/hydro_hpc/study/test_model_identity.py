@@ -94,6 +94,20 @@ def test_a_model_that_has_not_changed_is_the_same(tmp_path: Path) -> None:
     assert first == identity(tmp_path, STUDY, name="net-v1.2.py")
 
 
+def test_what_a_process_keeps_of_a_models_first_call_changes_nothing(tmp_path: Path) -> None:
+    """Here the mask, which the second process has not made when it knows the rules."""
+    file = tmp_path / "study.py"
+    file.write_text(STUDY, encoding="utf-8")
+    found = set()
+    for is_first in (True, False):
+        study = load_study(file)
+        study.keep_rules(tmp_path / "rules")
+        if is_first:
+            study.check()
+        found.add(model_identity(study, {"lr": 0.01}, choose_rows=lambda x: x[:4]))
+    assert len(found) == 1
+
+
 def test_of_a_model_that_cannot_be_called_nothing_is_known(tmp_path: Path) -> None:
     text = STUDY.replace(
         "return self.out", "if self.heads == 2: raise OSError\n        return self.out"
