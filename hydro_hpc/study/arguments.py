@@ -13,9 +13,9 @@ from hydro_hpc.study.space import Choice, Distribution, Integer, LogUniform, Par
 
 
 def split_space(space: Mapping[str, Any]) -> tuple[dict[str, Distribution], Params]:
+    """What is searched, and the constants."""
     if not isinstance(space, Mapping):
         raise StudyError(f"space is a {type(space).__name__}; give a dict of name to distribution")
-    """What is searched, and the constants."""
     searched: dict[str, Distribution] = {}
     constants: Params = {}
     for name, value in space.items():
