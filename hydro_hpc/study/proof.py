@@ -64,25 +64,28 @@ def kept_proof(folder: StudyFolder) -> Proof | None:
         return None
 
 
-def prove(study: Study, folder: StudyFolder) -> None:
-    """Checks the surrogates if they have not passed yet, as they are now. StudyError if that cannot
-    be done, and the study does not insist on them.
+def prove(study: Study, folder: StudyFolder) -> str:
+    """Checks the surrogates if they have not passed yet, as they are now. Returns how the model
+    compares with the one that was checked before, empty if it is the same or there is none.
+    StudyError if the check cannot be made, and the study does not insist on them.
     """
-    proof = kept_proof(folder)
     if study.surrogate is None:
-        return
-    if proof is not None and not proof.failed and not _change(proof, study):
-        return
+        return ""
+    proof = kept_proof(folder)
+    change = "" if proof is None else _change(proof, study)
+    if proof is not None and not proof.failed and not change:
+        return ""
     try:
         report = check_surrogates(study)
     except ShrinkError as error:
         if study.surrogate.unproven:
-            return
+            return change  # `doubts` says that they are unproven
         raise StudyError(
             f"the surrogates cannot be checked: {error}; or insist on them as they are: "
             "Narrow(unproven=True)"
         ) from error
     keep_proof(study, folder, report)
+    return change
 
 
 def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
@@ -141,7 +144,9 @@ def check_surrogates(study: Study) -> CheckReport:
 
 
 def _change(proof: Proof, study: Study) -> str:
-    """How the model compares with that of the proof; empty if it is the same."""
+    """How the model compares with that of the proof: said before "its surrogates were checked".
+    Empty if it is the same.
+    """
     model = _model_of(study)
     if None in (proof.model, model):
         return "is not known to be as it was when"

@@ -27,8 +27,11 @@ def run_study(study: Study, directory: Path) -> Results:
     search = Search(study.description, folder)
     try:
         study.keep_rules(folder.rules)
-        prove(study, folder)
         said = [*study.surrogate_lines(), *study.surrogate_warnings()]
+        if (change := prove(study, folder)) and search.results().completed:
+            said.append(
+                f"the model {change} its surrogates were checked; earlier trials may be of another"
+            )
         for line in [*said, *doubts(study, folder, "STUDY")]:
             print(f"study {study.name}: {line}", flush=True)
         while (trial := search.ask()) is not None:

@@ -84,6 +84,11 @@ class Choice:
         if not self.options:
             raise StudyError("choice(): give at least one option, as in choice('relu', 'tanh')")
         for option in self.options:
+            if isinstance(option, list | tuple):
+                raise StudyError(
+                    f"choice(): {shortly(option)} is one option, a {type(option).__name__}; give "
+                    "options one by one, as in choice(16, 32), or choice(*options)"
+                )
             if not isinstance(option, bool | int | float | str | None):
                 raise StudyError(
                     f"choice(): {option!r} is neither a number, a text, a truth value nor None; "

@@ -51,6 +51,7 @@ def test_the_middle_of_a_logarithmic_range_is_its_geometric_mean() -> None:
         (Integer, (0, 8, True), "low bound must be >= 1"),
         (choice, (), "at least one option"),
         (choice, (print,), "is neither a number"),
+        (choice, ([16, 32],), "[16, 32] is one option, a list; give options one by one"),
     ],
 )
 def test_bad_bounds_are_one_sentence(

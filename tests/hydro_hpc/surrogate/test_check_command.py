@@ -117,7 +117,9 @@ def test_a_study_that_insists_starts_though_the_check_failed(
     )
 
 
-def test_that_surrogates_passed_holds_for_the_model_as_it_was(tmp_path: Path) -> None:
+def test_that_surrogates_passed_holds_for_the_model_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = study_file(tmp_path)
     subprocess.run([sys.executable, file], cwd=tmp_path, check=True, timeout=100)
     proof = tmp_path / "s.hydro/proof.json"
@@ -133,6 +135,11 @@ def test_that_surrogates_passed_holds_for_the_model_as_it_was(tmp_path: Path) ->
     ]
     with pytest.raises(StudyError, match=r"'4': .* the multiplier"):
         changed.run(tmp_path)
+    capsys.readouterr()
+    same.run(tmp_path)
+    assert "the model has changed since its surrogates were checked; earlier trials may be" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_model_of_which_nothing_is_known_is_checked_again(tmp_path: Path) -> None:
