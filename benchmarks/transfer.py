@@ -94,7 +94,7 @@ def main() -> None:
 def quick(task: Task) -> Task:
     """Fewer widths, a shorter grid and shorter ranked trainings; not fewer steps, with which the
     best rates of narrow models are others. With one seed, which this is for, the best may be a
-    chance: the target's losses two steps apart are nearly tied.
+    chance.
     """
     ranked_steps = task.ranked_steps // 2
     return replace(task, ranked_steps=ranked_steps, widths=task.widths[::2], lrs=task.lrs[1:])
