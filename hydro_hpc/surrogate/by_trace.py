@@ -13,12 +13,14 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.multiplier import multiply_input
 from hydro_hpc.surrogate.axes import Axes, Axis
-from hydro_hpc.surrogate.initial import cut_factors, rescale
+from hydro_hpc.surrogate.initial import FixedWeight, cut_factors, rescale
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.report import Report
 from hydro_hpc.surrogate.rules import Rules
+from hydro_hpc.surrogate.shown import Shown
 from hydro_hpc.surrogate.surrogate import Surrogate
+from hydro_hpc.surrogate.tracing.fixed import fixed_weights, said_of_fixed
 from hydro_hpc.surrogate.tracing.looking import look_at
 from hydro_hpc.surrogate.tracing.narrowing import narrowed
 from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
@@ -39,6 +41,7 @@ class Plan:
     sizes: Sizes
     axes: Mapping[str, Axes]
     rules: Rules
+    fixed: Mapping[str, FixedWeight]
     report: Report
 
     def follow(self, model: nn.Module) -> Surrogate:
@@ -48,7 +51,7 @@ class Plan:
         _refuse_other(model, self.trace, self.sizes)
         refuse_trained(model, self.axes)
         module = narrowed(model, self.trace, self.sizes)
-        initial = cut_factors(model, module, self.rules)
+        initial = cut_factors(model, module, self.rules, self.fixed)
         rescale(module, initial)
         for path, factor in input_multipliers(module, self.rules).items():
             multiply_input(module.get_submodule(path), factor)
@@ -101,18 +104,28 @@ def plan_from(
     raw = raw_uses(model, seen, said=uses)
     narrow = narrowed(model, seen, sizes)
     axes = _axes(seen, sizes)
-    rules = scalings_of(narrow, axes, target=model, uses=raw)
+    rules = scalings_of(narrow, axes, target=model, uses=raw, shown=seen.uses)
+    weights = fixed_weights(seen.fixed, axes)
     if by != 1:
-        said = look_at(model, narrow, rules, example)
+        said = (*said_of_fixed(weights), *look_at(model, narrow, rules, example))
         report = replace(report, warnings=(*report.warnings, *said))
-    return Plan(trace=seen, sizes=sizes, axes=axes, rules=rules, report=report)
+    return Plan(trace=seen, sizes=sizes, axes=axes, rules=rules, fixed=weights, report=report)
 
 
-def uses_by_trace(model: nn.Module, example: Any, *, said: Uses | None = None) -> Uses:
-    """Of raw parameters, as one call on the example shows, and as is `said`. ShrinkError if it
-    cannot be followed.
+def shown_by_trace(
+    model: nn.Module, example: Any, axes: Mapping[str, Axes], *, said: Uses | None = None
+) -> Shown:
+    """By one call of the target on the example, beside what is `said` of raw parameters.
+    ShrinkError if it cannot be followed.
     """
-    return raw_uses(model, followed(model, example), said=said)
+    seen = followed(model, example)
+    fixed = fixed_weights(seen.fixed, axes)
+    return Shown(
+        uses=raw_uses(model, seen, said=said),
+        fixed=fixed,
+        names=frozenset(seen.uses),
+        said=tuple(said_of_fixed(fixed)),
+    )
 
 
 def _refuse_too_narrow(report: Report, by: float) -> None:

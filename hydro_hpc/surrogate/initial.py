@@ -9,7 +9,7 @@ the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hydro_hpc.surrogate.fans import Fans, fans_of
 from hydro_hpc.surrogate.kinds import Scaling
 from hydro_hpc.surrogate.layouts import Uses
-from hydro_hpc.surrogate.table import TABLE
+from hydro_hpc.surrogate.table import TABLE, Kind
 
 SIGMAS: Final = 3.0  # of noise: a spread further than that from every law follows its owner's own
 SAME_LAW: Final = 0.08  # of logarithms: laws nearer to one another than that need not be told apart
@@ -71,34 +71,44 @@ def spread_factors(
     *,
     more: Iterable[Pair] = (),
     uses: Uses | None = None,
+    fixed: Mapping[str, FixedWeight] | None = None,
 ) -> dict[str, float]:
     """By what to multiply each parameter that the narrow factory draws, so that it spreads as the
     rules say against the target's; exactly 1 at the target's width, and for constants. Of `more`
-    draws as many are taken as are needed. `uses` are those of raw parameters.
+    draws as many are taken as are needed. `uses` are those of raw parameters. Of the buffers that
+    are `fixed` weights, those that change.
     """
     names = [name for name, _ in narrow.named_parameters()]
     if _have_same_sizes(target, narrow):
         return dict.fromkeys(names, 1.0)
+    fixed = fixed or {}
     wide_fans, fans = fans_of(target, uses), fans_of(narrow, uses)
     known = {name: laws(wide_fans[name], fans[name]) for name in names}
+    known |= {name: weight.laws for name, weight in fixed.items()}
     draws = iter(more)
-    spreads = _joined({}, (target, narrow))
-    while pair := _next_if(draws, any(_is_unclear(spreads[n], known[n]) for n in names)):
-        spreads = _joined(spreads, pair)
-    return {
+    spreads = _joined({}, (target, narrow), fixed)
+    while pair := _next_if(draws, any(_is_unclear(spreads[n], known[n]) for n in known)):
+        spreads = _joined(spreads, pair, fixed)
+    found = {
         name: 1.0
         if spreads[name].is_constant
         else wanted_spread(scalings[name]) / spread_change(spreads[name], known[name].of)
         for name in names
     }
+    return found | _fixed_factors(fixed, spreads, {name: known[name].of for name in fixed})
 
 
 def cut_factors(
-    target: nn.Module, narrow: nn.Module, scalings: Mapping[str, Scaling]
+    target: nn.Module,
+    narrow: nn.Module,
+    scalings: Mapping[str, Scaling],
+    fixed: Mapping[str, FixedWeight] | None = None,
 ) -> dict[str, float]:
-    """By what to multiply each parameter that is of rows and columns of the target's. These spread
-    as the target's do, unless they follow a pattern, such as an identity.
+    """By what to multiply each parameter that is of rows and columns of the target's, and each
+    `fixed` weight. These spread as the target's do, unless they follow a pattern, such as an
+    identity.
     """
+    fixed = fixed or {}
     wide = dict(target.named_parameters())
     found: dict[str, float] = {}
     for name, parameter in narrow.named_parameters():
@@ -108,15 +118,47 @@ def cut_factors(
             found[name] = 1.0
         else:
             found[name] = wanted / (spread_change(spread, (1.0,)) if spread.narrow.squares else 1.0)
-    return found
+    spreads = _joined({}, (target, narrow), fixed)
+    return found | _fixed_factors(fixed, spreads, dict.fromkeys(fixed, (1.0,)))
+
+
+def _fixed_factors(
+    fixed: Mapping[str, FixedWeight],
+    spreads: Mapping[str, Spread],
+    laws: Mapping[str, Sequence[float]],
+) -> dict[str, float]:
+    """Only of those that change."""
+    factors = {
+        name: _fixed_factor(weight.scaling, spreads[name], laws[name])
+        for name, weight in fixed.items()
+    }
+    return {name: factor for name, factor in factors.items() if factor != 1.0}
+
+
+def _fixed_factor(scaling: Scaling, spread: Spread, laws: Sequence[float]) -> float:
+    """A constant sums what it is multiplied with, which must not grow with the width."""
+    is_pattern = spread.is_constant and scaling.kind in (Kind.INPUT, Kind.FIXED)
+    if is_pattern or not spread.target.squares or not spread.narrow.squares:
+        return 1.0
+    if spread.is_constant:
+        return 1 / scaling.m_in / math.exp(spread.change)
+    return wanted_spread(scaling) / spread_change(spread, laws)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Laws:
     """How a spread may change from the target's width to a narrow one, the likeliest first."""
 
-    of: Sequence[float]
+    of: tuple[float, ...]
     is_default: bool  # the first is of torch's own initialisation, which needs less evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedWeight:
+    """A buffer that is a weight, at the width of the surrogate."""
+
+    scaling: Scaling
+    laws: Laws
 
 
 def laws(target: Fans, narrow: Fans) -> Laws:
@@ -125,7 +167,7 @@ def laws(target: Fans, narrow: Fans) -> Laws:
     """
     into, out = target.into / narrow.into, target.out / narrow.out
     both = (target.into + target.out) / (narrow.into + narrow.out)
-    found = [1.0, math.sqrt(into), math.sqrt(both), math.sqrt(out), into]
+    found = (1.0, math.sqrt(into), math.sqrt(both), math.sqrt(out), into)
     if target.default and narrow.default:
         return Laws(of=(math.sqrt(target.default / narrow.default), *found), is_default=True)
     return Laws(of=found, is_default=False)
@@ -167,8 +209,14 @@ def _next_if(draws: Iterator[Pair], is_needed: bool) -> Pair | None:
     return next(draws, None) if is_needed else None
 
 
-def _joined(spreads: Mapping[str, Spread], pair: Pair) -> dict[str, Spread]:
-    target, narrow = (dict(model.named_parameters()) for model in pair)
+def _joined(
+    spreads: Mapping[str, Spread], pair: Pair, buffers: Collection[str] = ()
+) -> dict[str, Spread]:
+    """Of parameters, and of these buffers."""
+    target, narrow = (
+        {**dict(model.named_parameters()), **{name: model.get_buffer(name) for name in buffers}}
+        for model in pair
+    )
     found = {
         name: Spread(target=sample_of(target[name]), narrow=sample_of(narrow[name]))
         for name in narrow
@@ -208,7 +256,13 @@ def _both(one: Sample, other: Sample) -> Sample:
 
 @torch.no_grad()
 def rescale(model: nn.Module, factors: Mapping[str, float]) -> None:
-    """Multiplies each parameter, once however many names it has."""
+    """Multiplies each parameter and buffer, once however many names it has. A buffer may be a part
+    of what the user's code keeps, so it is replaced.
+    """
     for name, parameter in model.named_parameters():
         if factors[name] != 1.0:
             parameter.mul_(factors[name])
+    changed = {id(x): x * factors[name] for name, x in model.named_buffers() if name in factors}
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = changed.get(id(buffer), buffer)

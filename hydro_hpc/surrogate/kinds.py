@@ -4,7 +4,7 @@ which of these are wide.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -47,9 +47,11 @@ def scalings_of(
     *,
     target: nn.Module | None = None,
     uses: Uses | None = None,
+    shown: Collection[str] = (),
 ) -> dict[str, Scaling]:
     """By first name, of every parameter. ShrinkError, with its name, if one is unclear. `uses` says
-    of raw parameters how they are used; of `target` come the groups of transposed convolutions.
+    of raw parameters how they are used; of `target` come the groups of transposed convolutions. Of
+    tables that are `shown` in a call it is known that their rows are not multiplied over the width.
     """
     uses, code = uses or {}, CodeUses(model)
     named = {place.full_name for places in places_of(model).values() for place in places}
@@ -68,7 +70,8 @@ def scalings_of(
             for place in places
         ]
         found[name] = each[0] if len({*each}) == 1 else _tied(places, each)
-        if Use.CONTRACTED in code.beside(parameter):
+        is_known = name in shown and all(place.is_table for place in places)
+        if Use.CONTRACTED in code.beside(parameter) and not is_known:
             refuse_bypassed(places, found[name].kind)
         for place in places:
             is_multiplied = found[name].kind in (Kind.OUTPUT, Kind.TIED)

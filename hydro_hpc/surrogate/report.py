@@ -9,8 +9,8 @@ from typing import Final
 from hydro_hpc.surrogate.axes import Axes
 
 NOT_CALLED: Final = (
-    "factors on attention's logits, products of activations and whether readouts are called were "
-    "not looked at, since the model was not called"
+    "factors on attention's logits, products of activations, weights in buffers and whether "
+    "readouts are called were not looked at, since the model was not called"
 )
 
 

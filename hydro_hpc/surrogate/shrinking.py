@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +12,14 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.nn.multiplier import multiply_input
 from hydro_hpc.surrogate.arguments import check_keep, check_uses, refuse_keep
+from hydro_hpc.surrogate.axes import Axes
 from hydro_hpc.surrogate.building import Factory, axes_of, build, refuse_fixed_weights, target_width
 from hydro_hpc.surrogate.initial import rescale, spread_factors
 from hydro_hpc.surrogate.kinds import input_multipliers, scalings_of
 from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.report import NOT_CALLED, Report, widths_of
 from hydro_hpc.surrogate.rules import Rules
+from hydro_hpc.surrogate.shown import Shown
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.trained import refuse_trained
 from hydro_hpc.surrogate.width import divided
@@ -91,25 +92,37 @@ def _from_factory(
         refuse_trained(builds.target, axes)
     asked = target_width(factory) / width if by is None else by
     module, report = builds.narrow, Report(widths=widths_of(axes, asked))
-    if example is not None:
-        from hydro_hpc.surrogate.by_trace import uses_by_trace
-        from hydro_hpc.surrogate.tracing.calling import UnfollowedError
-
-        with suppress(UnfollowedError):  # code may say of all parameters how they are used
-            uses = uses_by_trace(builds.target, example, said=uses)
-    rules = scalings_of(module, axes, target=builds.target, uses=uses)
+    shown = _shown(builds.target, axes, example, uses)
+    rules = scalings_of(module, axes, target=builds.target, uses=shown.uses, shown=shown.names)
     if report.widths:
-        report = replace(report, warnings=_said(builds.target, module, rules, example))
-    initial = spread_factors(builds.target, module, rules, more=builds.more, uses=uses)
+        said = _said(builds.target, module, rules, example)
+        report = replace(report, warnings=(*shown.said, *said))
+    initial = spread_factors(
+        builds.target, module, rules, more=builds.more, uses=shown.uses, fixed=shown.fixed
+    )
     rescale(module, initial)
     for path, factor in input_multipliers(module, rules).items():
         multiply_input(module.get_submodule(path), factor)
     return Surrogate(module=module, rules=rules, initial=initial, report=report)
 
 
+def _shown(target: nn.Module, axes: Mapping[str, Axes], example: Any, uses: Uses | None) -> Shown:
+    if example is None:
+        return Shown(uses=uses)
+    from hydro_hpc.surrogate.by_trace import shown_by_trace
+    from hydro_hpc.surrogate.tracing.calling import UnfollowedError
+    from hydro_hpc.surrogate.tracing.fixed import said_of_unfollowed
+
+    try:
+        return shown_by_trace(target, example, axes, said=uses)
+    except UnfollowedError:  # code may say of all parameters how they are used
+        return Shown(uses=uses, said=tuple(said_of_unfollowed(target, axes)))
+
+
 def _said(target: nn.Module, narrow: nn.Module, rules: Rules, example: Any) -> tuple[str, ...]:
     if example is None:
         return (f"{NOT_CALLED}: give example=, such as one batch",)
+    from hydro_hpc.surrogate.tracing.fixed import said_of_unregistered
     from hydro_hpc.surrogate.tracing.looking import look_at
 
-    return look_at(target, narrow, rules, example)
+    return (*look_at(target, narrow, rules, example), *said_of_unregistered(target, narrow))

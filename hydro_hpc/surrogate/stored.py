@@ -121,12 +121,14 @@ def to_json(recipe: Recipe, optimizer: str) -> dict[str, Any]:
             "shape": list(recipe.drawn[name].shape),
             "drawn_rms": recipe.drawn[name].size,
         }
+    buffers = {name: by for name, by in recipe.initial.items() if name not in recipe.rules}
     return {
         "schema": 1,
         "optimizer": optimizer,
         **_narrowness_to_json(recipe.narrowness),
         "input_multipliers": dict(recipe.multipliers),
         "parameters": parameters,
+        **({"buffers": buffers} if buffers else {}),
     }
 
 
@@ -141,7 +143,10 @@ def from_json(data: Mapping[str, Any]) -> Recipe:
             name: Scaling(kind=Kind(own["kind"]), m_in=own["m_in"], m_out=own["m_out"])
             for name, own in parameters.items()
         },
-        initial={name: own["initial"] for name, own in parameters.items()},
+        initial={
+            **{name: own["initial"] for name, own in parameters.items()},
+            **data.get("buffers", {}),
+        },
         multipliers=data["input_multipliers"],
         drawn={
             name: Drawn(shape=tuple(own["shape"]), size=own["drawn_rms"])

@@ -104,12 +104,17 @@ def _narrow_tensor(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(tensor.shape) == tuple(shape):
         return copy.deepcopy(tensor)
     is_drawn = isinstance(tensor, nn.Parameter)
+    is_table = sum(size > 1 for size in tensor.shape) > 1
+    in_pairs = Fraction(tensor.shape[-1], shape[-1]) if is_table else None
     values = tensor.detach()
     places: dict[Fraction, Tensor] = {}
     for axis, (size, narrow) in sorted(enumerate(zip(tensor.shape, shape, strict=True)), key=_last):
         if narrow != size:
-            places.setdefault(Fraction(size, narrow), _places(narrow, is_drawn))
-            rows = _rows(size, narrow, places[Fraction(size, narrow)])
+            ratio = Fraction(size, narrow)
+            if ratio not in places:
+                fixed = _pairs(narrow, ratio) if ratio == in_pairs else torch.full((narrow,), 0.5)
+                places[ratio] = torch.rand(narrow) if is_drawn else fixed
+            rows = _rows(size, narrow, places[ratio])
             values = values.index_select(axis, rows.to(values.device))
     if not is_drawn:
         return values.contiguous()
@@ -120,14 +125,21 @@ def _last(axis: tuple[int, tuple[int, int]]) -> int:
     return axis[1][1]
 
 
-def _places(narrow: int, is_drawn: bool) -> Tensor:
-    """Where in each of `narrow` equal parts a row is taken: anywhere, of what is drawn."""
-    return torch.rand(narrow) if is_drawn else torch.full((narrow,), 0.5)
+def _pairs(narrow: int, ratio: Fraction) -> Tensor:
+    """Neighbours stay together, if that goes up: tables of positions have sines and cosines in
+    turn.
+    """
+    if ratio.denominator != 1 or narrow % 2:
+        return torch.full((narrow,), 0.5)
+    first = 2 * ((int(ratio) - 1) // 2)
+    pair = torch.tensor([first, first + 1 - int(ratio)])
+    return (pair + 0.5).repeat(narrow // 2) / int(ratio)
 
 
 def _rows(size: int, narrow: int, places: Tensor) -> Tensor:
-    """Which of `size` rows. Axes that shrink alike get the same places, stacked parts again, so
-    that of an identity an identity is left.
+    """Which of `size` rows, by where they are taken in or beside each of `narrow` equal parts. Axes
+    that shrink alike get the same places, stacked parts again, so that of an identity an identity
+    is left.
     """
     again = places.repeat(-(-narrow // len(places)))[:narrow]
     return ((torch.arange(narrow) + again) * (size / narrow)).long().clamp_max(size - 1)

@@ -28,11 +28,12 @@ def _raw_uses(model: nn.Module, seen: Trace, said: Uses) -> Iterator[tuple[str, 
     code = CodeUses(model)
     for name, places in places_of(model).items():
         uses = seen.uses.get(name, frozenset())
-        if any(use.how is How.PRODUCT for use in uses) and _are_tables(places):
+        is_multiplied = any(use.how is How.PRODUCT and use.into != 0 for use in uses)
+        if is_multiplied and _are_tables(places):  # but for sums of rows, as over a graph's nodes
             refuse_bypassed(places, Kind.INPUT)
         for place in places:
             is_open = not place.is_of_torch and place.source is None and place.full_name not in said
-            if not is_open or not uses:
+            if not is_open or not uses or model.get_parameter(name).numel() == 1:
                 continue
             if any(use.how is How.COMPOSED for use in uses):
                 raise ShrinkError(

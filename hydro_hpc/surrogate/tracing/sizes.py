@@ -86,13 +86,7 @@ def _is_at(size: Size, symbol: sympy.Symbol, number: int, numbers: Numbers) -> b
 
 def widths(trace: Trace) -> set[sympy.Symbol]:
     """Symbols that some product takes, and that are not in what the model returns."""
-    taken = (
-        trace.sizes[name][use.into]
-        for name, uses in trace.uses.items()
-        for use in uses
-        if use.how is How.PRODUCT and use.into is not None
-    )
-    return _symbols(taken) - _symbols(trace.outputs)
+    return _symbols(trace.taken) - _symbols(trace.outputs)
 
 
 def axes_symbols(trace: Trace) -> set[sympy.Symbol]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +41,8 @@ class Trace:
     are those over which activations are multiplied, `outputs` those of what the model returns.
     `given` are the sizes as symbols of their own, and `lines` say of one that turned out to be a
     number where that was asked. `called`: the paths of modules. `factors`: sizes, in order, that
-    were one axis of an activation. `attributes` have no holders.
+    were one axis of an activation. `attributes` have no holders. `fixed` are uses of buffers.
+    `taken`: sizes that products take of parameters, and of buffers where a parameter gives them.
     """
 
     sizes: Mapping[str, tuple[Size, ...]]
@@ -55,6 +56,8 @@ class Trace:
     given: Mapping[str, tuple[Size, ...]]
     called: frozenset[str]
     factors: tuple[tuple[Size, ...], ...]
+    fixed: Uses
+    taken: tuple[Size, ...]
 
 
 def followed(model: nn.Module, example: Any) -> Trace:
@@ -135,7 +138,8 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         given = pytree.tree_map_only(Tensor, _static(symbolic), example)
         parameters = {n: symbolic.tensors[n] for n, _ in symbolic.model.named_parameters()}
         inputs = [x for x in pytree.tree_leaves(given) if isinstance(x, Tensor)]
-        recorder = UseRecorder(parameters, inputs, weights=weights)
+        buffers = {n: x for n, x in symbolic.tensors.items() if n not in parameters and _is_real(x)}
+        recorder = UseRecorder(parameters, inputs, weights=weights, buffers=buffers)
         with (
             _causality_as_said(),
             _calls(symbolic.model) as paths,
@@ -148,8 +152,9 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
     settled = environment.replace
     returned = [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
     equations = {settled(guard.expr) for guard in environment.guards if _is_equation(guard.expr)}
+    sizes = {n: tuple(settled(size) for size in own) for n, own in symbolic.sizes.items()}
     return Trace(
-        sizes={n: tuple(settled(size) for size in own) for n, own in symbolic.sizes.items()},
+        sizes=sizes,
         attributes=tuple(
             (replace(attribute, holder={}), settled(size))  # which would keep the model
             for attribute, size in zip(symbolic.attributes, symbolic.integers, strict=True)
@@ -158,7 +163,7 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         equations=tuple(e for e in equations if e not in (sympy.true, sympy.false)),
         head_sizes=tuple({settled(expression(size)) for size in recorder.head_sizes}),
         outputs=tuple({settled(expression(size)) for x in returned for size in x.shape}),
-        uses=uses,
+        uses={name: own for name, own in uses.items() if name in parameters},
         lines=_lines(environment),
         given=symbolic.sizes,
         called=frozenset(paths),
@@ -167,7 +172,26 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
                 tuple(settled(expression(size)) for size in each) for each in recorder.factors
             )
         ),
+        taken=_taken(recorder, parameters, uses, sizes, settled),
+        fixed={name: own for name, own in uses.items() if name in buffers},
     )
+
+
+def _taken(
+    recorder: UseRecorder,
+    parameters: Collection[str],
+    uses: Uses,
+    sizes: Mapping[str, tuple[Size, ...]],
+    settled: Callable[[Size], Size],
+) -> tuple[Size, ...]:
+    given = {sizes[n][u.out] for n in parameters for u in uses.get(n, ()) if u.out is not None}
+    taken = {(name in parameters, settled(expression(size))) for name, size in recorder.taken()}
+    return tuple({size for is_drawn, size in taken if is_drawn or size in given})
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Says whether it may be a weight: counts, indices and masks are none."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _static(symbolic: SymbolicModel) -> Any:
@@ -182,8 +206,9 @@ def _all_axes(model: nn.Module) -> dict[str, frozenset[int]]:
 def _finite_axes(model: nn.Module, uses: Uses) -> dict[str, frozenset[int]]:
     """Axes that no width is on: kernels, and rows that are looked up."""
     finite: dict[str, frozenset[int]] = {}
+    places = places_of(model)
     for name, parameter in model.named_parameters():
-        axes: set[int] = set()
+        axes = {0} if any(place.is_table for place in places[name]) else set[int]()
         for use in uses.get(name, ()):
             if use.how is How.TABLE and use.into is not None:
                 axes.add(use.into)

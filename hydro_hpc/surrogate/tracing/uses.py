@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hydro_hpc.surrogate.tracing.factors import factors_between
+from hydro_hpc.surrogate.tracing.origins import Origin, Origins, by_stride, hint, memory_of
 
 aten: Final = torch.ops.aten
 SUMS: Final = (aten.sum, aten.mean)
@@ -54,21 +55,11 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """A tensor's memory holds a parameter, as it is or after an elementwise change; `axes` are the
-    parameter's by the stride that they have there.
-    """
-
-    name: str
-    axes: Mapping[int, int]
-    kept: Tensor  # so that its memory is not taken for another's
-
-
-@dataclass(frozen=True, slots=True)
 class _Seen:
     name: str
     use: Use
     result: int  # of which memory
+    taken: int | SymInt | None = None  # the size that a product takes, which may be a slice's
 
 
 class UseRecorder(TorchDispatchMode):
@@ -80,15 +71,15 @@ class UseRecorder(TorchDispatchMode):
         inputs: Iterable[Tensor],
         *,
         weights: Collection[str] = (),
+        buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`weights` are the parameters that layers multiply with what they are given."""
+        """`weights` are the parameters that layers multiply with what they are given; `buffers` may
+        be weights that are not trained.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         self._head_sizes: list[int | SymInt] = []
         self._seen: list[_Seen] = []
-        self._origins = {
-            memory_of(tensor): [Origin(name, _by_stride(tensor, range(tensor.ndim)), tensor)]
-            for name, tensor in parameters.items()
-        }
+        self._origins = Origins(parameters, buffers or {})
         self._scaled: dict[int, Origin] = {}
         self._multiplied: dict[int, tuple[frozenset[int], Tensor]] = {}
         self._used_besides: set[int] = set()  # of these: what a sum is not all that becomes of
@@ -110,16 +101,23 @@ class UseRecorder(TorchDispatchMode):
         self._head_sizes.append(size)
 
     def uses(self, outputs: Any) -> dict[str, set[Use]]:
-        """By parameter, after the call that returned these."""
+        """By parameter or buffer, after the call that returned these."""
         last = {memory_of(x) for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)}
         found: dict[str, set[Use]] = {}
-        sums = [seen for memory, seen in self._seen_of_sums if memory not in self._used_besides]
-        for seen in [*self._seen, *sums]:
+        for seen in self._all_seen():
             use = seen.use
             if seen.result in last:
                 use = replace(use, gives_output=True)
             found.setdefault(seen.name, set()).add(use)
         return found
+
+    def taken(self) -> Iterable[tuple[str, int | SymInt]]:
+        """The names of what products are with, and the sizes that they take, after the call."""
+        return ((seen.name, seen.taken) for seen in self._all_seen() if seen.taken is not None)
+
+    def _all_seen(self) -> list[_Seen]:
+        sums = [seen for memory, seen in self._seen_of_sums if memory not in self._used_besides]
+        return [*self._seen, *sums]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -158,18 +156,23 @@ class UseRecorder(TorchDispatchMode):
             self._note_example(given, made)
             self._active |= {memory_of(x): x for x in made}
         else:
-            self._inherit(given, made[0])
+            own = [(tensor, self._all_origins(tensor)) for tensor in given]
+            self._origins.inherit(func, own, made[0])
 
     def _see(self, tensor: Tensor, use: Use, made: Tensor) -> None:
         """Of all parameters that the tensor is made of; the axes are those of the first."""
         for number, origin in enumerate(self._all_origins(tensor)):
             own = use if not number or origin.axes else replace(use, into=None, out=None)
-            self._seen.append(_Seen(origin.name, own, memory_of(made)))
+            dims = [
+                d for d in range(tensor.ndim) if own.into is not None and own.how is How.PRODUCT
+            ]
+            taken = [tensor.shape[d] for d in dims if self.axis(tensor, d) == own.into]
+            self._seen.append(_Seen(origin.name, own, memory_of(made), *taken[:1]))
 
     def _note_example(self, given: list[Tensor], made: list[Tensor]) -> None:
         memories = {memory_of(tensor) for tensor in made}
         others = [tensor for tensor in given if memory_of(tensor) not in self._of_example]
-        if any(self._is_active(x) or self._origin(x) is not None for x in others):
+        if any(self._is_active(x) or self._holds_parameter(x) for x in others):
             self._of_example -= memories
         else:
             self._of_example |= memories
@@ -184,7 +187,7 @@ class UseRecorder(TorchDispatchMode):
             if origin := self._origin(tensor):
                 ahead: list[int | None] = [None] * (made.ndim - tensor.ndim)
                 axes = [*ahead, *(self.axis(tensor, dim) for dim in range(tensor.ndim))]
-                kept = Origin(origin.name, _by_stride(made, axes), made)
+                kept = Origin(origin.name, by_stride(made, axes), made)
                 self._scaled[memory_of(made)] = kept
 
     def _note_multiplied(self, given: list[Tensor], made: Tensor) -> None:
@@ -220,22 +223,8 @@ class UseRecorder(TorchDispatchMode):
             axis = origin.axes.get(hint(tensor.stride(dim)))
             if axis is not None and hint(tensor.shape[dim]) > 1:
                 use = Use(how=How.PRODUCT, into=axis)
-                self._seen_of_sums.append((memory, _Seen(origin.name, use, memory_of(made))))
-
-    def _inherit(self, given: list[Tensor], made: Tensor) -> None:
-        """A change of a parameter is used in its place; where shapes differ, its axes are lost."""
-        shape = [hint(size) for size in made.shape]
-        alike = [tensor for tensor in given if [hint(size) for size in tensor.shape] == shape]
-        others = [tensor for tensor in given if all(tensor is not each for each in alike)]
-        found: dict[str, Origin] = {}
-        for tensor in [*alike, *others]:
-            for origin in self._all_origins(tensor):
-                own = [self._axis(origin, tensor, dim) for dim in range(tensor.ndim)]
-                is_alike = any(tensor is each for each in alike)
-                axes = _by_stride(made, own) if is_alike else {}
-                found.setdefault(origin.name, Origin(origin.name, axes, made))
-        if found:
-            self._origins.setdefault(memory_of(made), [*found.values()])
+                seen = _Seen(origin.name, use, memory_of(made), tensor.shape[dim])
+                self._seen_of_sums.append((memory, seen))
 
     def _is_active(self, tensor: Tensor) -> bool:
         return memory_of(tensor) in self._active
@@ -244,11 +233,14 @@ class UseRecorder(TorchDispatchMode):
         return next(iter(self._all_origins(tensor)), None)
 
     def _all_origins(self, tensor: Tensor) -> list[Origin]:
-        return [] if self._is_active(tensor) else self._origins.get(memory_of(tensor), [])
+        return [] if self._is_active(tensor) else self._origins.of(tensor)
+
+    def _holds_parameter(self, tensor: Tensor) -> bool:
+        return not self._origins.are_of_buffers(self._all_origins(tensor))
 
     def begin(self, tensor: Tensor) -> Iterable[tuple[Tensor, Use]]:
         """A layer takes it: if it is a parameter, such as a learned query, it is an activation."""
-        if self._origin(tensor) is not None:
+        if self._holds_parameter(tensor):
             yield tensor, Use(how=How.ELEMENTWISE)
             self._active[memory_of(tensor)] = tensor
 
@@ -262,12 +254,7 @@ class UseRecorder(TorchDispatchMode):
     def axis(self, tensor: Tensor, dim: int) -> int | None:
         """Of the parameter that the tensor holds, the axis that this dimension is of."""
         origin = self._origin(tensor)
-        return None if origin is None else self._axis(origin, tensor, dim)
-
-    def _axis(self, origin: Origin, tensor: Tensor, dim: int) -> int | None:
-        if hint(tensor.shape[dim]) == 1:
-            return None
-        return origin.axes.get(hint(tensor.stride(dim)))
+        return None if origin is None else origin.axis(tensor, dim)
 
     def product(
         self, left: Tensor, right: Tensor, *, taken: tuple[int, int], given: tuple[int, int | None]
@@ -275,7 +262,7 @@ class UseRecorder(TorchDispatchMode):
         """A product over dimension `taken` of each, which keeps `given` of each."""
         if not self._is_active(left) and not self._is_active(right):
             for tensor, other in ((left, right), (right, left)):
-                if self._origin(other) is not None and self._origin(tensor) is None:
+                if self._holds_parameter(other) and not self._holds_parameter(tensor):
                     self._active[memory_of(tensor)] = tensor  # a constant, as of positions
                 if self._is_weight(other) and not self._is_weight(tensor):
                     yield from self.begin(tensor)
@@ -291,7 +278,7 @@ class UseRecorder(TorchDispatchMode):
                 is_first = self.is_of_example(other)
                 use = Use(how=How.PRODUCT, into=self.axis(tensor, into), out=gives)
                 yield tensor, replace(use, takes_example=is_first)
-            else:
+            elif self._origin(other) is not None:
                 yield tensor, Use(how=How.COMPOSED)
 
 
@@ -371,25 +358,7 @@ READERS: Final[Mapping[Any, Reader]] = {
 }
 
 
-def memory_of(tensor: Tensor) -> int:
-    """Which memory a tensor, or a view of it, is in."""
-    return int(tensor.untyped_storage()._cdata)
-
-
-def hint(size: int | SymInt) -> int:
-    """A symbol's own number, without an equation made of it."""
-    return int(size.node.hint) if isinstance(size, SymInt) else int(size)
-
-
 def _summed_axes(args: tuple[Any, ...], tensor: Tensor) -> Iterable[int]:
     dims = args[1] if len(args) > 1 and args[1] is not None else ()
     dims = [dims] if isinstance(dims, int) else dims
     return dims or range(tensor.ndim)
-
-
-def _by_stride(tensor: Tensor, axes: Iterable[int | None]) -> dict[int, int]:
-    return {
-        hint(tensor.stride(dim)): axis
-        for dim, axis in enumerate(axes)
-        if axis is not None and hint(tensor.shape[dim]) > 1
-    }

@@ -91,3 +91,69 @@ def test_an_identity_stays_one() -> None:
     expected = Patterned(WIDTH // BY)
     for name in ("cells.weight_hh_l0", "conv.weight"):
         torch.testing.assert_close(narrow.get_parameter(name), expected.get_parameter(name))
+
+
+class Nodes(nn.Module):
+    """Rows of a table are averaged over a graph, before those that are asked for are taken."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(40, width), nn.Linear(width, 3)
+        self.register_buffer("graph", torch.softmax(torch.randn(40, 40), -1))
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        rows = self.table.weight + self.graph @ self.table.weight
+        found: Tensor = self.out(rows[nodes].relu())
+        return found
+
+
+class Before(nn.Module):
+    """A learned average of what came before, for longer texts than the example."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.tokens, self.out = nn.Embedding(30, width), nn.Linear(width, 30)
+        self.average = nn.Parameter(torch.tril(torch.rand(16, 16)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        found: Tensor = self.out(self.average[:length, :length] @ self.tokens(tokens))
+        return found
+
+
+@pytest.mark.parametrize("way", ["function", "model"])
+@pytest.mark.parametrize(
+    ("model", "example", "kept"),
+    [
+        (Nodes, torch.arange(8), "table.weight"),
+        (Before, torch.randint(0, 30, (2, 10)), "average"),
+    ],
+)
+def test_rows_and_places_that_products_take_are_no_width(
+    model: type[nn.Module], example: Tensor, kept: str, way: str
+) -> None:
+    given = model() if way == "model" else model
+    surrogate = shrink(given, by=BY, example=example)
+    sizes = {name: tuple(own.shape) for name, own in surrogate.module.named_parameters()}
+    assert sizes["out.weight"][1] == WIDTH // BY
+    assert sizes[kept][0] == model().get_parameter(kept).shape[0]
+    assert surrogate.rules[kept].kind in (Kind.INPUT, Kind.FIXED)
+
+
+def test_tables_of_positions_keep_sines_beside_cosines() -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.out = nn.Embedding(30, WIDTH), nn.Linear(WIDTH, 30)
+            angles = torch.arange(16.0)[:, None] * 1e4 ** (-torch.arange(0, WIDTH, 2) / WIDTH)
+            table = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+            self.register_buffer("places", table)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            found: Tensor = self.out(self.tokens(tokens) + self.places[: tokens.shape[1]])
+            return found
+
+    example = torch.randint(0, 30, (2, 10))
+    table = shrink(Placed(), by=BY, example=example).module.get_buffer("places")
+    sines, cosines = table[:, 0::2], table[:, 1::2]
+    torch.testing.assert_close(sines.square() + cosines.square(), torch.ones(16, WIDTH // BY // 2))
