@@ -12,7 +12,15 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.expressions import Use
-from hydro_hpc.surrogate.layouts import TABLES, TRANSPOSED, OutIn, Place, RawUse, Uses, places_of
+from hydro_hpc.surrogate.layouts import (
+    TABLES,
+    TRANSPOSED,
+    OutIn,
+    Place,
+    RawUse,
+    Uses,
+    places_of,
+)
 from hydro_hpc.surrogate.reading import CodeUses
 from hydro_hpc.surrogate.refusals import (
     refuse_beyond,
@@ -23,6 +31,7 @@ from hydro_hpc.surrogate.refusals import (
     refuse_single,
     refuse_uncalled,
     refuse_unmultiplied,
+    width_along_kernel,
 )
 from hydro_hpc.surrogate.table import TABLE, Kind
 from hydro_hpc.surrogate.weight_norm import Part
@@ -233,6 +242,9 @@ def _transposed(place: Place, axes: Axes, groups_before: int) -> Scaling:
 def _out_in(place: Place, wide: list[int]) -> OutIn:
     assert place.out_in is not None
     is_second = isinstance(place.module, nn.Bilinear) and 2 in wide and 1 not in wide
+    along = width_along_kernel(place, wide)
+    if along is not None:
+        return (0, along)
     return (0, 2) if is_second else place.out_in
 
 

@@ -26,8 +26,11 @@ def refuse_beyond(place: Place, wide: list[int]) -> None:
         if {1, 2} <= {*wide}:
             raise ShrinkError(
                 f"both inputs of '{place.path}' grow with the width, and for a product of two wide "
-                "inputs there is no rule; keep the size of one"
+                "inputs there is no rule; keep the size of one, of a model itself by keep= and "
+                "the name of what gives it"
             )
+        return
+    if width_along_kernel(place, wide) is not None:
         return
     out_in = place.out_in or ()
     if beyond := [number for number in wide if number not in out_in]:
@@ -40,6 +43,15 @@ def refuse_beyond(place: Place, wide: list[int]) -> None:
             f"'{place.full_name}' has more rows at another width, and tokens must stay as many; "
             "let the width change the size of each row alone"
         )
+
+
+def width_along_kernel(place: Place, wide: list[int]) -> int | None:
+    """The axis of a convolution's kernel that the width lies along, as where words are rows of an
+    image; then that is what it takes. None if channels are wide too, or no axis is.
+    """
+    along = [number for number in wide if number > 1]
+    is_image = isinstance(place.module, CONVOLUTIONS) and 1 not in wide
+    return along[0] if is_image and len(along) == 1 else None
 
 
 def refuse_known(uses: Collection[str], model: nn.Module) -> None:

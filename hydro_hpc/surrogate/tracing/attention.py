@@ -37,7 +37,8 @@ class AttentionFinding(ProductFinding):
             f"the heads of the attention in '{target.path}' have {target.size} values in the "
             f"target and {narrow.size} in the surrogate, whose logits are multiplied by "
             f"{narrow.factor:.4g} where muP needs {self.expected:.4g}: keep the size of heads, as "
-            f"heads = width // {target.size}"
+            f"heads = width // {target.size}, or multiply the logits by {target.size} / their "
+            "size, which changes nothing in the target"
         )
 
 

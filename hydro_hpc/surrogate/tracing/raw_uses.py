@@ -52,7 +52,8 @@ def _raw_uses(model: nn.Module, seen: Trace, said: Uses) -> Iterator[tuple[str, 
                 if into is None and out is None:
                     raise ShrinkError(
                         f"'{name}' is multiplied after its axes were joined with others', so which "
-                        "of them gives and which takes is not known; say it as "
+                        "of them gives and which takes is not known; let it have these axes, or "
+                        "say it as "
                         f"uses={{'{place.full_name}': (axis that gives, axis that takes)}}"
                     )
                 yield place.full_name, None if into is None else (out, into)

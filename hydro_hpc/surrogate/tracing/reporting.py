@@ -163,7 +163,10 @@ def _literal(seen: Trace) -> Iterator[Kept]:
                     key = (int(seen.sizes[name][use.into]), seen.lines[given])
                     by_line.setdefault(key, []).append(name)
     for (size, line), paths in by_line.items():
-        why = f"{line} says it as a number: let it be said by the shape of a tensor, and not int()"
+        why = (
+            f"{line} says it as a number: where it is a width, and none of what the model takes, "
+            "let it be said by the shape of a tensor, and not int()"
+        )
         yield Kept(paths=tuple(paths), size=size, why=why)
 
 

@@ -61,6 +61,8 @@ class Squares:
         elif packet is aten.linalg_vector_norm:
             axes = _axes(args[0], args[2] if len(args) > 2 else None)
             self._begin(args[0], made, axes, path, growth=math.sqrt)
+        elif packet is aten.norm and len(args) > 2 and args[1] == 2:  # as of F.pairwise_distance
+            self._begin(args[0], made, _axes(args[0], args[2]), path, growth=math.sqrt)
         elif packet is aten.sum and args[0] in self._squares:
             strides = self._squares[args[0]]
             axes = _axes(args[0], args[1] if len(args) > 1 else None)

@@ -256,6 +256,13 @@ class UseRecorder(TorchDispatchMode):
         origin = self._origin(tensor)
         return None if origin is None else origin.axis(tensor, dim)
 
+    def _is_joined(self, tensor: Tensor, dim: int | None) -> bool:
+        """Says of what is no layer's weight whether a dimension is no axis of it, but a part of
+        one, as in a matrix that is a view of a vector.
+        """
+        is_part = dim is not None and hint(tensor.shape[dim]) > 1 and self.axis(tensor, dim) is None
+        return is_part and self._origin(tensor) is not None and not self._is_weight(tensor)
+
     def product(
         self, left: Tensor, right: Tensor, *, taken: tuple[int, int], given: tuple[int, int | None]
     ) -> Iterable[tuple[Tensor, Use]]:
@@ -274,10 +281,12 @@ class UseRecorder(TorchDispatchMode):
             (right, left, taken[1], given[1], active[0]),
         ):
             if is_multiplied:
-                gives = None if out is None else self.axis(tensor, out)
                 is_first = self.is_of_example(other)
-                use = Use(how=How.PRODUCT, into=self.axis(tensor, into), out=gives)
-                yield tensor, replace(use, takes_example=is_first)
+                use = Use(how=How.PRODUCT, into=self.axis(tensor, into), takes_example=is_first)
+                if out is not None:
+                    use = replace(use, out=self.axis(tensor, out))
+                is_joined = any(self._is_joined(tensor, dim) for dim in (into, out))
+                yield tensor, replace(use, into=None, out=None) if is_joined else use
             elif self._origin(other) is not None:
                 yield tensor, Use(how=How.COMPOSED)
 

@@ -102,6 +102,23 @@ def test_a_transposed_convolution_goes_by_its_true_fan_in() -> None:
     assert change(transposed, "0.weight") == pytest.approx((M**-0.5, M_PLUS**-0.5), rel=0.01)
 
 
+def over_words(width: int) -> nn.Module:
+    """Of words' embeddings as rows of an image."""
+    return nn.Sequential(nn.Conv2d(1, width + 8, (3, width)))
+
+
+def test_a_kernel_along_the_width_is_what_a_convolution_takes() -> None:
+    """To mup, what comes in is the one channel; under Adam, where it takes the last axis, both
+    agree.
+    """
+    hidden = Scaling(kind=Kind.HIDDEN, m_in=M, m_out=M_PLUS)
+    assert ours_of(over_words).rules["0.weight"] == hidden
+    assert rates(over_words, "0.weight") == pytest.approx((M_PLUS, M_PLUS / M))
+    model, groups = of_mup(over_words), ours_of(over_words).param_groups("adam", lr=1.0)
+    theirs = rate(model, mup.MuAdam(model.parameters(), lr=1.0), "0.weight")
+    assert {group["lr"] for group in groups} == {theirs, 1.0} == {1 / M, 1.0}
+
+
 def depthwise_transposed(width: int) -> nn.Module:
     return nn.Sequential(nn.ConvTranspose1d(width, width, 5, groups=width))
 

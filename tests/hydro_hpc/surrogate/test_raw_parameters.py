@@ -11,6 +11,7 @@ from hydro_hpc.surrogate import shrink
 from hydro_hpc.surrogate.kinds import Scaling
 from hydro_hpc.surrogate.table import Kind
 from tests.hydro_hpc.surrogate.against_target import (
+    FIXED,
     HIDDEN,
     INPUT,
     NARROW,
@@ -149,3 +150,41 @@ def test_a_weight_of_which_three_axes_grow_is_refused_with_what_to_say() -> None
     with pytest.raises(ShrinkError, match=r"'weight' has axes \[0, 1\] that .* say others as"):
         shrink(InHeads, width=NARROW, example=torch.randn(4, 8))
     assert shrink(InHeads, width=NARROW, uses={"weight": (0, 1)}).rules["weight"] == HIDDEN
+
+
+class Flat(nn.Module):
+    """A weight that is a view of a vector."""
+
+    def __init__(self, width: int = TARGET) -> None:
+        super().__init__()
+        self.into, self.out, self.width = nn.Linear(20, width), nn.Linear(width, 3), width
+        self.flat = nn.Parameter(torch.randn(width * width) / width**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(self.into(x) @ self.flat.view(self.width, self.width))
+        return found
+
+
+@pytest.mark.parametrize("way", ["function", "model"])
+def test_a_matrix_that_is_a_view_of_a_vector_is_refused(way: str) -> None:
+    options = {"width": NARROW} if way == "function" else {"by": TARGET / NARROW}
+    with pytest.raises(ShrinkError, match=r"'flat' is multiplied after .*; let it have these axes"):
+        shrink(Flat if way == "function" else Flat(), example=torch.randn(4, 20), **options)
+
+
+class Times(nn.Module):
+    """A learned scalar times a weight."""
+
+    def __init__(self, width: int = TARGET) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(20, width), nn.Linear(width, 3)
+        self.scale, self.weight = nn.Parameter(torch.ones(1)), nn.Parameter(torch.eye(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(self.into(x) @ (self.scale * self.weight))
+        return found
+
+
+def test_a_learned_scalar_is_no_weight() -> None:
+    rules = shrink(Times, width=NARROW, example=torch.randn(4, 20)).rules
+    assert (rules["scale"], rules["weight"]) == (FIXED, HIDDEN)

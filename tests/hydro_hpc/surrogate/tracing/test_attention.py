@@ -168,7 +168,8 @@ def test_a_factory_is_refused_whose_logits_are_scaled_wrongly() -> None:
     said = (
         "the heads of the attention in 'inner' have 16 values in the target and 4 in the "
         "surrogate, whose logits are multiplied by 0.5 where muP needs 1: keep the size of heads, "
-        "as heads = width // 16"
+        "as heads = width // 16, or multiply the logits by 16 / their size, which changes nothing "
+        "in the target"
     )
     with pytest.raises(ShrinkError, match=f"^{re.escape(said)}$"):
         shrink(heads_that_shrink, width=NARROW, example=EXAMPLE)

@@ -128,7 +128,9 @@ class Both(nn.Module):
 
 def test_products_of_two_wide_inputs_are_refused_and_those_of_one_are_followed() -> None:
     refused(
-        r"^both inputs of 'both' grow with the width, .*; keep the size of one$", Both(64), ROWS
+        r"^both inputs of 'both' grow with the width, .*; keep the size of one, .* by keep= ",
+        Both(64),
+        ROWS,
     )
     kept = shrink(Both(12), by=4, example=ROWS, keep=["b"]).module
     assert kept.both.weight.shape == (4, 16, 12)

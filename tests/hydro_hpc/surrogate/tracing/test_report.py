@@ -119,7 +119,7 @@ class Counted(nn.Module):
 
 
 def test_a_size_that_the_code_makes_a_number_of_stays_and_its_line_is_said() -> None:
-    said = r"0\.out\.weight: 128 stays, test_report\.py, line \d+ says it as a number: let it"
+    said = r"0\.out\.weight: 128 stays, test_report\.py, line \d+ says it as a number: where"
     model = nn.Sequential(Counted(), nn.Linear(3, 32), nn.Linear(32, 2))
     assert re.search(said, str(shrink(model, by=BY, example=ROWS).report))
 

@@ -46,6 +46,10 @@ def norms(x: Tensor, y: Tensor) -> Tensor:
     return (x[:, None] - y).norm(dim=-1)
 
 
+def between_pairs(x: Tensor, y: Tensor) -> Tensor:
+    return F.pairwise_distance(x[:, None], y)
+
+
 def roots(x: Tensor, y: Tensor) -> Tensor:
     return ((x[:, None] - y) ** 2).sum(-1) ** 0.5
 
@@ -83,7 +87,9 @@ def report(squares: Squares) -> Report:
     return shrink(partial(Model, squares), width=NARROW, example=torch.randn(6, 8)).report
 
 
-@pytest.mark.parametrize("squares", [radial, written_out, distances, norms, roots, machine])
+@pytest.mark.parametrize(
+    "squares", [radial, written_out, distances, norms, between_pairs, roots, machine]
+)
 def test_a_sum_that_grows_with_the_width_is_said(squares: Squares) -> None:
     [said] = report(squares).warnings
     assert f"sums the squares of {TARGET} values in the target and of {NARROW} in the s" in said
