@@ -17,6 +17,7 @@ from hydro_hpc.nn import trial_stream
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.space import Distribution, LogUniform, Params, Uniform
 from hydro_hpc.surrogate import Surrogate, shrink
+from hydro_hpc.surrogate.axes import keeps_of_width
 from hydro_hpc.surrogate.kinds import UnclearUseError
 from hydro_hpc.surrogate.narrow import Ratio, Widths
 from hydro_hpc.surrogate.report import NOT_CALLED, Report
@@ -81,34 +82,37 @@ class AtWidth:
 
     def make(self, arguments: Params) -> Recipe:
         factory = functools.partial(self.model, **self.arguments.typical(arguments))
+        surrogate = self._shrunk(factory)
+        self.reports[self.arguments.key(arguments)] = surrogate.report
+        return recipe_of(surrogate, drawn_by(self._drawn(arguments)), self.widths)
+
+    def _shrunk(self, factory: Callable[..., nn.Module]) -> Surrogate:
+        """A call is followed where sizes and code do not say all, which takes longer than one."""
         width = self.widths.surrogate
         try:
             with trial_stream(0, 0):
                 surrogate = shrink(factory, width=width)
         except UnclearUseError:
             with trial_stream(0, 0):
-                surrogate = shrink(factory, width=width, example=self.example())
-            report = surrogate.report
-        else:
-            report = self._looked_at(surrogate, factory)
-        self.reports[self.arguments.key(arguments)] = report
-        return recipe_of(surrogate, drawn_by(self._drawn(arguments)), self.widths)
+                return shrink(factory, width=width, example=self.example())
+        return self._looked_at(surrogate, factory) if surrogate.report.widths else surrogate
 
-    def _looked_at(self, surrogate: Surrogate, target: Callable[[], nn.Module]) -> Report:
+    def _looked_at(self, surrogate: Surrogate, factory: Callable[..., nn.Module]) -> Surrogate:
         """By one call of it and one of its target."""
-        from hydro_hpc.surrogate.tracing.looking import FailedCallError, look_at
+        from hydro_hpc.surrogate.tracing.calling import FailedCallError
+        from hydro_hpc.surrogate.tracing.looking import look_at
 
-        report = surrogate.report
-        if not report.widths:
-            return report
         example = self.example()
         with trial_stream(0, 0):
-            model = require_module(target())
+            target = require_module(factory())
         try:
-            said = look_at(model, surrogate.module, surrogate.rules, example)
+            if keeps_of_width(target, surrogate.module):
+                with trial_stream(0, 0):
+                    return shrink(factory, width=self.widths.surrogate, example=example)
+            said = look_at(target, surrogate.module, surrogate.rules, example)
         except FailedCallError as error:
             said = (f"{NOT_CALLED}: {error}",)
-        return replace(report, warnings=said)
+        return replace(surrogate, report=replace(surrogate.report, warnings=said))
 
     def difference(self, before: Recipe, arguments: Params) -> str:
         if before.narrowness != self.widths:

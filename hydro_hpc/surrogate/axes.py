@@ -34,6 +34,17 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in named}
 
 
+def keeps_of_width(target: nn.Module, narrow: nn.Module) -> bool:
+    """Says whether a module, none of torch's own, keeps a buffer that grows with the width."""
+    return any(
+        (buffer.is_floating_point() or buffer.is_complex())
+        and buffer.shape != getattr(narrow.get_submodule(path), name).shape
+        for path, module in target.named_modules()
+        if not type(module).__module__.startswith("torch.")
+        for name, buffer in module.named_buffers(recurse=False)
+    )
+
+
 def compare(target: Shapes, narrow: Shapes, other: Shapes) -> dict[str, Axes]:
     """The axes of a surrogate, from its shapes, those of its target and of one more width than
     these: an axis that is not the same in all three is wide. ShrinkError if they are no models of

@@ -20,6 +20,10 @@ from hydro_hpc.errors import ShrinkError
 NOT_USERS: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
+class FailedCallError(ShrinkError):
+    """A model cannot be called on the example."""
+
+
 class UnfollowedError(ShrinkError):
     """A call does what shapes do not say, though it is one that the model takes."""
 
@@ -77,7 +81,7 @@ def said_by_line(model: nn.Module | None = None, example: Any = None) -> Iterato
                 "with an argument width= instead of a model"
             ) from error
         if model is not None and (own := _own_error(model, example)):
-            raise ShrinkError(
+            raise FailedCallError(
                 f"example= does not fit the model, a call of which fails{at_line(own)} "
                 f"({said_of(own)}); give what one forward call takes, such as "
                 "a batch, or a tuple of its arguments"

@@ -13,14 +13,10 @@ from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.kinds import Scaling, multiplied_layers
 from hydro_hpc.surrogate.refusals import refuse_uncalled
 from hydro_hpc.surrogate.tracing.attention import findings_of
-from hydro_hpc.surrogate.tracing.calling import at_line, said_by_line, said_of
+from hydro_hpc.surrogate.tracing.calling import FailedCallError, at_line, said_by_line, said_of
 from hydro_hpc.surrogate.tracing.probe import Scale, Seen, seen_in
 from hydro_hpc.surrogate.tracing.products import TOLERANCE, ProductFinding, paired
 from hydro_hpc.surrogate.tracing.squares import sentence
-
-
-class FailedCallError(ShrinkError):
-    """A model cannot be called on the example."""
 
 
 def look_at(

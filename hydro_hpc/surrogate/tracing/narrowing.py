@@ -111,9 +111,8 @@ def _narrow_tensor(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     for axis, (size, narrow) in sorted(enumerate(zip(tensor.shape, shape, strict=True)), key=_last):
         if narrow != size:
             ratio = Fraction(size, narrow)
-            if ratio not in places:
-                fixed = _pairs(narrow, ratio) if ratio == in_pairs else torch.full((narrow,), 0.5)
-                places[ratio] = torch.rand(narrow) if is_drawn else fixed
+            fixed = _pairs(narrow, ratio) if ratio == in_pairs else torch.full((narrow,), 0.5)
+            places.setdefault(ratio, torch.rand(narrow) if is_drawn else fixed)
             rows = _rows(size, narrow, places[ratio])
             values = values.index_select(axis, rows.to(values.device))
     if not is_drawn:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from hydro_hpc import Study
@@ -44,15 +45,40 @@ def test_what_a_batch_shows_is_refused(
         narrow_study(model=model).build_model({"lr": 0.1}, 0)
 
 
+class Reservoir(Wide):
+    """A weight in a buffer."""
+
+    def __init__(self, width: int = TARGET) -> None:
+        super().__init__(width)
+        self.register_buffer("w", torch.full((width, width), 0.1).tril())
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layers[:2](x)
+        return self.layers[2](h @ self.w)  # type: ignore[no-any-return]
+
+
+def test_a_weight_in_a_buffer_is_seen(narrow_study: MakeStudy) -> None:
+    made = narrow_study(model=Reservoir)
+    found = made.build_surrogate({"lr": 0.1}, 0).module.get_buffer("w")
+    assert torch.allclose(found, found.sign() * 0.1 * (TARGET / WIDTH) ** 0.5, rtol=0.05)
+    assert "'w' is a buffer that activations are multiplied with" in made.narrowed({"lr": 0.1})[1]
+
+
+class FailingReservoir(Reservoir):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError(f"not on {x.device}")
+
+
 class Failing(Wide):
     def forward(self, x: Tensor) -> Tensor:
         raise RuntimeError(f"not on {x.device}")
 
 
+@pytest.mark.parametrize("model", [Failing, FailingReservoir])
 def test_a_model_that_cannot_be_called_here_is_said_not_to_be_looked_at(
-    narrow_study: MakeStudy,
+    narrow_study: MakeStudy, model: type[nn.Module]
 ) -> None:
-    made = narrow_study(model=Failing)
+    made = narrow_study(model=model)
     made.build_model({"lr": 0.1}, 0)
     assert made.narrowed({"lr": 0.1})[1].startswith("factors on attention's logits")
     assert "not on cpu" in made.narrowed({"lr": 0.1})[1]
