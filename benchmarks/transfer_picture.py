@@ -36,7 +36,7 @@ def draw(rows: Rows, path: Path) -> None:
     for axes in grid[-1]:
         axes.set_xlabel("learning rate of the target")
     for axes in grid[0]:
-        axes.legend(title="width", fontsize=8, title_fontsize=8, frameon=False)
+        axes.legend(title="width", fontsize=8, title_fontsize=8, framealpha=1, edgecolor="none")
     for axes in grid[:, 0]:
         axes.set_ylabel("validation loss")
     figure.tight_layout()
