@@ -42,9 +42,11 @@ class Proof:
     model: str | None
 
 
-def keep_proof(study: Study, folder: StudyFolder, report: CheckReport) -> None:
-    """From now on it is what the folder says. StudyError if that cannot be written."""
-    facts = {**json.loads(report.to_json()), MODEL: _model_of(study)}
+def keep_proof(folder: StudyFolder, report: CheckReport, model: str | None) -> None:
+    """From now on it is what the folder says of this model, as `model_of` says. StudyError if that
+    cannot be written.
+    """
+    facts = {**json.loads(report.to_json()), MODEL: model}
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_text(folder.proof, json.dumps(facts, indent=1))
@@ -71,26 +73,39 @@ def prove(study: Study, folder: StudyFolder) -> str:
     """
     if study.surrogate is None:
         return ""
-    proof = kept_proof(folder)
-    change = "" if proof is None else _change(proof, study)
+    proof, model = kept_proof(folder), model_of(study)
+    change = "" if proof is None else _change(proof, model)
     if proof is not None and not proof.failed and not change:
         return ""
     try:
         report = check_surrogates(study)
     except ShrinkError as error:
         if study.surrogate.unproven:
-            return change  # `doubts` says that they are unproven
+            return change  # `failings` says that they are unproven
         raise StudyError(
             f"the surrogates cannot be checked: {error}; or insist on them as they are: "
             "Narrow(unproven=True)"
         ) from error
-    keep_proof(study, folder, report)
+    keep_proof(folder, report, model)
     return change
 
 
 def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
-    """Sentences about surrogates that were not checked as they are now, or failed and are to be
-    used. StudyError if they failed, and the study does not say that.
+    """As `failings`, and a sentence if they were not checked as they are now."""
+    yield from failings(study, folder, file)
+    proof = kept_proof(folder)
+    if study.surrogate is None or proof is None or proof.failed:
+        return
+    if change := _change(proof, model_of(study)):
+        yield (
+            f"the model {change} its surrogates were checked: hydro check-surrogate {file} checks "
+            "them again, in seconds"
+        )
+
+
+def failings(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
+    """Sentences about surrogates that were not checked, or failed and are to be used. StudyError if
+    they failed, and the study does not say that.
     """
     if study.surrogate is None:
         return
@@ -107,11 +122,6 @@ def doubts(study: Study, folder: StudyFolder, file: str) -> Iterator[str]:
                 f"{said}; mend the model and check again, or insist: Narrow(unproven=True)"
             )
         yield said
-    elif change := _change(proof, study):
-        yield (
-            f"the model {change} its surrogates were checked: hydro check-surrogate {file} checks "
-            "them again, in seconds"
-        )
 
 
 def check_surrogates(study: Study) -> CheckReport:
@@ -143,17 +153,17 @@ def check_surrogates(study: Study) -> CheckReport:
     )
 
 
-def _change(proof: Proof, study: Study) -> str:
+def _change(proof: Proof, model: str | None) -> str:
     """How the model compares with that of the proof: said before "its surrogates were checked".
     Empty if it is the same.
     """
-    model = _model_of(study)
     if None in (proof.model, model):
         return "is not known to be as it was when"
     return "" if proof.model == model else "has changed since"
 
 
-def _model_of(study: Study) -> str | None:
+def model_of(study: Study) -> str | None:
+    """Of its surrogate, None if that cannot be told."""
     return model_identity(study, _middle(study), choose_rows=rows_to_check)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydro_hpc.study import alone
 from hydro_hpc.study.folder import StudyFolder
-from hydro_hpc.study.proof import doubts, prove
+from hydro_hpc.study.proof import failings, prove
 from hydro_hpc.study.search import Results, Search
 from hydro_hpc.study.trial import Trial, TrialFailedError
 
@@ -32,7 +32,7 @@ def run_study(study: Study, directory: Path) -> Results:
             said.append(
                 f"the model {change} its surrogates were checked; earlier trials may be of another"
             )
-        for line in [*said, *doubts(study, folder, "STUDY")]:
+        for line in [*said, *failings(study, folder, "STUDY")]:
             print(f"study {study.name}: {line}", flush=True)
         while (trial := search.ask()) is not None:
             _run_trial(study, search, folder, trial)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -147,7 +147,7 @@ class Search:
             failed=count[TrialState.FAIL],
             in_work=count[TrialState.RUNNING],
             best=best,
-            at_edges=() if best is None else self._at_edges(best),
+            at_edges=() if best is None else self._at_edges(best, trials),
         )
 
     def outcome(self, number: int) -> str:
@@ -164,9 +164,8 @@ class Search:
         seed = trial_seed(self._description.seed, best.number)
         return BestTrial(number=best.number, value=best.value, params=best.params, seed=seed)
 
-    def _at_edges(self, best: BestTrial) -> tuple[str, ...]:
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        completed = [trial.params for trial in trials]
+    def _at_edges(self, best: BestTrial, trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
+        completed = [trial.params for trial in trials if trial.state == TrialState.COMPLETE]
         return tuple(at_edges(best.number, best.params, completed, self._description.space))
 
     def _num_asked(self) -> int:

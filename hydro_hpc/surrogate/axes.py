@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from hydro_hpc.errors import ShrinkError
 
@@ -34,11 +34,15 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in named}
 
 
+def may_be_weight(buffer: Tensor) -> bool:
+    """Counts, indices and masks are none."""
+    return buffer.is_floating_point() or buffer.is_complex()
+
+
 def keeps_of_width(target: nn.Module, narrow: nn.Module) -> bool:
     """Says whether a module, none of torch's own, keeps a buffer that grows with the width."""
     return any(
-        (buffer.is_floating_point() or buffer.is_complex())
-        and buffer.shape != getattr(narrow.get_submodule(path), name).shape
+        may_be_weight(buffer) and buffer.shape != getattr(narrow.get_submodule(path), name).shape
         for path, module in target.named_modules()
         if not type(module).__module__.startswith("torch.")
         for name, buffer in module.named_buffers(recurse=False)

@@ -32,7 +32,7 @@ def add_commands(subparsers: Subparsers) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from hydro_hpc.study.folder import StudyFolder
     from hydro_hpc.study.loading import load_study
-    from hydro_hpc.study.proof import check_surrogates, keep_proof
+    from hydro_hpc.study.proof import check_surrogates, keep_proof, model_of
 
     if arguments.plot:
         _check_name(arguments.plot)
@@ -45,7 +45,7 @@ def _check(arguments: argparse.Namespace) -> int:
         if arguments.plot:
             _draw(report, arguments.plot)
     finally:
-        keep_proof(study, folder, report)
+        keep_proof(folder, report, model_of(study))
     return EXIT_DONE if report.passed else EXIT_FAILED
 
 

@@ -12,15 +12,7 @@ from torch import nn
 from hydro_hpc.errors import ShrinkError
 from hydro_hpc.surrogate.axes import Axes, Axis
 from hydro_hpc.surrogate.expressions import Use
-from hydro_hpc.surrogate.layouts import (
-    TABLES,
-    TRANSPOSED,
-    OutIn,
-    Place,
-    RawUse,
-    Uses,
-    places_of,
-)
+from hydro_hpc.surrogate.layouts import TABLES, TRANSPOSED, OutIn, Place, RawUse, Uses, places_of
 from hydro_hpc.surrogate.reading import CodeUses
 from hydro_hpc.surrogate.refusals import (
     refuse_beyond,

@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
+from hydro_hpc.surrogate.axes import may_be_weight
 from hydro_hpc.surrogate.layouts import places_of
 from hydro_hpc.surrogate.tracing.bilinear import bilinear_by_parts
 from hydro_hpc.surrogate.tracing.caches import without_caches
@@ -138,7 +139,8 @@ def _run(symbolic: SymbolicModel, example: Any) -> Trace:
         given = pytree.tree_map_only(Tensor, _static(symbolic), example)
         parameters = {n: symbolic.tensors[n] for n, _ in symbolic.model.named_parameters()}
         inputs = [x for x in pytree.tree_leaves(given) if isinstance(x, Tensor)]
-        buffers = {n: x for n, x in symbolic.tensors.items() if n not in parameters and _is_real(x)}
+        others = {n: x for n, x in symbolic.tensors.items() if n not in parameters}
+        buffers = {n: x for n, x in others.items() if may_be_weight(x)}
         recorder = UseRecorder(parameters, inputs, weights=weights, buffers=buffers)
         with (
             _causality_as_said(),
@@ -187,11 +189,6 @@ def _taken(
     given = {sizes[n][u.out] for n in parameters for u in uses.get(n, ()) if u.out is not None}
     taken = {(name in parameters, settled(expression(size))) for name, size in recorder.taken()}
     return tuple({size for is_drawn, size in taken if is_drawn or size in given})
-
-
-def _is_real(tensor: Tensor) -> bool:
-    """Says whether it may be a weight: counts, indices and masks are none."""
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _static(symbolic: SymbolicModel) -> Any:
