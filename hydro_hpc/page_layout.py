@@ -181,7 +181,7 @@ LAYOUTS: dict[PageKind, dict[str, Field]] = {
             ("memory_limit_bytes", "Q", "bytes"),
             ("num_steps", "Q", "count"),
             ("num_windows", "Q", "count"),  # opened
-            ("wait_ns", "Q", "ns"),  # all waits, of all steps
+            ("wait_ns", "Q", "ns"),  # all waits, of all steps; near ones with what is between
             ("bubble_ns", "Q", "ns"),  # waits of 2 ms or more, in steps that were not shut
             ("open_total_ns", "Q", "ns"),  # of bubble_ns, with the gate open
             ("open_until_now_ns", "Q", "ns"),  # all windows that have closed

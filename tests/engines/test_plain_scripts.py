@@ -22,7 +22,9 @@ def unhooked(warm: WarmPython) -> Run:
 
 
 def check_waits_add_up(run: Run) -> None:
-    """The page counts what each rank was blocked for, and no more than its calls took."""
+    """The page counts what each rank was blocked for, and no more than its calls and the short
+    gaps between them took.
+    """
     for page, report in zip(run.pages, run.reports, strict=True):
         waits = report["waits"]
         assert 0.9 * waits["blocked_ns"] <= page.get("wait_ns") <= waits["elapsed_ns"]
