@@ -88,8 +88,8 @@ def _watched(page_dir: Path | None, ranks: int) -> Iterator[list[set[int]]]:
 
 
 def check_is_shared(run: Run, *, steps: int) -> None:
-    """Every rank counted `steps` steps, all ranks the same ones at the same time, and has waits
-    that are lent.
+    """Every rank counted `steps` steps, all ranks the same ones at mostly the same time, and has
+    waits that are lent.
     """
     for rank, page in enumerate(run.pages):
         counted = run.records(rank, RecordKind.STEP)
@@ -97,14 +97,16 @@ def check_is_shared(run: Run, *, steps: int) -> None:
         assert PrimaryState.SHARING in run.states[rank]
         assert page.get("state") == PrimaryState.ENDED
         assert page.get_text("reason") == ""
+    together_ns = longest_ns = 0
     for step in zip(*(run.records(rank, RecordKind.STEP) for rank in _ranks(run)), strict=True):
         assert len({record.step for record in step}) == 1
         assert len({record.value for record in step}) == 1  # shut on all ranks or on none
         if not step[0].step:
             continue  # an engine's first step begins when its rank is ready
-        start_ns, end_ns = max(r.start_ns for r in step), min(r.end_ns for r in step)
-        longest_ns = max(record.end_ns - record.start_ns for record in step)
-        assert end_ns - start_ns > longest_ns / 2, step  # all ranks were in it at the same time
+        together_ns += min(r.end_ns for r in step) - max(r.start_ns for r in step)
+        longest_ns += max(record.end_ns - record.start_ns for record in step)
+    # Not in each step: a rank that loses its core for a moment ends that one late.
+    assert together_ns > 0.75 * longest_ns
 
 
 def _ranks(run: Run) -> range:
