@@ -27,7 +27,7 @@ from hydro_hpc.surrogate.tracing.raw_uses import raw_uses
 from hydro_hpc.surrogate.tracing.reporting import report_of
 from hydro_hpc.surrogate.tracing.sizes import Sizes, narrow_sizes, value
 from hydro_hpc.surrogate.tracing.symbols import Attribute, attributes_of
-from hydro_hpc.surrogate.tracing.trace import Trace, followed, trace
+from hydro_hpc.surrogate.tracing.trace import Trace, trace
 from hydro_hpc.surrogate.tracing.unfollowed import refuse_unfollowed
 from hydro_hpc.surrogate.trained import refuse_trained
 from hydro_hpc.surrogate.width import LEAST
@@ -113,12 +113,9 @@ def plan_from(
 
 
 def shown_by_trace(
-    model: nn.Module, example: Any, axes: Mapping[str, Axes], *, said: Uses | None = None
+    seen: Trace, model: nn.Module, axes: Mapping[str, Axes], *, said: Uses | None = None
 ) -> Shown:
-    """By one call of the target on the example, beside what is `said` of raw parameters.
-    ShrinkError if it cannot be followed.
-    """
-    seen = followed(model, example)
+    """By the call of the target that was followed, beside what is `said` of raw parameters."""
     fixed = fixed_weights(seen.fixed, axes)
     return Shown(
         uses=raw_uses(model, seen, said=said),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,6 +23,11 @@ from hydro_hpc.surrogate.shown import Shown
 from hydro_hpc.surrogate.surrogate import Surrogate
 from hydro_hpc.surrogate.trained import refuse_trained
 from hydro_hpc.surrogate.width import divided
+
+if TYPE_CHECKING:  # sympy, which a function without an example does not need
+    from hydro_hpc.surrogate.tracing.trace import Trace
+
+    Follow = Callable[[nn.Module, Any], Trace]
 
 
 def shrink(
@@ -56,7 +61,7 @@ def shrink(
 
         return plan_of(model, by, example, keep=keep, uses=uses).follow(model)
     refuse_keep(keep)
-    return _from_factory(model, _width(model, width, by), by, example, uses)
+    return from_factory(model, _width(model, width, by), by=by, example=example, uses=uses)
 
 
 def _check_arguments(model: object, by: Any, keep: object, uses: object) -> None:
@@ -81,10 +86,18 @@ def _width(factory: Factory, width: int | None, by: float | None) -> int:
     return divided(target_width(factory), by)
 
 
-def _from_factory(
-    factory: Factory, width: int, by: float | None, example: Any, uses: Uses | None
+def from_factory(
+    factory: Factory,
+    width: int,
+    *,
+    by: float | None = None,
+    example: Any = None,
+    uses: Uses | None = None,
+    follow: Follow | None = None,
 ) -> Surrogate:
-    """The model that `factory(width=width)` builds; `factory()` is the target."""
+    """The model that `factory(width=width)` builds; `factory()` is the target. `follow` traces the
+    target's call on the example, None: `tracing.trace.followed`.
+    """
     builds = build(factory, width)
     axes = axes_of(builds)
     refuse_fixed_weights(builds, axes)
@@ -92,7 +105,7 @@ def _from_factory(
         refuse_trained(builds.target, axes)
     asked = target_width(factory) / width if by is None else by
     module, report = builds.narrow, Report(widths=widths_of(axes, asked))
-    shown = _shown(builds.target, axes, example, uses)
+    shown = _shown(builds.target, axes, example, uses, follow)
     rules = scalings_of(module, axes, target=builds.target, uses=shown.uses, shown=shown.names)
     if report.widths:
         said = _said(builds.target, module, rules, example)
@@ -106,15 +119,23 @@ def _from_factory(
     return Surrogate(module=module, rules=rules, initial=initial, report=report)
 
 
-def _shown(target: nn.Module, axes: Mapping[str, Axes], example: Any, uses: Uses | None) -> Shown:
+def _shown(
+    target: nn.Module,
+    axes: Mapping[str, Axes],
+    example: Any,
+    uses: Uses | None,
+    follow: Follow | None,
+) -> Shown:
     if example is None:
         return Shown(uses=uses)
     from hydro_hpc.surrogate.by_trace import shown_by_trace
     from hydro_hpc.surrogate.tracing.calling import UnfollowedError
     from hydro_hpc.surrogate.tracing.fixed import said_of_unfollowed
+    from hydro_hpc.surrogate.tracing.trace import followed
 
     try:
-        return shown_by_trace(target, example, axes, said=uses)
+        seen = (follow or followed)(target, example)
+        return shown_by_trace(seen, target, axes, said=uses)
     except UnfollowedError:  # code may say of all parameters how they are used
         return Shown(uses=uses, said=tuple(said_of_unfollowed(target, axes)))
 

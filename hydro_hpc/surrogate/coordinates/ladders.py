@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
@@ -13,28 +13,45 @@ from hydro_hpc.surrogate.building import Factory, target_width
 from hydro_hpc.surrogate.coordinates.widths import FEWEST, NARROWEST
 from hydro_hpc.surrogate.layouts import Uses
 from hydro_hpc.surrogate.narrow import Widths
-from hydro_hpc.surrogate.shrinking import shrink
+from hydro_hpc.surrogate.shrinking import from_factory
 from hydro_hpc.surrogate.stored import Recipe, drawn_by, recipe_of
 from hydro_hpc.surrogate.surrogate import Surrogate
+
+if TYPE_CHECKING:  # sympy, which a function without an example does not need
+    from hydro_hpc.surrogate.tracing.trace import Trace
 
 RATIOS: Final = (16, 8, 4, 2, 1)  # by which a model itself is narrowed
 MOST: Final = 4
 
 
 class BuiltLadder:
-    """Of a function of the width: its rules at a width are made once."""
+    """Of a function of the width: its rules at a width are made once, its target followed once."""
 
     def __init__(self, factory: Factory, example: Any, uses: Uses | None = None) -> None:
+        check_uses(uses)
         self._factory, self._example, self._uses = factory, example, uses
         self._recipes: dict[int, Recipe] = {}
+        self._seen: Trace | None = None
 
     def __call__(self, width: int) -> Surrogate:
         if width not in self._recipes:
-            surrogate = shrink(self._factory, width=width, example=self._example, uses=self._uses)
+            surrogate = from_factory(
+                self._factory,
+                width,
+                example=self._example,
+                uses=self._uses,
+                follow=self._follow,
+            )
             widths = Widths(surrogate=width, target=target_width(self._factory))
             self._recipes[width] = recipe_of(surrogate, drawn_by(surrogate.module), widths)
             return surrogate
         return self._recipes[width].apply(self._factory(width=width))
+
+    def _follow(self, target: nn.Module, example: Any) -> Trace:
+        from hydro_hpc.surrogate.tracing.trace import followed
+
+        self._seen = self._seen or followed(target, example)
+        return self._seen
 
 
 class FollowedLadder:
