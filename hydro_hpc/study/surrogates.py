@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Final
 
 from torch import Tensor, nn
 
@@ -22,7 +23,8 @@ from hydro_hpc.surrogate.narrow import Widths, narrowness_of
 from hydro_hpc.surrogate.stored import Recipe, from_json, to_json
 from hydro_hpc.surrogate.table import family_of
 
-ARGUMENTS = "arguments"  # in a stored file: what the model was built from, beside the width
+ARGUMENTS: Final = "arguments"  # in a stored file: what the model was built from, beside the width
+CHECKSUM: Final = "checksum"  # of all else in it
 
 
 class Surrogates:
@@ -129,7 +131,9 @@ class Surrogates:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with replacing_by_any(path) as temporary:
-                temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+                temporary.write_text(
+                    json.dumps({CHECKSUM: _checksum(data), **data}, indent=1), encoding="utf-8"
+                )
         except OSError as error:
             raise StudyError(
                 f"{self._directory} cannot be written ({error.strerror}), so it does not keep the "
@@ -143,17 +147,30 @@ def _path(directory: Path, key: str) -> Path:
 
 
 def _read(path: Path) -> Recipe | None:
-    """None if there is no such file; StudyError if it is none of ours."""
+    """None if there is no such file; StudyError if it is none of ours, or not as it was written."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return from_json({name: value for name, value in data.items() if name != ARGUMENTS})
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        is_as_written = data.pop(CHECKSUM) == _checksum(data)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        is_as_written = False
+    if not is_as_written:
+        raise StudyError(
+            f"{path} is not as it was written, so trials would train by other rules than before: "
+            "put it back, or remove it, and the rules are made again of the model as it is now"
+        )
+    try:
+        return from_json({name: value for name, value in data.items() if name != ARGUMENTS})
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise StudyError(
             f"{path} has no rules of surrogates that this version can use; give the study another "
             "name, or move its folder away"
         ) from None
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _changed(directory: Path, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from hydro_hpc import Study
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.folder import StudyFolder
 from hydro_hpc.study.space import choice, integer, log_uniform, uniform
-from hydro_hpc.surrogate import Narrow, shrink
-from hydro_hpc.surrogate.table import FAMILIES
+from hydro_hpc.surrogate import Narrow, shrink, table
+from hydro_hpc.surrogate.table import FAMILIES, ONE, TABLE, Kind, Power
 from tests.hydro_hpc.study.surrogates import SPACE, TARGET, WIDTH, Wide
 
 MakeStudy = Callable[..., Study]
@@ -321,14 +322,38 @@ def test_a_study_of_other_surrogates_is_another_study(
     assert narrow_study(surrogate=horizon).run(tmp_path).completed == 5  # no value depends on that
 
 
-@pytest.mark.parametrize("damage", ["{", "{}", '"m_in": 0.5'])
-def test_rules_that_cannot_be_used_are_one_sentence(
-    narrow_study: MakeStudy, tmp_path: Path, damage: str
+@pytest.mark.parametrize(
+    ("written", "damage"),
+    [
+        ("", "{"),
+        ("", "{}"),
+        ('"m_in": 0.25', '"m_in": 0.5'),
+        ('"initial": 1.0', '"initial": 3.0'),
+        ('"layers.2": 4.0', '"layers.2": 2.0'),
+    ],
+)
+def test_rules_that_are_not_as_they_were_written_are_one_sentence(
+    narrow_study: MakeStudy, tmp_path: Path, written: str, damage: str
 ) -> None:
+    """Another multiplier, or spread at the start, shows in no other way."""
     narrow_study().run(tmp_path)
     [path] = StudyFolder(tmp_path, "small").rules.iterdir()
     text = path.read_text()
-    path.write_text(text.replace('"m_in": 0.25', damage) if "m_in" in damage else damage)
+    assert written in text
+    path.write_text(text.replace(written, damage) if written else damage)
+    with pytest.raises(StudyError, match=r"is not as it was written, .* or remove it, and the"):
+        narrow_study().run(tmp_path)
+    path.unlink()
+    assert narrow_study().run(tmp_path).completed == 5
+    assert path.read_text() == text
+
+
+def test_rules_of_another_table_are_one_sentence(
+    narrow_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow_study().run(tmp_path)
+    other = {**TABLE, Kind.HIDDEN: replace(TABLE[Kind.HIDDEN], adam_lr=ONE, sgd_lr=Power(into=3))}
+    monkeypatch.setattr(table, "TABLE", other)
     with pytest.raises(StudyError, match=r"rules of surrogates that this version can use; give"):
         narrow_study().run(tmp_path)
 
