@@ -64,14 +64,14 @@ def check(
     ShrinkError if the surrogates cannot be built or compared.
     """
     notes = []
-    ladder: Ladder
+    ladder: BuiltLadder | FollowedLadder
     if isinstance(model, nn.Module) or not has_width(model):
         if widths is not None:
             raise ShrinkError("widths= are of a function that has width=; a model has its own")
         make = (lambda: model) if isinstance(model, nn.Module) else model
         with trial_stream(first_seed, 0):
-            ladder = followed = FollowedLadder(make, example, keep, uses)
-        widths = followed.widths
+            ladder = FollowedLadder(make, example, keep, uses)
+        widths = ladder.widths
     else:
         refuse_keep(keep)
         ladder = BuiltLadder(model, example, uses)
@@ -97,7 +97,8 @@ def check(
     )
     with trial_stream(first_seed, 0):
         structure = structure_of(model, ladder(report.widths[0]), recipe)
-    return replace(report, structure=structure)
+    of_shrinking = ladder.warnings[report.widths[0]]  # what narrows most says most
+    return replace(report, structure=structure, notes=(*report.notes, *of_shrinking))
 
 
 def structure_of(

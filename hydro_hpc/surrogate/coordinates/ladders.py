@@ -25,13 +25,16 @@ MOST: Final = 4
 
 
 class BuiltLadder:
-    """Of a function of the width: its rules at a width are made once, its target followed once."""
+    """Of a function of the width: its rules at a width are made once, its target followed once.
+    `warnings` are those of shrinking, by width.
+    """
 
     def __init__(self, factory: Factory, example: Any, uses: Uses | None = None) -> None:
         check_uses(uses)
         self._factory, self._example, self._uses = factory, example, uses
         self._recipes: dict[int, Recipe] = {}
         self._seen: Trace | None = None
+        self.warnings: dict[int, tuple[str, ...]] = {}
 
     def __call__(self, width: int) -> Surrogate:
         if width not in self._recipes:
@@ -44,6 +47,7 @@ class BuiltLadder:
             )
             widths = Widths(surrogate=width, target=target_width(self._factory))
             self._recipes[width] = recipe_of(surrogate, drawn_by(surrogate.module), widths)
+            self.warnings[width] = surrogate.report.warnings
             return surrogate
         return self._recipes[width].apply(self._factory(width=width))
 
@@ -55,7 +59,9 @@ class BuiltLadder:
 
 
 class FollowedLadder:
-    """Of a model itself. `widths` are those of the size that most of its parameters have."""
+    """Of a model itself. `widths` are those of the size that most of its parameters have,
+    `warnings` those of shrinking, by width.
+    """
 
     def __init__(
         self,
@@ -71,12 +77,14 @@ class FollowedLadder:
         check_uses(uses)
         self._make_target = make
         self._follow: dict[int, Callable[[nn.Module], Surrogate]] = {}
+        self.warnings: dict[int, tuple[str, ...]] = {}
         target = make()
         seen = trace_of(target, example)
         for by in RATIOS:
             plan = plan_from(seen, target, by, example, keep=keep, uses=uses)
             largest = max(plan.report.widths, key=lambda width: len(width.paths))
             self._follow.setdefault(largest.size, plan.follow)
+            self.warnings.setdefault(largest.size, plan.report.warnings)
         self.widths = widest(self._follow)
         if len(self.widths) < 2:
             raise ShrinkError(

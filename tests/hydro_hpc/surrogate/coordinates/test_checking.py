@@ -265,6 +265,22 @@ def test_weight_decay_of_adam_is_warned_about() -> None:
     assert "note: weight decay" in str(report)
 
 
+class TimesRoot(nn.Module):
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.into, self.head, self.width = nn.Linear(20, width), nn.Linear(width, 5), width
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.into(x).relu() * self.width**0.5)
+        return found
+
+
+def test_what_shrinking_warns_of_is_noted() -> None:
+    """A factor that shows in no layer's own values and steps."""
+    report = check(TimesRoot, example=torch.randn(8, 20), lr=0.01, seeds=1, steps=1)
+    assert any("and the rules want the same" in note for note in report.notes)
+
+
 def test_one_width_cannot_be_compared() -> None:
     case = CASES["mlp"]
     with pytest.raises(ShrinkError, match="two widths"):
