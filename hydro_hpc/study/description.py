@@ -43,12 +43,16 @@ class StudyDescription:
         return StudyDescription(space=space, **data)
 
     def differences(self, other: StudyDescription) -> list[str]:
-        """Returns the names of what makes results of the two not comparable.
+        """Returns the names of what makes results of the two not comparable, of settings their own.
 
         The number of trials, the search and the pruner may change between two runs of one study.
         """
         mine, theirs = self._as_dict(), other._as_dict()
-        return [key for key in mine if key not in _MAY_CHANGE and mine[key] != theirs[key]]
+        keys = [key for key in mine if key not in _MAY_CHANGE and mine[key] != theirs[key]]
+        both = {**self.settings, **other.settings}
+        settings = [n for n in both if self.settings.get(n) != other.settings.get(n)]
+        named = {"settings": f"settings ({', '.join(settings)})"}
+        return [named.get(key, key) for key in keys]
 
     @property
     def identity(self) -> str:

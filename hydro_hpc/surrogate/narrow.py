@@ -106,7 +106,7 @@ def narrowness_of(narrow: Narrow, model: Callable[..., Any]) -> Narrowness:
         try:
             return Widths(surrogate=divided(target, narrow.by), target=target)
         except ShrinkError as error:
-            raise StudyError(f"Narrow({error})") from None
+            raise StudyError(f"Narrow(): {error}") from None
     if narrow.width > target:
         raise StudyError(
             f"Narrow(width={narrow.width}) is wider than the target, whose width is {target} by "

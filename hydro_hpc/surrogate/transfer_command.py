@@ -58,6 +58,7 @@ def _transfer(arguments: argparse.Namespace) -> int:
         )
     study = load_study(arguments.study)
     folder = StudyFolder(arguments.study.absolute().parent, study.name)
+    folder.check_identity(study.description)  # what is in `out` is told from that
     out: Path = arguments.out or folder.transfer
     require_place(study.name, study.description.identity, out)
     settings: TargetSettings | None = None

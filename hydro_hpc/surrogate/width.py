@@ -50,7 +50,7 @@ def divided(width: int, by: float) -> int:
     found = max(near, key=lambda each: (math.gcd(each, width), -abs(each - exact)))
     if found < LEAST:
         raise ShrinkError(
-            f"by={by:g} leaves {exact:.3g} of the target's width of {width}, and one unit learns "
-            f"nothing as its target does; divide by {width // LEAST} or less"
+            f"by={by:g} leaves {exact:.3g} of the {width} units of the target's width, and one "
+            f"unit learns nothing as its target does; divide by {width // LEAST} or less"
         )
     return found

@@ -63,8 +63,8 @@ def test_says_why_there_is_no_surrogate(tmp_path: Path, capsys: pytest.CaptureFi
     assert half == ("  S = 2: none: the model fails in a step at this width (RuntimeError: no 5)")
     assert fourth.startswith("  S = 4, width 2: ")
     assert eighth == (
-        "  S = 8: none: Narrow(by=8 leaves 1.25 of the target's width of 10, and one unit learns "
-        "nothing as its target does; divide by 5 or less)"
+        "  S = 8: none: Narrow(): by=8 leaves 1.25 of the 10 units of the target's width, and one "
+        "unit learns nothing as its target does; divide by 5 or less"
     )
 
 

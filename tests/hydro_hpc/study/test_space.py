@@ -84,7 +84,7 @@ def test_a_description_survives_json() -> None:
 def test_the_number_of_trials_may_change_but_not_the_space() -> None:
     assert description().differences(description(trials=99, search="random")) == []
     other = description(space={"lr": log_uniform(1e-4, 1.0)}, settings={"epochs": "4"})
-    assert description().differences(other) == ["space", "settings"]
+    assert description().differences(other) == ["space", "settings (epochs)"]
 
 
 @pytest.mark.parametrize(

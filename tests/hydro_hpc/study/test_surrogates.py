@@ -191,8 +191,8 @@ def test_a_study_that_cannot_have_surrogates_is_refused(
         ({}, "takes width= or by=, one of them"),
         ({"width": 8, "by": 4}, "takes width= or by=, one of them"),
         ({"width": 1}, "width=1.* 2 or more"),
-        ({"by": 32}, r"^Narrow\(by=32 leaves 1 of the target's width of 32, .*; divide by 16 or "),
-        ({"by": 99}, "leaves 0.323 of the target's width"),
+        ({"by": 32}, r"^Narrow\(\): by=32 leaves 1 of the 32 units of .*; divide by 16 or "),
+        ({"by": 99}, "leaves 0.323 of the 32 units"),
         ({"width": 33}, "width=33.* is wider than the target, whose width is 32 by the model's de"),
         ({"width": 8, "target_epochs": 0}, "target_epochs=0"),
         ({"width": 8, "unproven": "no"}, "unproven='no'"),
@@ -316,7 +316,7 @@ def test_a_study_of_other_surrogates_is_another_study(
     narrow_study: MakeStudy, tmp_path: Path
 ) -> None:
     narrow_study().run(tmp_path)
-    with pytest.raises(StudyError, match="holds a study of another settings"):
+    with pytest.raises(StudyError, match=r"holds a study of another settings \(surrogate\);"):
         narrow_study(surrogate=Narrow(width=16)).run(tmp_path)
     horizon = Narrow(width=WIDTH, target_epochs=90)
     assert narrow_study(surrogate=horizon).run(tmp_path).completed == 5  # no value depends on that

@@ -242,5 +242,5 @@ def test_what_was_said_of_another_study_in_its_folder_is_kept(
     other = study_file(tmp_path, surrogate="surrogate=Narrow(width=16)", spoil=GROWS)
     code = cli.main(["check-surrogate", other])
     assert code == EXIT_USAGE
-    assert "holds a study of another settings; give this one ano" in capsys.readouterr().err
+    assert "another settings (surrogate); give this one ano" in capsys.readouterr().err
     assert proof.read_bytes() == before

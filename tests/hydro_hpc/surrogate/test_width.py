@@ -65,7 +65,7 @@ def test_the_width_of_heads_is_kept_and_the_ratio_is_the_actual_one() -> None:
 
 @pytest.mark.parametrize(("width", "by"), [(2, 2), (32, 32), (32, 100), (4, 3)])
 def test_a_ratio_that_leaves_one_unit_is_one_sentence(width: int, by: float) -> None:
-    with pytest.raises(ShrinkError, match=rf"^by={by} leaves .* of the target's width of {width}"):
+    with pytest.raises(ShrinkError, match=rf"^by={by} leaves .* of the {width} units of "):
         divided(width, by)
 
 

@@ -277,11 +277,12 @@ def test_a_study_whose_first_trials_are_in_work_is_one_sentence(
 def test_another_study_of_the_same_name_is_refused(
     run_study: RunStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_study()
+    """Also where the first one's settings are, which are not what is wrong."""
+    assert transfer(run_study(), capsys)[0] == 0
     path = run_study(run=0, epochs=4)
     code, _, problem = transfer(path, capsys)
     assert code == 2
-    assert "holds a study of another settings; give this one another name" in problem
+    assert "holds a study of another settings (epochs); give this one another name" in problem
 
 
 def test_a_folder_in_place_of_the_file_is_one_sentence(
