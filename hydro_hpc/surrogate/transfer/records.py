@@ -25,12 +25,13 @@ State = Literal["in work", "complete", "failed"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """`values`: on the test set after each epoch. `epochs` and `batch_size` are the horizon of the
-    target for which they were taken.
+    target for which they were taken, `model` says what the model was, None if that is not known.
     """
 
     number: int
     epochs: int
     batch_size: int
+    model: str | None = None
     values: tuple[float, ...] = ()
     state: State = "in work"
     reason: str = ""  # of a failure

@@ -6,12 +6,13 @@ import math
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydro_hpc.errors import StudyError
 from hydro_hpc.study.alone import Training
+from hydro_hpc.study.proof import model_of
 from hydro_hpc.study.randomness import seeded
 from hydro_hpc.study.trial import TrialFailedError
 from hydro_hpc.surrogate.transfer.eager import Done, Train, Wait, WaitsFor, decide
@@ -23,6 +24,7 @@ from hydro_hpc.surrogate.transfer.standing import (
     require_candidate,
 )
 from hydro_hpc.surrogate.transfer.target import (
+    has_surrogate,
     require_batch,
     target_batch_size,
     target_epochs,
@@ -106,21 +108,34 @@ def chosen(
 
 
 def records_of(study: Study, standing: Standing, directory: Path) -> dict[int, Record]:
-    """What is known of the study's candidates on its target, in the horizon that it has now."""
+    """What is known of the study's candidates on its target, as it is now and in the horizon that
+    it has now.
+    """
     known = known_records(directory)
     return {
         c.number: known[c.number]
         for c in standing.candidates
-        if c.number in known and _horizon(known[c.number]) == _horizon_of(study, c)
+        if c.number in known and _training_of(known[c.number]) == _begun(study, c)
     }
 
 
-def _horizon(record: Record) -> tuple[int, int]:
-    return record.epochs, record.batch_size
+def _training_of(record: Record) -> Record:
+    """As it was before its first epoch."""
+    return replace(record, values=(), state="in work", reason="")
 
 
-def _horizon_of(study: Study, candidate: Candidate) -> tuple[int, int]:
-    return target_epochs(study), target_batch_size(study, candidate.params)
+def _begun(study: Study, candidate: Candidate) -> Record:
+    return Record(
+        number=candidate.number,
+        epochs=target_epochs(study),
+        batch_size=target_batch_size(study, candidate.params),
+        model=_model_of(study),
+    )
+
+
+@cache
+def _model_of(study: Study) -> str | None:
+    return model_of(study) if has_surrogate(study) else None
 
 
 class OnTarget:
@@ -130,19 +145,16 @@ class OnTarget:
         self.candidate = candidate
         self._study = study
         self._records = records
-        epochs, batch_size = _horizon_of(study, candidate)
+        begun = _begun(study, candidate)
         state = records.state_of(candidate.number)
-        is_of_now = state is not None and (epochs, batch_size) == (
+        is_of_now = state is not None and (begun.epochs, begun.batch_size, begun.model) == (
             state["epochs"],
             state["batch_size"],
+            state.get("identity"),
         )
         self._state: dict[str, Any] | None = state if is_of_now else None
-        self._record = Record(
-            number=candidate.number,
-            epochs=epochs,
-            batch_size=batch_size,
-            values=() if self._state is None else tuple(self._state["values"]),
-        )
+        values = () if self._state is None else tuple(self._state["values"])
+        self._record = replace(begun, values=values)
 
     @cached_property
     def _training(self) -> Training:
@@ -173,6 +185,7 @@ class OnTarget:
                 "values": list(values),
                 "epochs": self._record.epochs,
                 "batch_size": self._record.batch_size,
+                "identity": self._record.model,
             }
         is_last = training.epochs_done >= self._record.epochs
         if is_last and not math.isfinite(values[-1]):

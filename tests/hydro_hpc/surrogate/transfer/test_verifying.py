@@ -78,6 +78,28 @@ def test_what_was_reached_in_another_horizon_does_not_count(run_study: RunStudy)
     assert not records_of(study, longer[-1].standing, folder.targets)
 
 
+def test_what_another_model_reached_does_not_count(run_study: RunStudy) -> None:
+    path = run_study(run=0, before="from hydro_hpc.surrogate import Narrow")
+    text = path.read_text().replace('optimizer="adam"', 'optimizer="adam", surrogate=Narrow(by=2)')
+    path.write_text(text)
+    study, folder = open_study(path)
+    study.run(path.parent)
+    assert len(trained(list(verify(study, folder, count=1, wait=never)))) == EPOCHS
+    study, folder = open_study(path)
+    assert trained(list(verify(study, folder, count=1, wait=never))) == []
+    path.write_text(text.replace("nn.Tanh()", "nn.ReLU()"))
+    study, folder = open_study(path)
+    again = verify(study, folder, count=1, wait=never)
+    assert [step.records for step in itertools.islice(again, 1)] == [{}]
+    [step] = itertools.islice(again, 1)  # in work
+    assert step.record is not None
+    again.close()
+    path.write_text(text)
+    study, folder = open_study(path)
+    first = verify(study, folder, count=1, wait=never)
+    assert [epoch for _, epoch in trained(list(first))] == [1, 2, 3]  # nor what was left there
+
+
 def test_an_epoch_whose_record_was_lost_is_not_lost(run_study: RunStudy) -> None:
     study, folder = open_study(run_study())
     first = verify(study, folder, count=1, wait=never)
