@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,8 @@ from tests.hydro_hpc.warm_python import WarmPython
 DIRECTORY_PREFIX: Final = "hydro-test"  # then "-<pid>-<start ticks>-<name>" of the test run
 PARENT: Final = Path("/tmp")
 
+modules_frozen = 0
+
 
 def pytest_configure() -> None:
     """Undoes what a shell does to its background jobs, so that tests can interrupt processes; and
@@ -31,11 +34,22 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
+    freeze_what_stays()
+
+
+def pytest_runtest_logfinish() -> None:
+    if len(sys.modules) > modules_frozen:
+        freeze_what_stays()
+
+
+def freeze_what_stays() -> None:
     """Each of some thousand bundles ends its building by a whole garbage collection, which need not
-    look at torch and at all tests every time.
+    look at all tests every time, nor at torch and what of it a test was the first to import.
     """
+    global modules_frozen
     gc.collect()
     gc.freeze()
+    modules_frozen = len(sys.modules)
 
 
 def own_directory(name: str) -> Path:
