@@ -27,7 +27,7 @@ class Batch:
     targets: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Architecture:
     """`make` is called with float64 as torch's default type. `why` says what would go wrong with a
     careless binder. `rate` scales learning rates, for models that would amplify rounding; `decay`

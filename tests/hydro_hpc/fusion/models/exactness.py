@@ -1,11 +1,14 @@
 """Holds a bundle to exactness: each slot as the same trial alone, step by step, to rounding.
 
-The oracle is the user's own model objects, which no copy has touched: what a copy loses (a hook,
+The oracle is models as the user makes them, which no copy has touched: what a copy loses (a hook,
 say) would be lost on both sides of a comparison between copies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
@@ -13,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hydro_hpc.fusion import ExecutorKind
-from tests.hydro_hpc.fusion.models.architecture import Architecture
+from tests.hydro_hpc.fusion.models.architecture import Architecture, Batch
 from tests.hydro_hpc.fusion.models.trials import (
     SLOTS,
     BundledTrials,
     Gradients,
     OrdinaryTrial,
+    Step,
     double_precision,
     shortened,
 )
@@ -27,20 +31,56 @@ from tests.hydro_hpc.fusion.separate_training import TOLERANCE
 STEPS: Final = 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedAlone:
+    """What came of an architecture's trials, each on its own, by slot; to be looked at only."""
+
+    steps: Sequence[list[Step]]
+    evaluated: Sequence[Any]
+    models: Sequence[nn.Module]
+
+
+@lru_cache(maxsize=1)  # the executors of one architecture are tested in turn
+def train_alone(architecture: Architecture) -> TrainedAlone:
+    with double_precision(seed=1):
+        models = [architecture.make() for _ in range(SLOTS)]
+        trials = [OrdinaryTrial(architecture, model, slot) for slot, model in enumerate(models)]
+        steps = []
+        for number in range(STEPS + 1):
+            pairs = zip(trials, batches_of(architecture, number), strict=True)
+            steps.append([trial.train(batch) for trial, batch in pairs])
+        pairs = zip(trials, batches_of(architecture, STEPS + 1), strict=True)
+        evaluated = [trial.evaluate(batch) for trial, batch in pairs]
+    return TrainedAlone(steps=steps, evaluated=evaluated, models=models)
+
+
+def batches_of(architecture: Architecture, number: int) -> list[Batch]:
+    """By slot, those of a training step, of which the last are short, or at last of the evaluation.
+    To be drawn right before, as in a script: a model may read what drawing them has set.
+    """
+    torch.manual_seed(number)
+    batches = [architecture.batch() for _ in range(SLOTS)]
+    return [shortened(batch) for batch in batches] if number == STEPS else batches
+
+
 def hold_to_exactness(
     architecture: Architecture, kind: ExecutorKind, *, channels_last: bool = False
 ) -> None:
     """Trains the trials both ways, the bundle under this executor; AssertionError where they
-    differ."""
+    differ, or where the bundle changed the models that it was made of."""
+    alone = train_alone(architecture)
     with double_precision(seed=1):
         models = [architecture.make() for _ in range(SLOTS)]
+        before = [everything(model) for model in models]
         fused = BundledTrials(architecture, models, kind, channels_last=channels_last)
-        alone = [OrdinaryTrial(architecture, model, slot) for slot, model in enumerate(models)]
         _compare_training(architecture, fused, alone)
         _compare_evaluation(architecture, fused, alone)
         ended = ExecutorKind.LOOP if kind in architecture.falls else kind
         assert fused.bundle.report.executor is ended, fused.bundle.report
         _compare_what_comes_out(architecture, fused, alone)
+        for slot, model in enumerate(models):
+            names = changed(before[slot], everything(model))
+            assert not names, f"slot {slot}: of the user's own model {names} changed"
 
 
 def hold_to_its_slot(architecture: Architecture, kind: ExecutorKind, sick: int = 1) -> None:
@@ -69,16 +109,12 @@ def _train_three_steps(
 
 
 def _compare_training(
-    architecture: Architecture, fused: BundledTrials, alone: list[OrdinaryTrial]
+    architecture: Architecture, fused: BundledTrials, alone: TrainedAlone
 ) -> None:
-    for number in range(STEPS + 1):
-        batches = [architecture.batch() for _ in alone]
-        if number == STEPS:
-            batches = [shortened(batch) for batch in batches]
-        found = fused.train(batches)
+    for number, steps in enumerate(alone.steps):
+        found = fused.train(batches_of(architecture, number))
         assert not fused.bundle.failures, fused.bundle.failures
-        for slot, (trial, batch, ours) in enumerate(zip(alone, batches, found, strict=True)):
-            right = trial.train(batch)
+        for slot, (right, ours) in enumerate(zip(steps, found, strict=True)):
             where = f"step {number}, slot {slot}"
             gap = abs(ours.loss - right.loss)
             assert gap <= TOLERANCE * abs(right.loss), f"{where}: {ours.loss} {right.loss}"
@@ -88,19 +124,18 @@ def _compare_training(
 
 
 def _compare_evaluation(
-    architecture: Architecture, fused: BundledTrials, alone: list[OrdinaryTrial]
+    architecture: Architecture, fused: BundledTrials, alone: TrainedAlone
 ) -> None:
-    batches = [architecture.batch() for _ in alone]
-    found = fused.evaluate(batches)
-    for slot, (trial, batch, ours) in enumerate(zip(alone, batches, found, strict=True)):
-        _assert_close(ours, trial.evaluate(batch), f"evaluation, slot {slot}: output")
+    found = fused.evaluate(batches_of(architecture, STEPS + 1))
+    for slot, (right, ours) in enumerate(zip(alone.evaluated, found, strict=True)):
+        _assert_close(ours, right, f"evaluation, slot {slot}: output")
 
 
 def _compare_what_comes_out(
-    architecture: Architecture, fused: BundledTrials, alone: list[OrdinaryTrial]
+    architecture: Architecture, fused: BundledTrials, alone: TrainedAlone
 ) -> None:
-    for slot, trial in enumerate(alone):
-        found, right = fused.bundle.unbind(slot), trial.model
+    for slot, right in enumerate(alone.models):
+        found = fused.bundle.unbind(slot)
         assert type(found) is type(right)
         for what in (parameters, buffers, plain_attributes):
             _assert_close(what(found), what(right), f"slot {slot}: {what.__name__}")
@@ -180,4 +215,18 @@ def plain_attributes(model: nn.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if not name.startswith("_")
         and all(isinstance(leaf, kept) for leaf in pytree.tree_leaves(value))
+    }
+
+
+def everything(model: nn.Module) -> dict[str, Any]:
+    """Copies of all that it has, by name."""
+    kept: dict[str, Any] = {**parameters(model), **buffers(model), **plain_attributes(model)}
+    copied: dict[str, Any] = pytree.tree_map_only(Tensor, Tensor.clone, kept)
+    return copied
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """The names of what is gone or has other bits."""
+    return {
+        name for name in before if name not in after or not same_bits(before[name], after[name])
     }

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
-
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from typing import Final
 
 from hydro_hpc.fusion import ExecutorKind, choice, layout
 from hydro_hpc.fusion.inputs import InputForm
 from tests.hydro_hpc.fusion.models.architecture import Architecture
-from tests.hydro_hpc.fusion.models.exactness import buffers, parameters, plain_attributes, same_bits
+from tests.hydro_hpc.fusion.models.exactness import changed, everything
 from tests.hydro_hpc.fusion.models.registry import ARCHITECTURES
 from tests.hydro_hpc.fusion.models.trials import SEEDS, SLOTS, double_precision, example
 
@@ -44,25 +41,20 @@ def verdict(name: str) -> Verdict:
     """By verifying each executor once."""
     with double_precision(seed=1):
         models = [ARCHITECTURES[name].make() for _ in range(SLOTS)]
-        before = [_everything(model) for model in models]
+        before = [everything(model) for model in models]
         workshop = choice.Workshop(models, SEEDS, example(ARCHITECTURES[name]))
         tried = choice.refusals_of(workshop, [choice.Way(kind=kind) for kind in ExecutorKind])
         images_last = [choice.Way(kind=kind, channels_last=True) for kind in LAID_OUT]
         tried_last = (
             choice.refusals_of(workshop, images_last) if has_images(ARCHITECTURES[name]) else []
         )
-        after = [_everything(model) for model in models]
-    changed = {
-        what
-        for a, b in zip(before, after, strict=True)
-        for what in a
-        if what not in b or not same_bits(a[what], b[what])
-    }
+        after = [everything(model) for model in models]
+    different = [changed(a, b) for a, b in zip(before, after, strict=True)]
     refusals = {way.kind: refusal for way, refusal in tried}
     return Verdict(
         refusals=refusals,
         with_channels_last={way.kind: refusal for way, refusal in tried_last},
-        changed=tuple(sorted(changed)),
+        changed=tuple(sorted(set().union(*different))),
     )
 
 
@@ -87,13 +79,6 @@ def table(findings: Iterable[Finding]) -> str:
         f"{one.name:30} {one.executor.value:8} {one.refusal or 'equals separate models'}"
         for one in findings
     )
-
-
-def _everything(model: nn.Module) -> dict[str, Any]:
-    """Copies of all that it has, by name."""
-    kept: dict[str, Any] = {**parameters(model), **buffers(model), **plain_attributes(model)}
-    copied: dict[str, Any] = pytree.tree_map_only(Tensor, Tensor.clone, kept)
-    return copied
 
 
 if __name__ == "__main__":

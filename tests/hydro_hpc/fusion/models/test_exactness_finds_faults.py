@@ -152,6 +152,15 @@ def test_what_is_wrong_around_an_executor_is_found(
         hold_to_exactness(ARCHITECTURES["mlp_with_norms_and_dropout"], kind)
 
 
+@pytest.mark.parametrize("kind", EXECUTORS, ids=lambda kind: kind.value)
+def test_a_bundle_that_trains_the_users_own_models_is_found(
+    kind: ExecutorKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydro_hpc.fusion.binding.own_copy", lambda model, _who: model)
+    with pytest.raises(AssertionError, match="slot 0: of the user's own model"):
+        hold_to_exactness(ARCHITECTURES["mlp"], kind)
+
+
 def test_a_shared_plain_attribute_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LoopExecutor, "run", before(share_an_attribute)(LoopExecutor.run))
     with pytest.raises(AssertionError, match="step 0, slot 1: "):
