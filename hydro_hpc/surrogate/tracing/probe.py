@@ -22,11 +22,10 @@ from hydro_hpc.surrogate.layouts import places_of
 from hydro_hpc.surrogate.tracing.beside import Beside
 from hydro_hpc.surrogate.tracing.calling import called, copied
 from hydro_hpc.surrogate.tracing.factored import Factored
+from hydro_hpc.surrogate.tracing.norms import has_equal_rows, has_unit_rows
 from hydro_hpc.surrogate.tracing.squares import DIVIDED, Squares, SquareSum, are_same
 
 aten: Final = torch.ops.aten
-ROUNDING: Final = 0.02  # of norms, in half precision
-
 PRODUCTS: Final = {
     aten.mm: 0,
     aten.bmm: 0,
@@ -122,11 +121,15 @@ class _State:
     """An activation: `factor` is by what plain numbers multiplied it since `giver` gave it, None if
     that is not known, or it was not given whole; `size` is over how many values two activations
     were multiplied for it, in the call of `path`, of which `num_normed` had been divided by their
-    norms. `shared` are the strides of the axes of both factors of a product value by value.
+    norms. `shared` are the strides of the axes of both factors of a product value by value, and
+    `scales` by what these were multiplied, unless that product is summed over. `before` is the part
+    of `factor` that is of before `giver`.
     """
 
     factor: float | None = 1.0
+    before: float = 1.0
     giver: str | None = None
+    scales: tuple[Scale, ...] = ()
     size: int | None = None
     path: str = ""
     num_normed: int = 0
@@ -234,7 +237,7 @@ class _Probe(TorchDispatchMode):
         if packet in SOFTMAXES:
             self._end_logits(self._of(given))
             return self._new()
-        if packet in DIVIDED and _has_unit_rows(result):
+        if packet in DIVIDED and has_unit_rows(result):
             return _State(num_normed=1)
         if packet in MULTIPLIED:
             return self._multiplied(args, given, result, is_divided=packet in DIVIDED)
@@ -328,9 +331,13 @@ class _Probe(TorchDispatchMode):
         if are_same(left, right) or state.size is not None:
             return replace(state, giver=None)
         are_known = one.factor is not None and other.factor is not None
+        factor = one.factor * other.factor if are_known else None
         dims = [dim for dim in range(-result.ndim, 0) if _has(left, dim) and _has(right, dim)]
         return _State(
-            factor=one.factor * other.factor if are_known else None,
+            factor=factor,
+            before=1.0 if factor is None else factor,
+            giver=self._paths[-1],
+            scales=() if has_equal_rows(result) else (*_scales_of(one), *_scales_of(other)),
             num_normed=one.num_normed + other.num_normed,
             shared=frozenset(result.stride(dim) for dim in dims),
         )
@@ -353,8 +360,8 @@ class _Probe(TorchDispatchMode):
         """Something that is no plain number takes it."""
         if state.size is not None:
             self._products.append(_product_of(state, state.path))
-        elif state.giver is not None and state.factor is not None:
-            self._scales.append(Scale(giver=state.giver, factor=state.factor))
+        else:
+            self._scales += _scales_of(state)
 
     def _end_logits(self, state: _State) -> None:
         if state.size is not None:
@@ -368,14 +375,12 @@ def _product_of(state: _State, path: str) -> Product:
     return Product(path=path, size=state.size, factor=state.factor, num_normed=state.num_normed)
 
 
+def _scales_of(state: _State) -> tuple[Scale, ...]:
+    if state.size is not None or state.giver is None or state.factor is None:
+        return state.scales
+    return (*state.scales, Scale(giver=state.giver, factor=state.factor / state.before))
+
+
 def _has(tensor: Tensor, dim: int) -> bool:
     """Says whether it has more than one value along this axis, counted from the last."""
     return tensor.ndim >= -dim and tensor.shape[dim] > 1
-
-
-def _has_unit_rows(tensor: Tensor) -> bool:
-    """Along its last axis; its values are looked at."""
-    if tensor.ndim < 2 or tensor.shape[-1] < 2:
-        return False
-    norms = tensor.detach().float().norm(dim=-1)
-    return bool(torch.isclose(norms, torch.ones_like(norms), atol=ROUNDING).all())

@@ -167,6 +167,11 @@ def test_a_factor_that_cannot_be_told_is_said() -> None:
 Scale = Callable[[Tensor, int], Tensor]  # of what the embedding gives, and the width
 
 
+class RootMeanSquare(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
 class Scaled(nn.Module):
     def __init__(self, scale: Scale, width: int = TARGET) -> None:
         super().__init__()
@@ -219,6 +224,46 @@ def test_a_factor_that_follows_the_width_is_said() -> None:
 def test_factors_that_should_be_as_they_are_are_not_remarked(scale: Scale) -> None:
     built = shrink(lambda width=TARGET: Scaled(scale, width), width=NARROW, example=TOKENS)
     assert built.report.warnings == ()
+
+
+def reciprocal(h: Tensor, width: int) -> Tensor:
+    return h * math.sqrt(width) * h.pow(2).sum(-1, keepdim=True).rsqrt()
+
+
+def gated(h: Tensor, width: int) -> Tensor:
+    del width
+    return math.sqrt(TARGET) * h * (h * math.sqrt(TARGET)).sigmoid()
+
+
+@pytest.mark.parametrize("scale", [reciprocal, gated])
+def test_products_value_by_value_are_not_remarked(scale: Scale) -> None:
+    test_factors_that_should_be_as_they_are_are_not_remarked(scale)
+
+
+def masked(h: Tensor, width: int) -> Tensor:
+    return h * math.sqrt(width) * h.abs().gt(0.1)
+
+
+def test_a_factor_before_a_product_value_by_value_is_said() -> None:
+    surrogate = shrink(lambda width=TARGET: Scaled(masked, width), width=NARROW, example=TOKENS)
+    assert surrogate.report.warnings == (WARNING,)
+
+
+def test_a_factor_after_a_norm_of_ones_own_is_said() -> None:
+    """As of T5, whose readout is its table of tokens."""
+
+    class Normed(nn.Module):
+        def __init__(self, width: int = TARGET) -> None:
+            super().__init__()
+            self.width, self.into, self.out = width, nn.Linear(8, width), nn.Linear(width, 3)
+            self.norm, self.gain = RootMeanSquare(), nn.Parameter(torch.ones(width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.gain * self.norm(self.into(x))
+            return self.out(h * self.width**-0.5)  # type: ignore[no-any-return]
+
+    [said] = shrink(Normed, width=NARROW, example=torch.randn(4, 8)).report.warnings
+    assert said.startswith("the model multiplies what 'norm' gives by 0.125 at the target's width")
 
 
 def test_a_factor_on_what_comes_out_is_said() -> None:
