@@ -178,14 +178,15 @@ def _another(factory: Factory, width: int, own: int) -> nn.Module | None:
 
 def refuse_fixed_weights(builds: Builds, axes: Mapping[str, Axes]) -> None:
     """ShrinkError if values along the width do not depend on the seed, though they are no constants
-    or patterns: they were trained elsewhere. What is frozen and no layer's weight may be a table,
-    and a vector alone is mostly computed, as decays of many lengths are.
+    or patterns: they were trained elsewhere. What is frozen and is looked up in or of no layer may
+    be computed, as positions are, and a vector alone mostly is, as decays of many lengths are.
     """
     again = {} if builds.again is None else dict(builds.again.named_parameters())
     target = dict(builds.target.named_parameters())
     for name, places in places_of(builds.target).items():
         is_vector = sum(size > 1 for size in target[name].shape) < 2
-        is_weight = target[name].requires_grad or places[0].out_in is not None
+        is_layers = places[0].out_in is not None and not all(place.is_table for place in places)
+        is_weight = target[name].requires_grad or is_layers
         wide = [number for number, axis in enumerate(axes[name]) if axis.is_wide]
         is_pattern = any(_is_one_along(number, target[name]) for number in wide)
         is_open = name in again and is_weight and not is_vector and bool(wide) and not is_pattern

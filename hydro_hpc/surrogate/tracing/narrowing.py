@@ -103,7 +103,8 @@ def _describe_convolution(module: nn.Module) -> None:
 def _narrow_tensor(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(tensor.shape) == tuple(shape):
         return copy.deepcopy(tensor)
-    is_drawn = isinstance(tensor, nn.Parameter)
+    is_parameter = isinstance(tensor, nn.Parameter)
+    is_drawn = is_parameter and tensor.requires_grad
     is_table = sum(size > 1 for size in tensor.shape) > 1
     in_pairs = Fraction(tensor.shape[-1], shape[-1]) if is_table else None
     values = tensor.detach()
@@ -115,7 +116,7 @@ def _narrow_tensor(tensor: Tensor, shape: Sequence[int]) -> Tensor:
             places.setdefault(ratio, torch.rand(narrow) if is_drawn else fixed)
             rows = _rows(size, narrow, places[ratio])
             values = values.index_select(axis, rows.to(values.device))
-    if not is_drawn:
+    if not is_parameter:
         return values.contiguous()
     return nn.Parameter(values.clone(), requires_grad=tensor.requires_grad)
 

@@ -20,6 +20,7 @@ from torch import SymFloat, SymInt, Tensor, nn
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._sympy.functions import FloorDiv
 
 from hydro_hpc.surrogate.tracing.calling import NOT_USERS
 
@@ -51,7 +52,20 @@ class Attribute:
 
 
 class _Environment(ShapeEnv):
-    """Its equations say which line of the user's code asked for them."""
+    """Its equations say which line of the user's code asked for them. `hints` are what symbols
+    stand for.
+    """
+
+    hints: Mapping[Size, int]
+
+    def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
+        """What cannot shrink is a number from here on: nothing is to be found out about it, and
+        expressions of such (an image in windows) soon take minutes.
+        """
+        if isinstance(orig_expr, sympy.Basic):
+            for symbol in _finite_symbols(self.replace(orig_expr), self.hints):
+                super().evaluate_expr(sympy.Eq(symbol, self.hints[symbol]))
+        return super().evaluate_expr(orig_expr, *args, **kwargs)
 
     def _get_user_frame(self) -> FrameType | None:
         frame = inspect.currentframe()
@@ -74,12 +88,13 @@ class SymbolicModel:
         """`fixed` axes of parameters keep their numbers: kernels, rows of a table."""
         self.model = model
         self.environment = _Environment(duck_shape=False)
+        self.hints: dict[Size, int] = {}
+        self.environment.hints = self.hints
         self.mode = FakeTensorMode(shape_env=self.environment, allow_non_fake_inputs=True)
         self.mode.cache_enabled = False  # keys and entries of symbols cost more than the calls
         self.sizes: dict[str, tuple[Size, ...]] = {}
         self.attributes = attributes
         self.integers: list[Size] = []
-        self.hints: dict[Size, int] = {}
         self.tensors: dict[str, Tensor] = {}
         self._fixed = fixed
 
@@ -138,6 +153,22 @@ class SymbolicModel:
         source = ConstantSource(name)
         symbol = self.environment.create_symbol(value, source, dynamic_dim=DimDynamic.DYNAMIC)
         return self.environment.create_symintnode(symbol, hint=value, source=source)
+
+
+def _finite_symbols(expr: Size, hints: Mapping[Size, int]) -> Iterator[sympy.Symbol]:
+    """Those by which a number is divided without a rest, and those whose product is a number, as
+    sizes do not grow.
+    """
+    for division in expr.atoms(FloorDiv):
+        number, divisor = division.args
+        if number.is_number and number % divisor.xreplace(hints) == 0:
+            yield from divisor.free_symbols
+    if isinstance(expr, sympy.Eq) and expr.lhs != 0 and expr.xreplace(hints) == sympy.true:
+        powers = (expr.rhs / expr.lhs).as_powers_dict()
+        symbols = {base: power for base, power in powers.items() if not base.is_number}
+        signs = {power > 0 for power in symbols.values()}
+        if len(symbols) > 1 and len(signs) == 1 and all(base.is_Symbol for base in symbols):
+            yield from symbols
 
 
 def attributes_of(model: nn.Module) -> Iterator[Attribute]:

@@ -10,8 +10,10 @@ import functools
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hydro_hpc.surrogate import Surrogate, shrink
+from hydro_hpc.surrogate.by_trace import trace_of
 from hydro_hpc.surrogate.table import Kind
 from hydro_hpc.surrogate.tracing.calling import called
 from tests.hydro_hpc.surrogate.tracing.unusual_models import MODELS
@@ -138,6 +140,64 @@ def test_rows_and_places_that_products_take_are_no_width(
     assert sizes["out.weight"][1] == WIDTH // BY
     assert sizes[kept][0] == model().get_parameter(kept).shape[0]
     assert surrogate.rules[kept].kind in (Kind.INPUT, Kind.FIXED)
+
+
+class Windows(nn.Module):
+    """Of an image, as shifted windows have it: the image's sides and the window's are kept."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.resolution, self.window, self.dim = (8, 8), 4, width
+        self.into, self.qkv = nn.Conv2d(3, width, 2, 2), nn.Linear(width, 3 * width)
+        self.heads, self.out = width // 8, nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.into(x).flatten(2).transpose(1, 2)
+        (rows, columns), (images, places, width) = self.resolution, x.shape
+        assert places == rows * columns
+        down, right = rows // self.window, columns // self.window
+        x = x.view(images, down, self.window, right, self.window, width).transpose(2, 3)
+        qkv = self.qkv(x.reshape(-1, self.window * self.window, width))
+        qkv = qkv.view(-1, self.window**2, 3, self.heads, width // self.heads)
+        x = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2)
+        x = x.reshape(images, down, right, self.window, self.window, width).transpose(2, 3)
+        return self.out(x.reshape(images, places, width).mean(1))  # type: ignore[no-any-return]
+
+
+def test_sizes_that_divide_an_image_are_numbers_as_soon_as_that_shows() -> None:
+    """Else nothing is wrong, but it takes minutes."""
+    model = Windows()
+    seen = trace_of(model, torch.randn(2, 3, 16, 16))
+    numbers = {attribute.key: size for attribute, size in seen.attributes if size.is_number}
+    assert numbers == {"resolution": 8, "window": 4}
+    narrow = shrink(model, by=BY, example=torch.randn(2, 3, 16, 16)).module
+    assert narrow.heads == WIDTH // 8 // BY
+    assert (narrow.window, narrow.resolution) == (4, (8, 8))
+
+
+def test_frozen_tables_of_positions_keep_sines_beside_cosines() -> None:
+    class Frozen(nn.Module):
+        def __init__(self, width: int = WIDTH) -> None:
+            super().__init__()
+            self.tokens, self.out = nn.Embedding(9, width), nn.Linear(width, 9)
+            angles = torch.arange(12.0)[:, None] / 100 ** (torch.arange(0, width, 2) / width)
+            table = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)
+            self.places = nn.Embedding.from_pretrained(table, freeze=True)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            found: Tensor = self.out(self.tokens(tokens) + self.places(tokens))
+            return found
+
+    example = torch.arange(8)
+    narrow = shrink(Frozen(), by=BY, example=example).module
+    table = narrow.get_parameter("places.weight")
+    torch.testing.assert_close(
+        table[:, 0::2] ** 2 + table[:, 1::2] ** 2, torch.ones(12, WIDTH // 8)
+    )
+    assert not table.requires_grad
+    for given in (None, example):
+        built = shrink(Frozen, by=BY, example=given)
+        assert torch.equal(built.module.places.weight, Frozen(WIDTH // BY).places.weight)
 
 
 def test_tables_of_positions_keep_sines_beside_cosines() -> None:
