@@ -14,6 +14,7 @@ from itertools import chain, combinations
 from typing import Final
 
 import sympy
+from torch.utils._sympy.functions import FloorDiv
 
 from hydro_hpc.surrogate.tracing.symbols import Size
 from hydro_hpc.surrogate.tracing.trace import Trace
@@ -48,10 +49,10 @@ def narrow_sizes(trace: Trace, by: float, fixed: Collection[sympy.Symbol] = froz
     """All widths over `by`, as near as their equations allow, but for the `fixed` ones."""
     if by == 1:
         return Sizes(numbers=trace.numbers, shrunk=narrow_sizes(trace, 2, fixed).shrunk)
-    heads = [sympy.Eq(size, value(size, trace.numbers)) for size in trace.head_sizes]
+    same = [sympy.Eq(s, value(s, trace.numbers)) for s in (*trace.head_sizes, *_inferred(trace))]
     stays = {*fixed, *_pinned(trace)}
     known = {symbol: sympy.Integer(trace.numbers[symbol]) for symbol in stays}
-    equations = [each.xreplace(known) for each in (*trace.equations, *heads)]
+    equations = [each.xreplace(known) for each in (*trace.equations, *same)]
     equations = [each for each in equations if each not in (sympy.true, sympy.false)]
     numbers = dict(trace.numbers)
     shrunk: set[sympy.Symbol] = set()
@@ -86,7 +87,19 @@ def _is_at(size: Size, symbol: sympy.Symbol, number: int, numbers: Numbers) -> b
 
 def widths(trace: Trace) -> set[sympy.Symbol]:
     """Symbols that some product takes, and that are not in what the model returns."""
-    return _symbols(trace.taken) - _symbols(trace.outputs)
+    return _symbols(trace.taken) - _returned(trace)
+
+
+def _returned(trace: Trace) -> set[sympy.Symbol]:
+    """Symbols that are sizes of what the model returns."""
+    return _symbols({*trace.outputs} - {*_inferred(trace)})
+
+
+def _inferred(trace: Trace) -> list[Size]:
+    """Of what the model returns those of views' -1: they stay, and the sizes that are divided for
+    them may shrink alike.
+    """
+    return [size for size in trace.outputs if size.has(FloorDiv)]
 
 
 def axes_symbols(trace: Trace) -> set[sympy.Symbol]:
@@ -101,7 +114,7 @@ def axes_symbols(trace: Trace) -> set[sympy.Symbol]:
 def _whole(trace: Trace) -> set[sympy.Symbol]:
     """Axes of any parameter or buffer, but for sizes of outputs."""
     axes = {size for size in chain.from_iterable(trace.sizes.values()) if size.is_Symbol}
-    return axes - _symbols(trace.outputs)
+    return axes - _returned(trace)
 
 
 def _layers_sizes(trace: Trace) -> Iterator[sympy.Expr]:

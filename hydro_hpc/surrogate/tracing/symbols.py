@@ -156,19 +156,27 @@ class SymbolicModel:
 
 
 def _finite_symbols(expr: Size, hints: Mapping[Size, int]) -> Iterator[sympy.Symbol]:
-    """Those by which a number is divided without a rest, and those whose product is a number, as
-    sizes do not grow.
+    """Those by which a number is divided without a rest, and those whose product or sum is a
+    number, as sizes do not grow.
     """
     for division in expr.atoms(FloorDiv):
         number, divisor = division.args
         if number.is_number and number % divisor.xreplace(hints) == 0:
             yield from divisor.free_symbols
-    if isinstance(expr, sympy.Eq) and expr.lhs != 0 and expr.xreplace(hints) == sympy.true:
-        powers = (expr.rhs / expr.lhs).as_powers_dict()
-        symbols = {base: power for base, power in powers.items() if not base.is_number}
-        signs = {power > 0 for power in symbols.values()}
-        if len(symbols) > 1 and len(signs) == 1 and all(base.is_Symbol for base in symbols):
-            yield from symbols
+    if isinstance(expr, sympy.Eq) and 0 not in expr.args and expr.xreplace(hints) == sympy.true:
+        quotient = expr.rhs / expr.lhs
+        is_growing = _grows_with_all(quotient) or _grows_with_all(1 / quotient)
+        if is_growing and len(quotient.free_symbols) > 1:
+            yield from quotient.free_symbols
+
+
+def _grows_with_all(expr: Size) -> bool:
+    """Says whether it is a sum of products of sizes, and of nothing else."""
+    terms = sympy.Add.make_args(sympy.expand(expr))
+    powers = [factor.as_base_exp() for term in terms for factor in sympy.Mul.make_args(term)]
+    return all(
+        base > 0 if base.is_number else base.is_Symbol and power > 0 for base, power in powers
+    )
 
 
 def attributes_of(model: nn.Module) -> Iterator[Attribute]:

@@ -217,3 +217,48 @@ def test_tables_of_positions_keep_sines_beside_cosines() -> None:
     table = shrink(Placed(), by=BY, example=example).module.get_buffer("places")
     sines, cosines = table[:, 0::2], table[:, 1::2]
     torch.testing.assert_close(sines.square() + cosines.square(), torch.ones(16, WIDTH // BY // 2))
+
+
+class Folded(nn.Module):
+    """A decoder that folds vectors into images, whose number is left to the view."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.width, self.into = width, nn.Linear(5, 4 * width)
+        self.up, self.out = nn.ConvTranspose2d(width, width, 2, 2), nn.Conv2d(width, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.into(x).view(-1, self.width, 2, 2)
+        found: Tensor = self.out(self.up(x).relu())
+        return found
+
+
+def test_what_is_folded_shrinks_though_its_number_is_inferred() -> None:
+    narrow = shrink(Folded(), by=BY, example=torch.randn(7, 5)).module
+    assert narrow.get_parameter("into.weight").shape == (4 * WIDTH // BY, 5)
+    assert narrow.get_parameter("up.weight").shape[:2] == (WIDTH // BY, WIDTH // BY)
+    assert narrow(torch.randn(4, 5)).shape == (4, 3, 4, 4)
+
+
+class Parts(nn.Module):
+    """Of its features, whose sizes it keeps: one goes around the first layer."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.places, self.views = 6, 3
+        self.into, self.skip = nn.Linear(6, width), nn.Linear(width + 6, width)
+        self.out = nn.Linear(width + 3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places, views = torch.split(x, [self.places, self.views], dim=-1)
+        h = self.skip(torch.cat((places, self.into(places).relu()), -1)).relu()
+        found: Tensor = self.out(torch.cat((h, views), -1))
+        return found
+
+
+def test_parts_of_the_features_stay() -> None:
+    narrow = shrink(Parts(), by=BY, example=torch.randn(5, 9)).module
+    expected = Parts(WIDTH // BY)
+    assert (narrow.places, narrow.views) == (6, 3)
+    for name, parameter in narrow.named_parameters():
+        assert parameter.shape == expected.get_parameter(name).shape, name
