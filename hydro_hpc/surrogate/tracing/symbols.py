@@ -63,7 +63,7 @@ class _Environment(ShapeEnv):
         expressions of such (an image in windows) soon take minutes.
         """
         if isinstance(orig_expr, sympy.Basic):
-            for symbol in _finite_symbols(self.replace(orig_expr), self.hints):
+            for symbol in _finite_symbols(ShapeEnv.replace(self, orig_expr), self.hints):
                 super().evaluate_expr(sympy.Eq(symbol, self.hints[symbol]))
         return super().evaluate_expr(orig_expr, *args, **kwargs)
 
